@@ -1,0 +1,5 @@
+"""The one error a user of `kd` or `orchestrator` can mend: it says what is wrong, where, and what to do."""
+
+
+class InputError(ValueError):
+    """Bad user input or data. The message names the file and the key, and ends with the remedy."""

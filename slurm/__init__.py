@@ -1,0 +1,1 @@
+"""Slurm scripts, site profiles, submitting and job states: text in, text out; no torch, no Ray."""
