@@ -1,1 +1,1 @@
-"""Signals, models, losses, training and the edge cost of one model: torch, numpy, scipy; no Ray, MLflow or Slurm."""
+"""Signals, models, losses, training, the edge cost of one model: torch, numpy, scipy; nothing of the sweep."""

@@ -1,0 +1,93 @@
+"""The two architectures of the sweep. Both return `(logits, features)`, so no hook is ever needed.
+
+N windows, C channels, S samples, K classes, F features. Sizes in closed form: `kd.sizes`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+KERNEL = 5  # WildPPG's supervised baseline; odd, so that padding KERNEL // 2 is symmetric on every runtime
+CLASSES = 180  # 30..209 BPM
+
+
+class Block(nn.Module):
+    """Pre-activation residual block (He et al. 2016, arXiv 1603.05027).
+
+    forward: (N, cin, L) -> (N, cout, ceil(L / stride)).
+    """
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm1d(cin)
+        self.conv1 = nn.Conv1d(cin, cout, KERNEL, stride, KERNEL // 2, bias=False)
+        self.bn2 = nn.BatchNorm1d(cout)
+        self.conv2 = nn.Conv1d(cout, cout, KERNEL, 1, KERNEL // 2, bias=False)
+        changes_shape = stride != 1 or cin != cout
+        self.shortcut = nn.Conv1d(cin, cout, 1, stride, bias=False) if changes_shape else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        pre = torch.relu(self.bn1(x))
+        kept = x if self.shortcut is None else self.shortcut(pre)
+        return kept + self.conv2(torch.relu(self.bn2(self.conv1(pre))))
+
+
+class ResNet1d(nn.Module):
+    """1D ResNet: `width` filters that double every 4 blocks, stride 2 in every second block.
+
+    forward: (N, C, S) -> logits (N, K), features (N, F) after the global average pool.
+    The plan of filters and strides is WildPPG's ResNet1D (increasefilter_gap 4, downsample_gap 2).
+    """
+
+    def __init__(self, width: int, depth: int, *, channels: int = 1, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(channels, width, KERNEL, 1, KERNEL // 2, bias=False)
+        filters = [width, *(width * 2 ** (i // 4) for i in range(depth))]
+        self.blocks = nn.Sequential(
+            *(Block(filters[i], filters[i + 1], stride=2 if i % 2 else 1) for i in range(depth))
+        )
+        self.bn = nn.BatchNorm1d(filters[-1])
+        self.fc = nn.Linear(filters[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.relu(self.bn(self.blocks(self.stem(x))))  # (N, F, L)
+        features = x.mean(2)  # (N, F)
+        return self.fc(features), features
+
+
+class Mlp(nn.Module):
+    """`depth` hidden layers of `width` units with batch norm and ReLU on the flattened window.
+
+    forward: (N, C, S) -> logits (N, K), features (N, width), the last hidden layer.
+    """
+
+    def __init__(
+        self, width: int, depth: int, *, channels: int = 1, samples: int = 200, classes: int = CLASSES
+    ) -> None:
+        super().__init__()
+        inputs = [channels * samples, *[width] * (depth - 1)]
+        self.hidden = nn.Sequential(
+            *(
+                layer
+                for n in inputs
+                for layer in (nn.Linear(n, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+            )
+        )
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.hidden(x.flatten(1))  # (N, width)
+        return self.fc(features), features
+
+
+def build(
+    arch: str, depth: int, width: int, *, channels: int = 1, samples: int = 200, classes: int = CLASSES
+) -> nn.Module:
+    """A fresh model of an architecture named in `kd.sizes.ARCHS`; raises ValueError on any other name."""
+    if arch == "resnet1d":
+        return ResNet1d(width, depth, channels=channels, classes=classes)
+    if arch == "mlp":
+        return Mlp(width, depth, channels=channels, samples=samples, classes=classes)
+    raise ValueError(f"unknown architecture {arch!r}; known: resnet1d, mlp")
