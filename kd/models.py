@@ -31,12 +31,15 @@ class Block(nn.Module):
         self.conv1 = conv(cin, cout, stride=stride)
         self.bn2 = nn.BatchNorm2d(cout)
         self.conv2 = conv(cout, cout)
+        self.stride = stride
         changes_shape = stride != 1 or cin != cout
-        self.shortcut = conv(cin, cout, kernel=1, stride=stride) if changes_shape else None
+        self.shortcut = conv(cin, cout, kernel=1) if changes_shape else None
 
     def forward(self, x: Tensor) -> Tensor:
         pre = torch.relu(self.bn1(x))
-        kept = x if self.shortcut is None else self.shortcut(pre)
+        # Strided by slicing: the backward pass of a strided 1x1 convolution in channels-last layout crashes
+        # with more than one thread on AVX-512 CPUs (torch 2.13).
+        kept = x if self.shortcut is None else self.shortcut(pre[..., :: self.stride])
         return kept + self.conv2(torch.relu(self.bn2(self.conv1(pre))))
 
 
