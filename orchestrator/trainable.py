@@ -1,0 +1,243 @@
+"""What runs in a worker: a pack of points, one after the other, a slice of time at a time.
+
+`PackTrainer` knows the sweep directory and `kd`, not Ray; `Trainable` is its Tune shell. A worker stays warm:
+torch, the plan and the data are loaded once, then pack after pack is trained.
+"""
+
+import os
+import platform
+import socket
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from kd.errors import InputError
+from kd.prepare import Data, DataConfig, prepare
+from kd.recipe import RECIPE_VERSION, Recipe, Spec
+from orchestrator.lock import SweepLock, byte_of
+from orchestrator.plan import Plan, Point
+from orchestrator.store import Store
+
+if TYPE_CHECKING:
+    from kd.train import Run
+
+ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
+LOG_LINES = 50
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every worker of a sweep is told once. Plain data, so that it travels."""
+
+    sweep_dir: str
+    cache_dir: str
+    data: DataConfig
+    threads: int
+    gpu: bool
+    slice_s: float  # a step trains for about this long; also how fast a worker notices that it shall stop
+    checkpoint_every_s: float
+    git_commit: str | None
+
+
+class Broken(RuntimeError):
+    """The process is not fit to go on (a CUDA error stays in the context); carries the failed event."""
+
+    def __init__(self, event: dict[str, Any]) -> None:
+        super().__init__(event["error"]["message"])
+        self.event = event
+
+    def __reduce__(self) -> tuple[type["Broken"], tuple[dict[str, Any]]]:
+        return Broken, (self.event,)
+
+
+class PackTrainer:
+    """Trains the points of one pack after another; what happened comes back as events.
+
+    Events are dicts with `kind` (began, done, failed), `id` and `time`; done adds the headline figures,
+    failed the error and the last log lines. A point's folder is written to only while its lock is held.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+
+        torch.set_num_threads(setup.threads)
+        self.setup = setup
+        self.store = Store(Path(setup.sweep_dir))
+        self.points: dict[str, Point] = {p.id: p for p in Plan.load(self.store.path / "plan.json").points}
+        self.data: Data = prepare(setup.data, Path(setup.cache_dir))
+        self.device = "cuda" if setup.gpu and torch.cuda.is_available() else "cpu"
+        self.lock = SweepLock(self.store.path)
+        self.ids: list[str] = []
+        self.run: Run | None = None
+
+    def take(self, ids: list[str]) -> None:
+        """Go on with another pack; a point in the middle of training is checkpointed first."""
+        self.pause()
+        self.ids = list(ids)
+
+    def advance(self, seconds: float) -> dict[str, Any]:
+        """Train for about `seconds` (at least one epoch); {events, left, and where the current point is}."""
+        deadline = time.monotonic() + seconds
+        events: list[dict[str, Any]] = []
+        row: dict[str, Any] = {}
+        while self.ids:
+            id = self.ids[0]
+            try:
+                if self.run is None:
+                    if self.store.is_done(id):
+                        self._close(id)
+                        continue
+                    self.run = self._begin(id)
+                    events.append(_event("began", id, epoch=self.run.epoch))
+                if step := self.run.step():
+                    row = step
+                else:
+                    events.append(_event("done", id, **self._finish(id)))
+                    row = {}
+            except Exception as error:
+                event = _event("failed", id, error=describe(error, self.run), log=self._log(id))
+                self._close(id)
+                if self.device != "cpu" and not isinstance(error, (InputError, ArithmeticError)):
+                    raise Broken(event) from error
+                events.append(event)
+            if time.monotonic() >= deadline:
+                break
+        where = {}
+        if self.run is not None:
+            where = {"point": self.ids[0], "epoch": self.run.epoch, "max_epochs": self.run.max_epochs}
+            where["val_mae_bpm"] = row.get("val_mae_bpm")
+        return {"events": events, "left": len(self.ids), **where}
+
+    def pause(self) -> None:
+        """Checkpoint what is being trained and let go of it."""
+        if self.run is not None:
+            if self.run.epoch:
+                self.run.checkpoint()
+            self._close(self.ids[0])
+
+    def _begin(self, id: str) -> "Run":
+        from kd.train import Run
+
+        point = self.points[id]
+        if not self.lock.take(byte_of(id), ORPHAN_PATIENCE_S):
+            raise InputError(
+                f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "
+                f"end that process, then run again"
+            )
+        spec = Spec(
+            id=id,
+            role=point.role,
+            arch=point.arch,
+            depth=point.depth,
+            width=point.width,
+            birth=point.birth,
+            strategy=point.strategy,
+            strategy_args=dict(point.strategy_args),
+            teacher=point.teacher,
+            seed=point.seed,
+            recipe=Recipe(**point.recipe),
+        )
+        return Run(
+            spec,
+            self.data,
+            self.store.folder(id),
+            teacher_folder=self.store.folder(point.teacher) if point.teacher else None,
+            device=self.device,
+            checkpoint_every_s=self.setup.checkpoint_every_s,
+        )
+
+    def _finish(self, id: str) -> dict[str, Any]:
+        assert self.run is not None
+        figures = self.run.finish()
+        point = asdict(self.points[id])
+        point.pop("cost_s", None)
+        self.store.write_result(
+            id,
+            {
+                **point,
+                **figures,
+                "recipe_version": RECIPE_VERSION,
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in ("kdsweep", "torch", "numpy")},
+                },
+                "git_commit": self.setup.git_commit,
+                "host": socket.gethostname(),
+                "threads": self.setup.threads,
+                "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            },
+        )
+        self.run.discard_checkpoint()
+        self._close(id)
+        return {key: figures[key] for key in ("mae_bpm", "train_seconds", "epochs")}
+
+    def _close(self, id: str) -> None:
+        """Leave a point, whatever became of it."""
+        self.run = None
+        self.lock.free(byte_of(id))
+        self.ids.remove(id)
+
+    def _log(self, id: str) -> str:
+        """The last lines this process printed and the point's last epochs."""
+        parts = [("last epochs", self.store.folder(id) / "history.jsonl")]
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            parts.append((f"worker {name}", Path(os.readlink(f"/proc/self/fd/{fd}"))))
+        return "".join(
+            f"--- {name} ({path.name}) ---\n{tail(path)}" for name, path in parts if path.is_file()
+        )
+
+
+class Trainable(tune.Trainable):
+    """Tune's view of a worker: one step is one slice of time, one trial is one pack.
+
+    config: {"ids": [...]}, the pack; `setup` comes by tune.with_parameters.
+    """
+
+    def setup(self, config: dict[str, Any], setup: Setup) -> None:  # type: ignore[override]  # with_parameters
+        """Load torch, plan and data, once for the life of this process."""
+        self.trainer = PackTrainer(setup)
+        self.trainer.take(config["ids"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack, warm."""
+        self.trainer.take(new_config["ids"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train for a slice of time."""
+        slice_ = self.trainer.advance(self.trainer.setup.slice_s)
+        return {**slice_, "done": slice_["left"] == 0}
+
+    def cleanup(self) -> None:
+        """Checkpoint before the process goes."""
+        self.trainer.pause()
+
+
+def describe(error: BaseException, run: "Run | None" = None) -> dict[str, Any]:
+    """An exception as error.json has it."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "epoch": getattr(error, "epoch", run.epoch if run else None),
+        "traceback": "".join(traceback.format_exception(error)),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def tail(path: Path, lines: int = LOG_LINES, most_bytes: int = 64 * 1024) -> str:
+    """The last lines of a text file, ending with a newline."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - most_bytes, 0))
+        text = file.read().decode(errors="replace")
+    return "".join(f"{line}\n" for line in text.splitlines()[-lines:])
+
+
+def _event(kind: str, id: str, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "id": id, "time": time.time(), **more}

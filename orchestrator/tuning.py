@@ -1,0 +1,87 @@
+"""Ray Tune's three seams, each handing on to the `Conductor`: who is next, what happened, when to stop."""
+
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Conductor
+
+
+class _Stateless:
+    """Tune pickles its parts so that it could restore them; the store is the state here, so there is none."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Release(_Stateless, Searcher):
+    """Releases a pack as soon as its teacher is done and a slot is free; no barrier between stages."""
+
+    def __init__(self, conductor: "Conductor") -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def suggest(self, trial_id: str) -> Any:
+        """The pack for a new trial (a dict); None: not now; FINISHED: never again."""
+        ids = self._conductor.release(trial_id)
+        if ids is not None:
+            return {"ids": ids}
+        return Searcher.FINISHED if self._conductor.over else None
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """`Listen` hears it with the error itself."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the state."""
+
+
+class Listen(_Stateless, Callback):
+    """Hears every result, end and error of a trial."""
+
+    def __init__(self, conductor: "Conductor") -> None:
+        self._conductor = conductor
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Tune has just put its own handler on SIGUSR1."""
+        self._conductor.stop.install()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Some ten times a second."""
+        self._conductor.tick()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A slice of time is over."""
+        self._conductor.heard(trial.trial_id, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A pack is done, or stopped."""
+        self._conductor.trial_over(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker died."""
+        last = trial.last_result or {}
+        self._conductor.trial_lost(
+            trial.trial_id, trial.get_pickled_error(), last.get("node_ip"), last.get("pid")
+        )
+
+
+class Stop(_Stateless, Stopper):
+    """Ends each trial at its next result once the driver was asked to stop, all when that takes too long."""
+
+    def __init__(self, conductor: "Conductor") -> None:
+        self._conductor = conductor
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether this trial shall end now."""
+        return bool(self._conductor.stop)
+
+    def stop_all(self) -> bool:
+        """Whether all shall end now."""
+        return self._conductor.abandon
