@@ -1,0 +1,3 @@
+from orchestrator.laws.law import Law, fit_law
+
+__all__ = ["Law", "fit_law"]

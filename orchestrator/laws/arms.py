@@ -1,0 +1,61 @@
+"""From the results of a sweep to one curve per arm. Plain Python: knows result.json, nothing of fitting.
+
+An arm is what a law is fitted to: one architecture, birth, strategy with its arguments, and teacher.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm and its runs (result.json dicts), smallest first."""
+
+    arch: str
+    birth: str
+    strategy: str
+    strategy_args: str  # canonical JSON
+    teacher: str | None
+    runs: list[dict[str, Any]] = field(default_factory=list, compare=False, hash=False)
+
+    @property
+    def key(self) -> str:
+        """A readable name, unique in a sweep."""
+        parts = [self.arch, self.strategy]
+        if self.strategy_args != "{}":
+            parts.append(self.strategy_args)
+        if self.birth != "random":
+            parts.append(self.birth)
+        if self.teacher:
+            parts.append(f"from {self.teacher}")
+        return " ".join(parts)
+
+    def configuration(self, run: dict[str, Any]) -> str:
+        """Label of a run's configuration: shared by every strategy, so that their draws are paired."""
+        return f"{self.arch} {run['depth']}x{run['width']} {self.birth}"
+
+
+def canonical(args: dict[str, Any] | None) -> str:
+    """Strategy arguments as one string, the same for equal arguments."""
+    return json.dumps(args or {}, sort_keys=True, separators=(",", ":"))
+
+
+def group_arms(results: Iterable[dict[str, Any]]) -> list[Arm]:
+    """The arms of a sweep's students, sorted by key; teachers are left out."""
+    arms: dict[Arm, Arm] = {}
+    for run in results:
+        if run["role"] != "student":
+            continue
+        arm = Arm(
+            run["arch"],
+            run.get("birth") or "random",
+            run["strategy"],
+            canonical(run.get("strategy_args")),
+            run.get("teacher"),
+        )
+        arms.setdefault(arm, arm).runs.append(run)
+    for arm in arms.values():
+        arm.runs.sort(key=lambda r: (r["params"], r["depth"], r["width"], r["seed"], r["id"]))
+    return sorted(arms.values(), key=lambda a: a.key)

@@ -1,0 +1,50 @@
+"""Every student the swept architectures can build, with exact sizes: not only those of the grid."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kd.sizes import size
+from orchestrator.laws.refuse import REFUSE_FACTOR
+
+COLUMNS = ("depth", "width", "params", "macs", "weight_bytes", "activation_bytes", "layers")
+BEYOND = (
+    1.5 * REFUSE_FACTOR
+)  # enumerate a little more than may be answered, to notice budgets that reach too far
+
+
+def enumerate_configurations(
+    arch: str, depths: Iterable[int], smallest: float, largest: float, **shape: int
+) -> dict[str, list[int]]:
+    """All widths for each depth with params within reach of [smallest, largest]; sorted columns.
+
+    shape: channels, samples, classes, as `kd.sizes.size` takes them.
+    """
+    rows = []
+    for depth in depths:
+        width = _first(lambda w, d=depth: size(arch, d, w, **shape).params >= smallest / REFUSE_FACTOR)
+        while (s := size(arch, depth, width, **shape)).params <= largest * BEYOND:
+            rows.append((depth, width, s.params, s.macs, s.weight_bytes, s.activation_bytes, s.layers))
+            width += 1
+    rows.sort(key=lambda row: (row[2], row[3], row[0], row[1]))
+    return {name: [row[j] for row in rows] for j, name in enumerate(COLUMNS)}
+
+
+def _first(holds: Callable[[int], bool]) -> int:
+    """The smallest positive whole number for which a monotone condition holds."""
+    high = 1
+    while not holds(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def shape_of(runs: list[dict[str, Any]], samples: int) -> dict[str, int]:
+    """Channels and classes that explain the recorded parameter counts; the sweep's data decided them."""
+    for channels in range(1, 17):
+        shape = {"channels": channels, "samples": samples}
+        if all(size(r["arch"], r["depth"], r["width"], **shape).params == r["params"] for r in runs):
+            return shape
+    return {"samples": samples}

@@ -1,0 +1,63 @@
+"""When a law must not answer, and what to train so that it may. numpy only."""
+
+import warnings
+
+import numpy as np
+
+from orchestrator.laws.forms import Array
+
+MIN_SIZES = 3
+WARN_FACTOR = 4.0
+REFUSE_FACTOR = 8.0
+
+
+class ExtrapolationWarning(UserWarning):
+    """A law was asked beyond what its data can carry."""
+
+
+def bad_curve(sizes: Array, errors: Array) -> str:
+    """Why no law can be fitted to this curve, with the remedy; "" if one can."""
+    if len(sizes) == 0:
+        return "there are no runs: train at least 3 distinct sizes"
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        return "a size is not a positive number: sizes are parameter counts"
+    for bad, what in (
+        (~np.isfinite(errors), "not a number"),
+        (errors < 0, "negative"),
+        (errors == 0, "zero"),
+    ):
+        if bad.any():
+            return (
+                f"{int(bad.sum())} of {len(errors)} errors are {what} (first at size {sizes[bad][0]:g}): "
+                f"drop or retrain those runs; a law of error needs positive errors"
+            )
+    distinct = np.unique(sizes)
+    if len(distinct) == 1:
+        return (
+            f"all {len(sizes)} runs have one size, {distinct[0]:g}: train at least 2 more sizes, "
+            f"spread over a factor of 10 or more"
+        )
+    if len(distinct) < MIN_SIZES:
+        return f"only {len(distinct)} distinct sizes: train at least {MIN_SIZES - len(distinct)} more"
+    return ""
+
+
+def far_away(distance: Array, smallest: float, largest: float) -> np.ndarray:
+    """Which sizes are refused, (m,) bool; warns loudly about those between 4 and 8 times outside the data."""
+    refused = distance > REFUSE_FACTOR * (1 + 1e-9)
+    loud = (distance > WARN_FACTOR * (1 + 1e-9)) & ~refused
+    if refused.any():
+        warnings.warn(
+            f"refused: asked up to {distance.max():.3g} times outside the measured sizes "
+            f"{smallest:g} to {largest:g}; train sizes within {REFUSE_FACTOR:g} times of the asked one",
+            ExtrapolationWarning,
+            stacklevel=3,
+        )
+    if loud.any():
+        warnings.warn(
+            f"asked {distance[loud].max():.3g} times outside the measured sizes {smallest:g} to {largest:g}: "
+            f"expect errors of 25 % and more; train a size nearer to it",
+            ExtrapolationWarning,
+            stacklevel=3,
+        )
+    return refused

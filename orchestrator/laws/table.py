@@ -1,0 +1,30 @@
+"""The laws as a table on the terminal. Knows laws.json only."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_table(document: dict[str, Any]) -> None:
+    """One row an arm."""
+    table = Table(title=f"{document['sweep']}: error against parameters")
+    for name in ("arm", "runs", "params", "a exp(-b ln N) + c", "a exp(-b N) + c", "verdict"):
+        table.add_column(name)
+    for arm in document["arms"]:
+        forms = {form["name"]: form for form in arm["forms"]}
+        table.add_row(
+            arm["key"],
+            str(len(arm["runs"])),
+            f"{arm['smallest']:,}-{arm['largest']:,}",
+            *(_form(forms.get(name)) for name in ("log_exponential", "exponential")),
+            arm["verdict"] if arm["verdict"] == "ok" else f"refuse: {arm['why']}",
+        )
+    Console().print(table)
+
+
+def _form(form: dict[str, Any] | None) -> str:
+    if form is None:
+        return "-"
+    p = form["params"]
+    return f"a {p['a']:.3g} b {p['b']:.3g} c {p['c']:.3g}, off {100 * form['fit_error']:.1f} %"
