@@ -39,6 +39,8 @@ class Board:
         node: Any = ray._private.worker.global_worker.node
         self.logs = Path(node.get_session_dir_path()) / "logs"
         self._log = self.logs / f"job-driver-{self.id}.log"
+        # Ray tells of dead workers and nodes, at length, on stdout, where data belongs: into the log with it.
+        ray._private.worker.print_to_stdstream = self._from_ray
         self._points = Gauge("kdsweep_points", "Points of the sweep by state", ("sweep", "state"))
         self._eta = Gauge("kdsweep_eta_seconds", "Estimated seconds to the end of the sweep", ("sweep",))
         self._slots = Gauge("kdsweep_slots", "Packs that can run at once", ("sweep",))
@@ -48,6 +50,10 @@ class Board:
         """Add a line to the log the Jobs page shows."""
         with self._log.open("a") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+    def _from_ray(self, data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        for text in data["lines"]:
+            self.write(f"Ray: {text}")
 
     def publish(self, message: str, figures: Mapping[str, Any], status: str = "RUNNING") -> None:
         """Show where the sweep stands; status: RUNNING, SUCCEEDED, FAILED or STOPPED."""
@@ -60,7 +66,12 @@ class Board:
             message=message,
             start_time=self._started_ms,
             end_time=None if status == "RUNNING" else int(1000 * time.time()),
-            metadata={key: str(value) for key, value in figures.items()},
+            metadata={
+                **{key: str(figures[key]) for key in ("done", "failed", "blocked", "total", "slots")},
+                "running": ", ".join(
+                    f"{w['point']} {w['epoch']}/{w['max_epochs']}" for w in figures["running"]
+                ),
+            },
             driver_node_id=self._node_id,
             driver_agent_http_address=self._agent,
         )

@@ -90,7 +90,7 @@ class Conductor:
         self.most_slots = most_slots
         self.first_start: float | None = None  # time.monotonic() of the first training step
         self.broken: str | None = None  # why the sweep cannot go on at all
-        self._broken_starts = 0
+        self._broken_starts, self._waited = 0, False
         self._beat = self._counted = self._accounted = 0.0
 
     def announce(self) -> None:
@@ -105,8 +105,10 @@ class Conductor:
 
     def waiting(self) -> bool:
         """Called while no node is usable; False to give up."""
+        if not self._waited:
+            self._waited = True
+            self.display.say(f"waiting for a node to join the Ray cluster at {self.cluster.address}")
         if self._due():
-            self.display.say("waiting for a node of the cluster")
             self.heartbeat()
         return not self.stop
 

@@ -227,7 +227,9 @@ def _tune(conductor: Conductor, data: DataConfig, cache_dir: Path, options: Opti
     trainable: Any = tune.with_resources(
         tune.with_parameters(Trainable, setup=setup), tune.PlacementGroupFactory([bundle])
     )
-    trainable.__name__ = "Trainable"  # what the dashboard lists, instead of Tune's wrapper
+    trainable.__name__ = trainable.__qualname__ = (
+        "Trainable"  # what the dashboard lists, instead of Tune's wrapper
+    )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is told by error.json
     tune.Tuner(
         trainable,

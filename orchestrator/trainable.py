@@ -66,6 +66,9 @@ class PackTrainer:
     def __init__(self, setup: Setup) -> None:
         import torch
 
+        from kd.train import Diverged
+
+        self._diverged = Diverged
         torch.set_num_threads(setup.threads)
         self.setup = setup
         self.store = Store(Path(setup.sweep_dir))
@@ -95,15 +98,19 @@ class PackTrainer:
                         continue
                     self.run = self._begin(id)
                     events.append(_event("began", id, epoch=self.run.epoch))
+                    _say(f"{id} begins after epoch {self.run.epoch} of {self.run.max_epochs}")
                 if step := self.run.step():
                     row = step
                 else:
-                    events.append(_event("done", id, **self._finish(id)))
+                    figures = self._finish(id)
+                    events.append(_event("done", id, **figures))
+                    _say(f"{id} done: {figures}")
                     row = {}
             except Exception as error:
+                _say(f"{id} failed: {error}")
                 event = _event("failed", id, error=describe(error, self.run), log=self._log(id))
                 self._close(id)
-                if self.device != "cpu" and not isinstance(error, (InputError, ArithmeticError)):
+                if self.device != "cpu" and not isinstance(error, (InputError, self._diverged)):
                     raise Broken(event) from error
                 events.append(event)
             if time.monotonic() >= deadline:
@@ -185,12 +192,9 @@ class PackTrainer:
 
     def _log(self, id: str) -> str:
         """The last lines this process printed and the point's last epochs."""
-        parts = [("last epochs", self.store.folder(id) / "history.jsonl")]
-        for fd, name in ((1, "stdout"), (2, "stderr")):
-            parts.append((f"worker {name}", Path(os.readlink(f"/proc/self/fd/{fd}"))))
-        return "".join(
-            f"--- {name} ({path.name}) ---\n{tail(path)}" for name, path in parts if path.is_file()
-        )
+        printed = [Path(os.readlink(f"/proc/self/fd/{fd}")) for fd in (1, 2)]
+        files = [self.store.folder(id) / "history.jsonl", *printed]
+        return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files if path.is_file())
 
 
 class Trainable(tune.Trainable):
@@ -237,6 +241,11 @@ def tail(path: Path, lines: int = LOG_LINES, most_bytes: int = 64 * 1024) -> str
         file.seek(max(path.stat().st_size - most_bytes, 0))
         text = file.read().decode(errors="replace")
     return "".join(f"{line}\n" for line in text.splitlines()[-lines:])
+
+
+def _say(text: str) -> None:
+    """Into this worker's log, which the dashboard shows."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
 def _event(kind: str, id: str, **more: Any) -> dict[str, Any]:
