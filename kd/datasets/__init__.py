@@ -1,0 +1,112 @@
+"""Readers of the formats real recordings come in. Each turns files into recordings and does nothing else.
+
+A format is a module with
+    LABEL               what it expects at a path, for people
+    OPTIONS             the loader's options with their defaults
+    files(path)         the files it would read there, in a fixed order; empty = the path is not of this
+    format load(path, **options) -> list[Recording]    raises InputError naming the file
+Adding one is a module and a line here.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kd.datasets import recordings_npz
+from kd.errors import InputError
+from kd.files import sha256, write_atomically
+from kd.recordings import Recording
+
+FORMATS: Mapping[str, ModuleType] = {
+    "recordings_npz": recordings_npz,
+}
+
+
+def recognise(path: Path | str) -> str:
+    """The name of the format at `path`. Raises InputError when none fits."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder: check data.path")
+    for name, module in FORMATS.items():
+        if module.files(path):
+            return name
+    known = "\n".join(f"  {name}: {module.LABEL}" for name, module in FORMATS.items())
+    raise InputError(f"{path}: no known recordings here: give the folder of one of these formats\n{known}")
+
+
+def load(
+    path: Path | str, format: str = "auto", options: Mapping[str, Any] | None = None
+) -> tuple[str, list[Recording]]:
+    """The format's name and all recordings at `path`. Raises InputError."""
+    name, path, options = recognise(path) if format == "auto" else format, Path(path), options or {}
+    module = _module(name)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder: check data.path")
+    if not module.files(path):
+        raise InputError(f"{path}: no {name} recordings here: expected {module.LABEL}")
+    recordings = module.load(path, **full_options(name, options))
+    names = [(r.dataset, r.name) for r in recordings]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"{path}: two recordings are called {'/'.join(twice)}: rename one")
+    return name, recordings
+
+
+def full_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a format's loader with its defaults filled in. Raises InputError for an unknown one."""
+    defaults = _module(name).OPTIONS
+    check_options(options, defaults, f"data.options of {name}")
+    return {**defaults, **options}
+
+
+def check_options(options: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Raise InputError for an option nobody knows, with the nearest that exists."""
+    known = list(known)
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}"
+            raise InputError(f"{where}: unknown option {key!r}; {hint}")
+
+
+def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None) -> str:
+    """Hash of the content of every file the format reads at `path`, and of their names below it.
+
+    cache_dir: content hashes are kept in `cache_dir/hashes.json`, and used again while a file's path, size
+    and modification time are unchanged. Raises InputError when there is nothing to read.
+    """
+    path = Path(path)
+    files = _module(name).files(path)
+    if not files:
+        raise InputError(f"{path}: no {name} recordings here: expected {_module(name).LABEL}")
+    memory = cache_dir / "hashes.json" if cache_dir else None
+    known: dict[str, str] = json.loads(memory.read_text()) if memory and memory.exists() else {}
+    keys = [f"{f.resolve()}|{(stat := f.stat()).st_size}|{stat.st_mtime_ns}" for f in files]
+    hashes = {key: known.get(key) or _hash(file, key) for key, file in zip(keys, files, strict=True)}
+    if memory and not set(hashes) <= set(known):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        merged = json.dumps({**known, **hashes})
+        write_atomically(memory, lambda temporary: temporary.write_text(merged))
+    lines = [f"{f.relative_to(path)} {hashes[k]}" for f, k in zip(files, keys, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _hash(file: Path, key: str) -> str:
+    """Content hash, remembered for this process under path, size and modification time."""
+    return sha256(file)
+
+
+def _module(name: str) -> ModuleType:
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name, [*FORMATS, "auto", "synthetic"], n=1)
+        raise InputError(
+            f"unknown data format {name!r}: "
+            + (f"did you mean {near[0]}?" if near else f"use auto or one of {', '.join(FORMATS)}")
+        )
+    return FORMATS[name]

@@ -1,0 +1,93 @@
+"""One .npz with recordings of several data sets: `NAME/ppg`, `NAME/hr` and `meta_json`, which lists them.
+
+meta_json: uint8 bytes of a UTF-8 JSON list of {name, dataset, subject, fs, ...}. NAME/ppg: (channels, samples)
+of any number type. NAME/hr: (windows,), BPM; window k starts at 2k seconds and lasts 8, unless the entry has
+hr_window_s, hr_stride_s or hr_start_s.
+"""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.errors import InputError
+from kd.recordings import Recording
+
+LABEL = "an .npz file with NAME/ppg, NAME/hr and meta_json"
+OPTIONS = {
+    "bidmc_lag_s": 6.0,  # notes on the data: BIDMC's monitor shows a heart rate 6 s late; 0 = leave as it is
+    "datasets": (),  # only these; () = all
+}
+META = "meta_json"
+
+
+def files(path: Path) -> list[Path]:
+    """The file itself, if it is a zip that holds meta_json."""
+    if path.suffix != ".npz" or not path.is_file():
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [path] if f"{META}.npy" in archive.namelist() else []
+    except (zipfile.BadZipFile, OSError):
+        return [path]  # broken, and its loader says how
+
+
+def load(path: Path, *, bidmc_lag_s: float, datasets: str | tuple[str, ...]) -> list[Recording]:
+    """Every recording of the file. Raises InputError naming file and recording."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            entries = _entries(path, archive[META])
+            chosen = (datasets,) if isinstance(datasets, str) else datasets
+            wanted = [e for e in entries if not chosen or e["dataset"] in chosen]
+            if not wanted:
+                there = sorted({e["dataset"] for e in entries})
+                raise InputError(
+                    f"{path}: no recording of {list(chosen)}: it has {', '.join(there) or 'none'}"
+                )
+            return [_recording(path, archive, entry, bidmc_lag_s) for entry in wanted]
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(
+            f"{path}: not a readable .npz of recordings ({error}): copy or build it again"
+        ) from error
+
+
+def _entries(path: Path, meta: Any) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(bytes(np.asarray(meta, np.uint8)).decode())
+    except ValueError as error:
+        raise InputError(f"{path}: meta_json is not UTF-8 JSON ({error}): build the file again") from error
+    for i, entry in enumerate(entries if isinstance(entries, list) else [None]):
+        missing = [
+            k for k in ("name", "dataset", "subject", "fs") if not isinstance(entry, dict) or k not in entry
+        ]
+        if missing:
+            raise InputError(f"{path}: meta_json entry {i} has no {', '.join(missing)}: add it")
+    return list(entries)
+
+
+def _recording(path: Path, archive: Any, entry: dict[str, Any], bidmc_lag_s: float) -> Recording:
+    name = entry["name"]
+    for key in (f"{name}/ppg", f"{name}/hr"):
+        if key not in archive:
+            raise InputError(
+                f"{path}: meta_json lists {name}, but {key} is missing: add it or remove the entry"
+            )
+    times = {k: float(entry[k]) for k in ("hr_window_s", "hr_stride_s", "hr_start_s") if k in entry}
+    recording = Recording(
+        name=str(name),
+        dataset=str(entry["dataset"]),
+        subject=str(entry["subject"]),
+        ppg=np.asarray(archive[f"{name}/ppg"], np.float32),
+        fs=float(entry["fs"]),
+        hr=np.asarray(archive[f"{name}/hr"], np.float32),
+        **times,
+    )
+    if recording.dataset == "BIDMC" and bidmc_lag_s:
+        # What the monitor shows for a window was true that much earlier: move the labels back in time.
+        return replace(recording, hr_start_s=recording.hr_start_s - bidmc_lag_s)
+    return recording
