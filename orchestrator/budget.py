@@ -1,165 +1,136 @@
 """From laws and a budget to the best student. numpy only; knows laws.json, nothing of fitting or training."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from kd.errors import InputError
 from orchestrator.laws.forms import Array
-from orchestrator.laws.packing import unpack
-from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
+from orchestrator.students import (
+    LIMITS,
+    NEAR_BPM,
+    Budget,
+    Candidates,
+    Rows,
+    Shares,
+    allowed_rows,
+    blank,
+    candidates,
+    describe,
+    evaluate,
+    extrapolation,
+    nothing_fits,
+    reaches_beyond,
+    refuse_unmeasured,
+    refused_arms,
+    trained_rows,
+    usable_arms,
+    within_reach,
+)
 
-
-@dataclass(frozen=True)
-class Budget:
-    """Upper limits a student must keep; None = no limit. KB are 1000 bytes."""
-
-    max_params: float | None = None
-    max_memory_kb: float | None = None  # peak of the activations of one window, float32
-    max_flash_kb: float | None = None  # the weights, float32
-    max_macs: float | None = None
-    max_latency_ms: float | None = None
-
-
-LIMITS = {  # budget -> (column of the configurations, units of the column per unit of the budget)
-    "max_params": ("params", 1.0),
-    "max_memory_kb": ("activation_bytes", 1000.0),
-    "max_flash_kb": ("weight_bytes", 1000.0),
-    "max_macs": ("macs", 1.0),
-}
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Students that may be best, one row each: arm, configuration and draws of ln MAE (B, m)."""
-
-    arm: np.ndarray  # (m,) index into the document's arms
-    row: np.ndarray  # (m,) index into the arm's architecture's configurations
-    draws: Array
+MORE = 1.1  # what 10 % more of the binding budget buys
 
 
 def answer(document: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """The best student within a budget, as a JSON-ready dict; `verdict` is "ok" or "refuse"."""
-    if not any(v is not None for v in asdict(budget).values()):
+    """The best student within a budget, as a JSON-ready dict; `verdict` is "ok" or "refuse" with `why`.
+
+    Raises InputError for a budget without limits, or on a quantity that was not measured.
+    """
+    if not budget.given:
         raise InputError("give at least one limit, for example --max-params 20000")
-    if budget.max_latency_ms is not None:
-        raise InputError(
-            f"the sweep has measured no latency, so --max-latency-ms cannot be answered: "
-            f"measure it with `kdsweep profile {document['sweep']}`"
-        )
-    out: dict[str, Any] = {
-        "sweep": document["sweep"],
-        "budget": {k: v for k, v in asdict(budget).items() if v is not None},
-        "verdict": "refuse",
-        "why": "",
-        "best": None,
-        "runner_up": None,
-        "extrapolation": None,
-    }
-    usable = [j for j, arm in enumerate(document["arms"]) if arm["verdict"] == "ok"]
+    refuse_unmeasured(document, budget)
+    out = blank(document, budget.given)
+    usable, why = usable_arms(document)
     if not usable:
-        out["why"] = "no law can be trusted: " + document["arms"][0]["why"]
-        return out
-    candidates = feasible(document, budget, usable)
-    if not len(candidates.arm):
-        out["why"] = "no student of this space fits this budget"
-        return out
-    noise = unpack(document["run_noise"])
-    winner = candidates.draws.argmin(1)
-    mean = np.exp(candidates.draws).mean(0)
-    p_best = np.bincount(winner, minlength=len(mean)) / len(winner)
+        return out | {"why": why}
+    allowed = {arch: allowed_rows(document, arch, budget) for arch in document["architectures"]}
+    near = {j: allowed[document["arms"][j]["arch"]] & within_reach(document, j) for j in usable}
+    if not any(rows.any() for rows in near.values()):
+        return out | {"why": nothing_fits(document, allowed, budget)}
+    if beyond := reaches_beyond(document, allowed, usable):
+        return out | {"why": beyond}
+    c = candidates(document, near)
+    mean = np.exp(c.draws).mean(0)
+    best_of_draw = np.exp(c.draws).min(1)
+    winner = c.draws.argmin(1)
     order = np.argsort(mean, kind="stable")
-    best = int(order[0])
-    described = describe(document, candidates, best, noise, float(p_best[best]))
-    out["best"] = described
-    others = [k for k in order if candidates.arm[k] != candidates.arm[best]]
+    predicted = int(order[0])
+    best, note = _prefer_trained(document, c, near, predicted, best_of_draw)
+    share = Shares(np.bincount(winner, minlength=len(mean)) / len(winner), best_of_draw)
+    out["best"] = describe(document, *best, share, winner_of=predicted if best[1] != predicted else None)
+    others = [int(k) for k in order if c.arm[k] != best[0].arm[best[1]]]
     if others:
-        out["runner_up"] = describe(document, candidates, int(others[0]), noise, float(p_best[others[0]]))
-    arm = document["arms"][candidates.arm[best]]
-    distance = max(described["params"] / arm["largest"], arm["smallest"] / described["params"], 1.0)
-    out["extrapolation"] = {
-        "distance": round(distance, 3),
-        "smallest_measured": arm["smallest"],
-        "largest_measured": arm["largest"],
-    }
-    out["verdict"] = "ok"
-    if distance > WARN_FACTOR:
-        out["why"] = (
-            f"WARNING: {distance:.1f} times outside the measured sizes; train a size nearer to the budget"
-        )
+        out["runner_up"] = describe(document, c, others[0], share)
+    arm = document["arms"][best[0].arm[best[1]]]
+    out["extrapolation"] = extrapolation(arm, out["best"]["params"])
+    out["binding"] = binding(document, budget, near, usable, out["best"])
+    out |= {"verdict": "ok", "why": "; ".join(t for t in (note, out["extrapolation"]["warning"]) if t)}
+    if left_out := refused_arms(document, usable):
+        out["left_out"] = left_out
     return out
 
 
-def feasible(document: dict[str, Any], budget: Budget, usable: list[int]) -> Candidates:
-    """The students within the budget that can be best in some draw.
-
-    Draws are linear between knots, so of all configurations between two knots only the outermost two can win.
-    """
-    arms, rows, draws = [], [], []
-    for arch, data in document["architectures"].items():
-        columns = data["configurations"]
-        allowed = np.ones(len(columns["params"]), dtype=bool)
-        for name, limit in asdict(budget).items():
-            if limit is not None and name in LIMITS:
-                column, unit = LIMITS[name]
-                allowed &= np.array(columns[column], dtype=float) <= limit * unit
-        params = np.array(columns["params"], dtype=float)
-        position = np.array(columns["position"])
-        for j in usable:
-            arm = document["arms"][j]
-            if arm["arch"] != arch:
-                continue
-            near = (params <= arm["largest"] * REFUSE_FACTOR) & (params >= arm["smallest"] / REFUSE_FACTOR)
-            kept = np.flatnonzero(allowed & near)
-            if not len(kept):
-                continue
-            interval = np.floor(position[kept]).astype(int)
-            first = np.flatnonzero(np.diff(interval, prepend=-1))
-            last = np.append(first[1:], len(kept)) - 1
-            chosen = kept[np.union1d(first, last)]
-            arms.append(np.full(len(chosen), j))
-            rows.append(chosen)
-            draws.append(at(unpack(arm["draws"]), position[chosen]))
-    if not arms:
-        return Candidates(np.empty(0, int), np.empty(0, int), np.empty((0, 0)))
-    return Candidates(np.concatenate(arms), np.concatenate(rows), np.concatenate(draws, axis=1))
+def _prefer_trained(
+    document: dict[str, Any],
+    c: Candidates,
+    near: dict[int, Rows],
+    predicted: int,
+    best_of_draw: Array,
+) -> tuple[tuple[Candidates, int], str]:
+    """The trained student with the least expected MAE if it is as good as the predicted one, else that."""
+    arms, rows = trained_rows(document, near)
+    if not len(arms):
+        return (c, predicted), ""
+    trained = evaluate(document, arms, rows)
+    mean = np.exp(trained.draws).mean(0)
+    leader = int(mean.argmin())
+    shape = (int(trained.arm[leader]), int(trained.row[leader]))
+    if shape == (int(c.arm[predicted]), int(c.row[predicted])):
+        return (c, predicted), ""
+    gap = float(mean[leader] - np.exp(c.draws[:, predicted]).mean())
+    if gap > NEAR_BPM:
+        return (c, predicted), (
+            f"the best trained student within the budget is expected to be {gap:.2f} BPM worse than this one"
+        )
+    return (trained, leader), (
+        f"already trained and as good: an untrained student would gain {max(gap, 0.0):.3f} BPM, "
+        f"less than {NEAR_BPM:g}"
+    )
 
 
-def at(values: Array, position: Array) -> Array:
-    """Linear interpolation along the last axis at fractional indices (m,)."""
-    left = np.clip(np.floor(position).astype(int), 0, values.shape[-1] - 2)
-    weight = position - left
-    return values[..., left] * (1 - weight) + values[..., left + 1] * weight
-
-
-def describe(document: dict[str, Any], c: Candidates, k: int, noise: Array, p_best: float) -> dict[str, Any]:
-    """One student, as `best` and `runner_up` show it."""
-    arm = document["arms"][c.arm[k]]
-    columns = document["architectures"][arm["arch"]]["configurations"]
-    row = int(c.row[k])
-    depth, width = columns["depth"][row], columns["width"][row]
-    trained = [r for r in arm["runs"] if (r["depth"], r["width"]) == (depth, width)]
-    level = document["level"]
-    runs = c.draws[:, k] + noise * arm["noise_ln"]
-    median = at(unpack(arm["median"]), np.array([columns["position"][row]]))[0]
-    low, high = np.quantile(runs, [(1 - level) / 2, (1 + level) / 2])
+def binding(
+    document: dict[str, Any],
+    budget: Budget,
+    near: dict[int, Rows],
+    usable: list[int],
+    best: dict[str, Any],
+) -> dict[str, Any] | None:
+    """The limit that costs most and what 10 % more of it buys: {budget, gain_bpm {...}, text}."""
+    now = _best_draws(document, near)
+    buys: dict[str, Array] = {}
+    for name, limit in budget.given.items():
+        more = replace(budget, **{name: limit * MORE})
+        wider = {
+            j: allowed_rows(document, document["arms"][j]["arch"], more) & within_reach(document, j)
+            for j in usable
+        }
+        buys[name] = now - _best_draws(document, wider)
+    name = max(buys, key=lambda n: float(buys[n].mean()))
+    low, median, high = (float(v) for v in np.quantile(buys[name], [0.05, 0.5, 0.95]))
+    if abs(median) < 5e-4 and abs(high) < 5e-4:
+        return {"budget": None, "gain_bpm": None, "text": "no budget binds: 10 % more of any buys nothing"}
+    what = LIMITS[name][2]
+    limit = budget.given[name]
     return {
-        "arch": arm["arch"],
-        "depth": depth,
-        "width": width,
-        "birth": arm["birth"],
-        "strategy": arm["strategy"],
-        "strategy_args": arm["strategy_args"],
-        "teacher": arm["teacher"],
-        "params": columns["params"][row],
-        "trained": bool(trained),
-        "point": min(trained, key=lambda r: r["mae_bpm"])["id"] if trained else None,
-        "mae_bpm": {
-            "median": round(float(np.exp(median)), 4),
-            "low": round(float(np.exp(min(low, median))), 4),
-            "high": round(float(np.exp(max(high, median))), 4),
-            "level": level,
-        },
-        "p_best": round(p_best, 4),
+        "budget": name,
+        "gain_bpm": {"median": round(median, 4), "low": round(low, 4), "high": round(high, 4)},
+        "text": f"{name} binds: {limit * (MORE - 1):,.4g} more {what} buy "
+        f"{median:.3f} BPM [{low:.3f}, {high:.3f}]",
     }
+
+
+def _best_draws(document: dict[str, Any], near: dict[int, Rows]) -> Array:
+    """MAE, per draw, of the student with the least expected MAE."""
+    mae = np.exp(candidates(document, near).draws)
+    return np.asarray(mae[:, mae.mean(0).argmin()])

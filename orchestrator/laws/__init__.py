@@ -1,3 +1,4 @@
-from orchestrator.laws.law import Law, fit_law
+from orchestrator.laws.fit import fit_law
+from orchestrator.laws.law import Law
 
 __all__ = ["Law", "fit_law"]

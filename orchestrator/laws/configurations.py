@@ -1,6 +1,6 @@
 """Every student the swept architectures can build, with exact sizes: not only those of the grid."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from kd.sizes import size
@@ -21,7 +21,7 @@ def enumerate_configurations(
     """
     rows = []
     for depth in depths:
-        width = _first(lambda w, d=depth: size(arch, d, w, **shape).params >= smallest / REFUSE_FACTOR)
+        width = _first_width(arch, depth, smallest / REFUSE_FACTOR, shape)
         while (s := size(arch, depth, width, **shape)).params <= largest * BEYOND:
             rows.append((depth, width, s.params, s.macs, s.weight_bytes, s.activation_bytes, s.layers))
             width += 1
@@ -29,15 +29,15 @@ def enumerate_configurations(
     return {name: [row[j] for row in rows] for j, name in enumerate(COLUMNS)}
 
 
-def _first(holds: Callable[[int], bool]) -> int:
-    """The smallest positive whole number for which a monotone condition holds."""
+def _first_width(arch: str, depth: int, params: float, shape: dict[str, int]) -> int:
+    """The smallest width with at least so many parameters."""
     high = 1
-    while not holds(high):
+    while size(arch, depth, high, **shape).params < params:
         high *= 2
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
+        low, high = (low, middle) if size(arch, depth, middle, **shape).params >= params else (middle, high)
     return high
 
 

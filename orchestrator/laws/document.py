@@ -1,13 +1,15 @@
 """laws.json: everything a query or a report needs, so that neither fits again. See README.md.
 
-numpy only; the file is plain JSON with a schema name, no pickles.
+Plain JSON with a schema name, no pickles. numpy only.
 """
 
+import hashlib
 import json
 import math
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,20 @@ import numpy as np
 from kd.errors import InputError
 from orchestrator.laws.arms import Arm, group_arms
 from orchestrator.laws.configurations import enumerate_configurations
-from orchestrator.laws.law import DRAWS, Curve, Law, fit_laws
+from orchestrator.laws.effects import Fitted, crossovers, gains
+from orchestrator.laws.fit import DRAWS, Curve, fit_laws
+from orchestrator.laws.forms import Array
+from orchestrator.laws.holdout import Holdout
 from orchestrator.laws.packing import pack
+from orchestrator.laws.prefer import preference
+from orchestrator.laws.record import calibration_record
 from orchestrator.laws.refuse import REFUSE_FACTOR
+from orchestrator.laws.teachers import teacher_effect
 
 SCHEMA = "kdsweep-laws/1"
 KNOTS = 49  # sizes at which the draws are kept; in between they are interpolated in ln size
 LEVEL = 0.9
+RUN_KEYS = ("id", "depth", "width", "params", "seed", "mae_bpm")
 
 
 def make_document(
@@ -29,31 +38,23 @@ def make_document(
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
-    shape: channels, samples, classes of the models, as `kd.sizes.size` takes them. InputError without
-    finished students.
+    shape: channels, samples, classes of the models, as `kd.sizes.size` takes them. Raises InputError when no
+    student is finished.
     """
+    results = sorted(results, key=lambda r: str(r["id"]))
     arms = group_arms(results)
     if not arms:
-        raise InputError(f"sweep {name} has no finished student: run it first (kdsweep run)")
-    laws = fit_laws([_curve(arm) for arm in arms], rng=rng)
+        raise InputError(f"sweep {name} has no finished student: train some first (kdsweep run)")
+    laws, holdouts = fit_laws([_curve(arm) for arm in arms], rng=rng)
+    fitted = [Fitted(arm, law) for arm, law in zip(arms, laws, strict=True)]
+    factor = next((law.factor for law in laws if law.verdict == "ok"), 1.0)
     knots = {arch: _knots([a for a in arms if a.arch == arch]) for arch in sorted({a.arch for a in arms})}
-    generator = np.random.default_rng(rng)
     return {
         "schema": SCHEMA,
         "sweep": name,
-        "made": {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "kdsweep": _version("kdsweep"),
-            "numpy": _version("numpy"),
-            "seed": rng,
-            "draws": DRAWS,
-            "results": len(results),
-            "data_fingerprint": _only(results, "data_fingerprint"),
-            "recipe_version": _only(results, "recipe_version"),
-            "git_commit": _only(results, "git_commit"),
-        },
+        "made": _provenance(results, rng),
         "level": LEVEL,
-        "run_noise": pack(_scores(generator, DRAWS)),
+        "run_noise": pack(_scores(rng)),
         "architectures": {
             arch: {
                 "knots_ln_params": [round(float(k), 9) for k in points],
@@ -61,7 +62,13 @@ def make_document(
             }
             for arch, points in knots.items()
         },
-        "arms": [_arm(arm, law, knots[arm.arch]) for arm, law in zip(arms, laws, strict=True)],
+        "arms": [_arm(f, record, knots[f.arm.arch]) for f, record in zip(fitted, holdouts, strict=True)],
+        "prefers": preference([f.law for f in fitted]),
+        "calibration": calibration_record(holdouts, factor),
+        "crossovers": crossovers(fitted),
+        "gains": gains(fitted),
+        "teachers": teacher_effect(results, rng),
+        "teacher_params": {r["id"]: r["params"] for r in results if r["role"] == "teacher"},
     }
 
 
@@ -69,13 +76,35 @@ def read_document(path: Path) -> dict[str, Any]:
     """laws.json, checked for its schema; InputError with the command that makes it otherwise."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: make it with `kdsweep fit {path.parent}`")
-    document = json.loads(path.read_bytes())
-    if document.get("schema") != SCHEMA:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
         raise InputError(
-            f"{path} has schema {document.get('schema')!r}, this version reads {SCHEMA!r}: "
+            f"{path} is not JSON ({error}): make it anew with `kdsweep fit {path.parent}`"
+        ) from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        found = document.get("schema") if isinstance(document, dict) else None
+        raise InputError(
+            f"{path} has schema {found!r}, this version reads {SCHEMA!r}: "
             f"make it anew with `kdsweep fit {path.parent}`"
         )
-    return dict(document)
+    return document
+
+
+def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:
+    measured = sorted((str(r["id"]), float(r["mae_bpm"])) for r in results)
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kdsweep": _version("kdsweep"),
+        "numpy": np.__version__,
+        "seed": rng,
+        "draws": DRAWS,
+        "results": len(results),
+        "results_digest": hashlib.blake2b(json.dumps(measured).encode(), digest_size=8).hexdigest(),
+        "data_fingerprint": _only(results, "data_fingerprint"),
+        "recipe_version": _only(results, "recipe_version"),
+        "git_commit": _only(results, "git_commit"),
+    }
 
 
 def _curve(arm: Arm) -> Curve:
@@ -83,17 +112,20 @@ def _curve(arm: Arm) -> Curve:
         np.array([r["params"] for r in arm.runs], dtype=float),
         np.array([r["mae_bpm"] for r in arm.runs], dtype=float),
         tuple(arm.configuration(r) for r in arm.runs),
+        name=arm.key,
+        family=f"{arm.arch} {arm.birth}",
     )
 
 
-def _knots(arms: list[Arm]) -> np.ndarray:
+def _knots(arms: list[Arm]) -> Array:
     """ln params from 1/8 of the smallest measured student to 8 times the largest."""
     params = [r["params"] for arm in arms for r in arm.runs]
     reach = math.log(REFUSE_FACTOR)
     return np.linspace(math.log(min(params)) - reach, math.log(max(params)) + reach, KNOTS)
 
 
-def _configurations(arch: str, arms: list[Arm], shape: dict[str, int], knots: np.ndarray) -> dict[str, Any]:
+def _configurations(arch: str, arms: list[Arm], shape: dict[str, int], knots: Array) -> dict[str, Any]:
+    """Columns of all students the architecture can build; position: where ln params lies among the knots."""
     runs = [r for arm in arms for r in arm.runs]
     depths = [r["depth"] for r in runs]
     params = [r["params"] for r in runs]
@@ -101,13 +133,13 @@ def _configurations(arch: str, arms: list[Arm], shape: dict[str, int], knots: np
         arch, range(min(depths), max(depths) + 1), min(params), max(params), **shape
     )
     step = knots[1] - knots[0]
-    columns["position"] = [
-        round(float(p), 6) for p in (np.log(np.array(columns["params"], float)) - knots[0]) / step
-    ]
+    where = (np.log(np.array(columns["params"], float)) - knots[0]) / step
+    columns["position"] = [round(float(p), 6) for p in where]
     return columns
 
 
-def _arm(arm: Arm, law: Law, knots: np.ndarray) -> dict[str, Any]:
+def _arm(fitted: Fitted, record: list[Holdout], knots: Array) -> dict[str, Any]:
+    arm, law = fitted.arm, fitted.law
     out: dict[str, Any] = {
         "key": arm.key,
         "arch": arm.arch,
@@ -119,22 +151,31 @@ def _arm(arm: Arm, law: Law, knots: np.ndarray) -> dict[str, Any]:
         "why": law.why,
         "smallest": min(r["params"] for r in arm.runs),
         "largest": max(r["params"] for r in arm.runs),
-        "forms": list(law.forms),
-        "runs": [{k: r[k] for k in ("id", "depth", "width", "params", "seed", "mae_bpm")} for r in arm.runs],
+        "forms": [_finite(form) for form in law.forms],
+        "runs": [{k: r[k] for k in RUN_KEYS} for r in arm.runs],
+        "holdouts": [
+            {"left_out": h.left_out, "distance": math.exp(h.distance), "error_ln": h.error, "score": h.score}
+            for h in record
+        ],
     }
-    if law.verdict == "ok":
-        out["noise_ln"] = law.noise
-        out["draws"] = pack(law.draws(np.exp(knots)))
-        out["median"] = pack(law.centre(np.exp(knots)))
+    if law.forms:
+        sizes = np.exp(knots)
+        out["median"] = pack(law.centre(sizes))
+        out["noise"] = pack(law.noise(sizes))
+        out["draws"] = pack(law.draws(sizes))
     return out
 
 
-def _scores(generator: np.random.Generator, n: int) -> np.ndarray:
-    """Standard normal numbers, spread evenly and shuffled: one new run's noise per draw."""
-    from statistics import NormalDist
+def _finite(form: dict[str, Any]) -> dict[str, Any]:
+    """A form with numbers JSON can hold: an exponent near its bound may give an amplitude beyond floats."""
+    params = {k: v if math.isfinite(v) else None for k, v in form["params"].items()}
+    return {**form, "params": params, "aicc": round(form["aicc"], 3)}
 
-    scores = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)])
-    return generator.permutation(scores)
+
+def _scores(rng: int) -> Array:
+    """Standard normal numbers, spread evenly and shuffled: one new run's noise per draw."""
+    scores = [NormalDist().inv_cdf((i + 0.5) / DRAWS) for i in range(DRAWS)]
+    return np.random.default_rng(rng).permutation(scores)
 
 
 def _only(results: list[dict[str, Any]], key: str) -> Any:

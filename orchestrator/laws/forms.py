@@ -23,6 +23,7 @@ class Form:
     """One form. `curve(theta (S, P), u (n,)) -> f (S, n), derivatives (S, n, P)`.
 
     starts(u, z) -> (S, P) first guesses for z = ln error; box(u, z) -> (lower (P,), upper (P,)).
+    prior(u, z) -> (centre (P,), spread (P,)) of a normal one, or None.
     natural(theta (P,), u0, z0) -> the named parameters in the caller's units, where u0 = ln of the
     reference size and z0 = ln of the reference error.
     min_sizes: fewest distinct sizes that may carry it (notes: 3, and 4 for four parameters).
@@ -36,6 +37,7 @@ class Form:
     curve: Callable[[Array, Array], tuple[Array, Array]]
     starts: Callable[[Array, Array], Array]
     box: Callable[[Array, Array], tuple[Array, Array]]
+    prior: Callable[[Array, Array], tuple[Array, Array] | None]
     natural: Callable[[Array, float, float], dict[str, float]]
 
     @property
@@ -59,6 +61,17 @@ def _amplitude(z: Array, floor: float, slope_term: Array) -> float:
 
 def _floor_box(z: Array) -> tuple[float, float]:
     return float(z.min() - 7), float(z.max() + 1)
+
+
+def _no_prior(u: Array, z: Array) -> None:
+    return None
+
+
+# Four parameters are more than a few sizes can hold down. These priors do; chosen on simulated
+# and real learning curves, see CALIBRATION.md.
+FLOOR_PRIOR = (-0.7, 1.0)  # ln of the floor's share of the smallest error: half of it, within a factor 2.7
+EXPONENT_PRIOR = (float(np.log(0.4)), 0.8)  # ln of the exponent
+FREE = 1e3  # spread of a parameter without prior
 
 
 KAPPA = (float(np.log(0.01)), float(np.log(6.0)))  # exponents between 0.01 and 6
@@ -151,6 +164,12 @@ def _shifted_box(u: Array, z: Array) -> tuple[Array, Array]:
         np.array([bottom, z.min() - 20, u.min() - 4, KAPPA[0]]),
         np.array([top, z.max() + 40, u.max() + 1, KAPPA[1]]),
     )
+
+
+def _four_prior(u: Array, z: Array) -> tuple[Array, Array]:
+    """For (floor, ., ., exponent)."""
+    centre = np.array([z.min() + FLOOR_PRIOR[0], 0.0, 0.0, EXPONENT_PRIOR[0]])
+    return centre, np.array([FLOOR_PRIOR[1], FREE, FREE, EXPONENT_PRIOR[1]])
 
 
 def _shifted_natural(theta: Array, u0: float, z0: float) -> dict[str, float]:
@@ -251,6 +270,7 @@ FORMS: dict[str, Form] = {
             _power_curve,
             _power_starts,
             _power_box,
+            _no_prior,
             _power_natural,
         ),
         Form(
@@ -262,6 +282,7 @@ FORMS: dict[str, Form] = {
             _bounded_curve,
             _bounded_starts,
             _bounded_box,
+            _no_prior,
             _bounded_natural,
         ),
         Form(
@@ -273,6 +294,7 @@ FORMS: dict[str, Form] = {
             _shifted_curve,
             _shifted_starts,
             _shifted_box,
+            _four_prior,
             _shifted_natural,
         ),
         Form(
@@ -284,6 +306,7 @@ FORMS: dict[str, Form] = {
             _sigmoid_curve,
             _sigmoid_starts,
             _sigmoid_box,
+            _four_prior,
             _sigmoid_natural,
         ),
         Form(
@@ -295,6 +318,7 @@ FORMS: dict[str, Form] = {
             _exponential_curve,
             _exponential_starts,
             _exponential_box,
+            _no_prior,
             _exponential_natural,
         ),
     )

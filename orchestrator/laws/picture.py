@@ -63,7 +63,7 @@ def _arm(ax: Axes, arm: dict[str, Any], document: dict[str, Any]) -> None:
         return
     knots = np.exp(document["architectures"][arm["arch"]]["knots_ln_params"])
     shown = (knots >= arm["smallest"] / 1.5) & (knots <= arm["largest"] * 4)
-    draws = unpack(arm["draws"]) + arm["noise_ln"] * unpack(document["run_noise"])[:, None]
+    draws = unpack(arm["draws"]) + unpack(arm["noise"]) * unpack(document["run_noise"])[:, None]
     half = (1 - document["level"]) / 2
     low, high = np.quantile(draws, [half, 1 - half], axis=0)
     ax.fill_between(knots[shown], np.exp(low)[shown], np.exp(high)[shown], color=colour, alpha=0.12, lw=0)

@@ -61,3 +61,34 @@ def far_away(distance: Array, smallest: float, largest: float) -> np.ndarray:
             stacklevel=3,
         )
     return refused
+
+
+def rising_exponent(u: Array, z: Array, noise: float, largest: float) -> str:
+    """Why a law whose error falls ever faster with size is refused, with the remedy; "" if it does not.
+
+    Looks at the upper half of the range, at least 4 sizes: a robust parabola in ln error against ln size.
+    u, z (n,) sorted by u; noise: of ln error.
+    """
+    sizes = np.unique(u)
+    if len(sizes) < 4:
+        return ""
+    start = min((sizes[0] + sizes[-1]) / 2, sizes[-4])
+    a, b = u[u >= start], z[u >= start]
+    a = a - a.mean()
+    basis = np.stack([np.ones_like(a), a, a**2], axis=1)
+    w = np.ones_like(a)
+    for _ in range(10):
+        root = np.sqrt(w)
+        slope = np.linalg.lstsq(basis * root[:, None], b * root, rcond=None)[0]
+        r = b - basis @ slope
+        w = np.minimum(1.0, 1.345 * noise / np.maximum(np.abs(r), 1e-300))
+    scale = max(noise, float(np.sqrt((w * r**2).sum() / max(len(a) - 3, 1))))
+    error = scale * float(np.sqrt(np.linalg.pinv(basis.T @ (basis * w[:, None]))[2, 2]))
+    middle, top = -slope[1], -slope[1] - 2 * slope[2] * a.max()
+    if -slope[2] < 2.5 * error or top < 1.25 * max(middle, 0.0) or top < 0.02:
+        return ""
+    return (
+        f"the local exponent still rises with size (from {middle:.2f} to {top:.2f} at the largest size), no "
+        f"form can say where that ends; train sizes beyond {largest:g}, up to {4 * largest:.3g} or more, and "
+        f"fit again"
+    )

@@ -1,4 +1,4 @@
-"""Simulated sweeps with a known truth, for tests and benchmarks: results as the store would give them, no training."""
+"""Simulated sweeps with a known truth, for tests and benchmarks: results as a store gives them."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def broken(floor: float = 3.0, scale: float = 2e4, first: float = 0.15, second: 
 
 @dataclass(frozen=True)
 class FakeSweep:
-    """A grid of students with a truth for every arm. gains: strategy -> factor on the error against scratch."""
+    """A grid of students with a truth for every arm. gains: strategy -> factor on the error of scratch."""
 
     archs: Sequence[str] = ("resnet1d", "mlp")
     depths: dict[str, Sequence[int]] = field(default_factory=lambda: {"resnet1d": (4,), "mlp": (2,)})
@@ -49,7 +49,7 @@ class FakeSweep:
         return self.truth(params) * self.gains.get(strategy, 1.0) * (1.2 if arch == "mlp" else 1.0)
 
     def results(self, rng: int = 0) -> list[dict[str, Any]]:
-        """result.json dicts of all teachers and students; configurations share half of their noise over arms."""
+        """result.json dicts of all teachers and students; half of the noise is the configuration's."""
         generator = np.random.default_rng(rng)
         out = [self._teacher(name) for name in self.teachers]
         for arch in self.archs:

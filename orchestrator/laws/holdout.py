@@ -1,0 +1,97 @@
+"""Leave-largest-out: what the law would have said of the largest sizes, had it not seen them. numpy only."""
+
+from dataclasses import dataclass
+from math import log, sqrt
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.laws.fitting import bootstrap, eligible, fit_place
+from orchestrator.laws.forms import Array
+from orchestrator.laws.refuse import MIN_SIZES
+
+if TYPE_CHECKING:
+    from orchestrator.laws.fit import Stream
+
+STEP = log(1.9)  # of a long curve, one "size" left out is everything within this factor of the largest
+DRAWS = 80
+CALIBRATED = 20  # pseudo-scores of a calibrated law that the observed ones are pooled with
+LEVEL = 0.9
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """One leave-largest-out trial. All in ln error, at the largest size."""
+
+    left_out: int  # 1 or 2 sizes (or factors of STEP)
+    distance: float  # ln of largest size over largest seen
+    error: float  # observed mean over seeds minus prediction
+    spread: float  # predicted standard deviation of that difference
+    form_errors: dict[str, Array]  # of every form, at all sizes left out
+
+    @property
+    def score(self) -> float:
+        """Error in units of the 90 % half-width."""
+        return abs(self.error) / (Z * self.spread)
+
+    @property
+    def hit(self) -> bool:
+        """Whether the 90 % interval held it."""
+        return self.score <= 1
+
+
+def leave_largest_out(u: Array, z: Array, stream: "Stream") -> list[Holdout]:
+    """Up to two trials: the largest size left out, the two largest left out. u, z (n,), sorted by u."""
+    sizes = np.unique(u)
+    out: list[Holdout] = []
+    for left_out in (1, 2):
+        seen = min(np.searchsorted(sizes, sizes[-1] - left_out * STEP, side="right"), len(sizes) - left_out)
+        if seen >= MIN_SIZES:
+            out.append(_trial(left_out, u, z, sizes, int(seen), stream))
+    return out
+
+
+def _trial(left_out: int, u: Array, z: Array, sizes: Array, seen: int, stream: "Stream") -> Holdout:
+    from orchestrator.laws.law import BEND, DISSENT, DRIFT
+
+    last = sizes[seen - 1]
+    n = int((u <= last).sum())
+    fits = fit_place("large", u[:n], z[:n], eligible(seen))
+    members = [f for f in fits if f.form.in_ensemble]
+    noise = min(f.noise for f in members)
+    rest = sizes[seen:]
+    observed = np.array([np.median(z[u == size]) for size in rest])
+    multipliers, jitter = stream.head(n).multipliers(DRAWS), stream.head(n).jitter(DRAWS)
+    curves = np.array([f.form.curve(f.theta[None], rest)[0][0] for f in members])
+    variance = 0.0
+    for j, f in enumerate(members):
+        rows = slice(j, None, len(members))
+        thetas = bootstrap(f, "large", u[:n], z[:n], noise, multipliers[rows], jitter[rows])
+        variance += float(f.form.curve(thetas, rest[-1:])[0].var()) / len(members)
+    distance = float(rest[-1] - last)
+    step = np.array([last - 0.1, last])
+    slope = float(np.mean([np.diff(f.form.curve(f.theta[None], step)[0][0]) for f in members])) / 0.1
+    dissent = float(curves[:, -1].std())
+    variance += (DRIFT * distance) ** 2 + (BEND * slope * distance) ** 2 + (1 + DISSENT**2) * dissent**2
+    variance += noise**2 / int((u == rest[-1]).sum())
+    return Holdout(
+        left_out,
+        distance,
+        float(observed[-1] - curves[:, -1].mean()),
+        sqrt(variance),
+        {f.form.name: observed - f.form.curve(f.theta[None], rest)[0][0] for f in fits},
+    )
+
+
+def conformal_factor(records: list[list[Holdout]]) -> float:
+    """How much wider intervals must be, from the scores of all curves' farthest trials, one a curve.
+
+    The 90 % quantile of the scores, pooled with `CALIBRATED` scores of a law that needs no correction, so
+    that a few curves move it little and many decide it.
+    """
+    scores = [record[-1].score for record in records if record]
+    ideal = [NormalDist().inv_cdf(0.5 + (i + 0.5) / (2 * CALIBRATED)) / Z for i in range(CALIBRATED)]
+    base = float(np.quantile(ideal, LEVEL))
+    return float(np.clip(np.quantile(ideal + scores, LEVEL) / base, 0.8, 3.0))

@@ -1,0 +1,56 @@
+"""The calibration record of a sweep: how often its own laws held the largest sizes they had not seen."""
+
+from typing import Any
+
+from orchestrator.laws.holdout import LEVEL, Holdout
+
+ENOUGH = 50  # groups; with fewer, a true 80 % passes for 90 % more often than not
+
+
+def calibration_record(records: list[list[Holdout]], factor: float) -> dict[str, Any]:
+    """Hits over arms at the largest size, one and two sizes left out, with 95 % Clopper-Pearson limits."""
+    trials = []
+    for left_out in (1, 2):
+        held = [h for record in records for h in record if h.left_out == left_out]
+        if held:
+            hits = sum(h.hit for h in held)
+            low, high = clopper_pearson(hits, len(held))
+            trials.append(
+                {
+                    "left_out": left_out,
+                    "groups": len(held),
+                    "hits": hits,
+                    "low": round(low, 4),
+                    "high": round(high, 4),
+                    "mean_abs_error_ln": round(sum(abs(h.error) for h in held) / len(held), 5),
+                }
+            )
+    return {"level": LEVEL, "conformal_factor": round(factor, 4), "trials": trials, "text": _text(trials)}
+
+
+def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact limits of a binomial share (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    half = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, half))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - half))
+    return low, high
+
+
+def _text(trials: list[dict[str, Any]]) -> str:
+    if not trials:
+        return "no arm has sizes enough to leave the largest out: its intervals are unchecked on this sweep"
+    parts = [
+        f"{t['hits']} of {t['groups']} arms inside their {LEVEL:.0%} interval "
+        f"({t['low']:.0%} to {t['high']:.0%}) with the largest {_sizes(t['left_out'])} left out"
+        for t in trials
+    ]
+    text = "; ".join(parts)
+    if trials[0]["groups"] < ENOUGH:
+        text += f"; {trials[0]['groups']} groups are too few to tell 80 % from 90 %"
+    return text + "; arms share configurations, so they count for less than their number"
+
+
+def _sizes(n: int) -> str:
+    return "size" if n == 1 else f"{n} sizes"

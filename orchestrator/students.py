@@ -1,0 +1,279 @@
+"""The students a budget admits, and the draws of their error. numpy only; knows laws.json.
+
+Draws are looked up with plain arithmetic, no logarithm, so that a page that embeds them finds the same.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd.errors import InputError
+from orchestrator.laws.forms import Array
+from orchestrator.laws.packing import unpack
+from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
+
+NEAR_BPM = 0.1  # students this close to the best are as good as it
+Index = npt.NDArray[np.intp]
+Rows = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limits a student must keep; None = no limit. kB are 1000 bytes.
+
+    max_memory_kb: peak of the activations of one window; max_flash_kb: the weights; both float32 and exact,
+    from the shape of the model. max_macs: multiply-adds of one window.
+    """
+
+    max_params: float | None = None
+    max_memory_kb: float | None = None
+    max_flash_kb: float | None = None
+    max_macs: float | None = None
+    max_latency_ms: float | None = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that are set."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+
+
+# budget -> (column of the configurations, units of the column per unit of the budget, what it is)
+LIMITS = {
+    "max_params": ("params", 1.0, "parameters"),
+    "max_memory_kb": ("activation_bytes", 1000.0, "kB of activation peak (float32, computed)"),
+    "max_flash_kb": ("weight_bytes", 1000.0, "kB of weights (float32, computed)"),
+    "max_macs": ("macs", 1.0, "multiply-adds"),
+}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Students, one row each: arm, configuration, draws of ln MAE (B, m), its median and run noise."""
+
+    arm: Index  # (m,) index into the document's arms
+    row: Index  # (m,) index into the configurations of the arm's architecture
+    draws: Array
+    median: Array
+    noise: Array
+
+
+def blank(document: dict[str, Any], asked: dict[str, float]) -> dict[str, Any]:
+    """An answer before anything is known: a refusal."""
+    return {
+        "sweep": document["sweep"],
+        "budget": asked,
+        "verdict": "refuse",
+        "why": "",
+        "best": None,
+        "runner_up": None,
+        "extrapolation": None,
+        "binding": None,
+        "calibration": document["calibration"],
+        "memory": "activation peak of one window, float32, computed from the model's shape",
+    }
+
+
+def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
+    """InputError when a limit is on a quantity this sweep has not measured."""
+    if budget.max_latency_ms is not None:
+        raise InputError(
+            f"--max-latency-ms: no latency was measured in this sweep; measure it with "
+            f"`kdsweep profile {document['sweep']}`, then `kdsweep fit {document['sweep']}`"
+        )
+
+
+def usable_arms(document: dict[str, Any]) -> tuple[list[int], str]:
+    """Arms whose law may decide, and why there are none."""
+    usable = [j for j, arm in enumerate(document["arms"]) if arm["verdict"] == "ok"]
+    first = document["arms"][0]
+    return usable, "" if usable else f"no law may be trusted ({first['key']}: {first['why']})"
+
+
+def refused_arms(document: dict[str, Any], usable: list[int]) -> list[dict[str, str]]:
+    """The arms that took no part, and why."""
+    return [
+        {"arm": arm["key"], "why": arm["why"]} for j, arm in enumerate(document["arms"]) if j not in usable
+    ]
+
+
+def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
+    """Which configurations of an architecture keep every limit."""
+    columns = document["architectures"][arch]["configurations"]
+    rows = np.ones(len(columns["params"]), dtype=bool)
+    for name, limit in budget.given.items():
+        column, unit, _ = LIMITS[name]
+        rows &= np.array(columns[column], dtype=float) <= limit * unit
+    return rows
+
+
+def within_reach(document: dict[str, Any], arm: int) -> Rows:
+    """Which configurations an arm's law may speak of: at most 8 times outside its measured sizes."""
+    law = document["arms"][arm]
+    params = np.array(document["architectures"][law["arch"]]["configurations"]["params"], dtype=float)
+    return (params <= law["largest"] * REFUSE_FACTOR) & (params >= law["smallest"] / REFUSE_FACTOR)
+
+
+def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Budget) -> str:
+    """Why no student fits, naming the nearest."""
+    smallest = []
+    for arch, data in document["architectures"].items():
+        columns = data["configurations"]
+        sizes = ", ".join(
+            f"{min(columns[LIMITS[name][0]]) / LIMITS[name][1]:g} {LIMITS[name][2]}" for name in budget.given
+        )
+        smallest.append(f"{arch} needs at least {sizes}")
+    return (
+        "no student that the laws may speak of fits this budget: "
+        + "; ".join(smallest)
+        + " (the smallest within "
+        "8 times of the measured sizes); allow more, or train smaller students"
+    )
+
+
+def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: list[int]) -> str:
+    """Why a budget that admits students 8 times larger than any measured is refused; "" if it is not."""
+    reach, largest = [], []
+    for j in usable:
+        arm = document["arms"][j]
+        params = np.array(document["architectures"][arm["arch"]]["configurations"]["params"], dtype=float)
+        inside = params[allowed[arm["arch"]]]
+        reach.append(bool(len(inside)) and bool(inside.max() > arm["largest"] * REFUSE_FACTOR))
+        largest.append(arm["largest"])
+    if not all(reach):
+        return ""
+    return (
+        f"this budget admits students more than {REFUSE_FACTOR:g} times larger than the largest measured one "
+        f"({max(largest):,} parameters), where no law may speak: ask for --max-params "
+        f"{int(max(largest) * REFUSE_FACTOR)} or less, or train larger students"
+    )
+
+
+def candidates(document: dict[str, Any], near: dict[int, Rows]) -> Candidates:
+    """The students that can be best in some draw.
+
+    Draws are linear between knots, so of all configurations between two knots only the outermost can win.
+    """
+    arms, rows = [], []
+    for j, inside in near.items():
+        kept = np.flatnonzero(inside)
+        if len(kept):
+            place = document["architectures"][document["arms"][j]["arch"]]["configurations"]["position"]
+            interval = np.floor(np.array(place)[kept]).astype(int)
+            first = np.flatnonzero(np.diff(interval, prepend=interval[0] - 1))
+            chosen = kept[np.union1d(first, np.append(first[1:], len(kept)) - 1)]
+            arms.append(np.full(len(chosen), j))
+            rows.append(chosen)
+    return evaluate(document, np.concatenate(arms), np.concatenate(rows))
+
+
+def trained_rows(document: dict[str, Any], near: dict[int, Rows]) -> tuple[Index, Index]:
+    """Arm and configuration of every student within reach that has been trained."""
+    arms, rows = [], []
+    for j, inside in near.items():
+        arm = document["arms"][j]
+        columns = document["architectures"][arm["arch"]]["configurations"]
+        shapes = {(r["depth"], r["width"]) for r in arm["runs"]}
+        for row in np.flatnonzero(inside):
+            if (columns["depth"][row], columns["width"][row]) in shapes:
+                arms.append(j)
+                rows.append(int(row))
+    return np.array(arms, dtype=np.intp), np.array(rows, dtype=np.intp)
+
+
+def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
+    """Draws, median and noise of students given by arm and configuration, (m,) each, arms in order."""
+    draws, median, noise = [], [], []
+    for j in dict.fromkeys(arms.tolist()):
+        arm = document["arms"][j]
+        place = np.array(document["architectures"][arm["arch"]]["configurations"]["position"])
+        position = place[rows[arms == j]]
+        draws.append(at(unpack(arm["draws"]), position))
+        median.append(at(unpack(arm["median"]), position))
+        noise.append(at(unpack(arm["noise"]), position))
+    return Candidates(
+        arms, rows, np.concatenate(draws, axis=1), np.concatenate(median), np.concatenate(noise)
+    )
+
+
+def at(values: Array, position: Array) -> Array:
+    """Linear interpolation along the last axis at fractional indices (m,)."""
+    left = np.clip(np.floor(position).astype(int), 0, values.shape[-1] - 2)
+    weight = position - left
+    return np.asarray(values[..., left] * (1 - weight) + values[..., left + 1] * weight)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """P(best) of every candidate, (m,), and the least MAE of every draw, (B,)."""
+
+    p_best: Array
+    best_of_draw: Array
+
+
+def describe(
+    document: dict[str, Any], c: Candidates, k: int, share: Shares, winner_of: int | None = None
+) -> dict[str, Any]:
+    """One student, as `best` and `runner_up` show it.
+
+    winner_of: the candidate this one stands for (a trained one preferred to it), whose P(best) it takes.
+    """
+    arm = document["arms"][c.arm[k]]
+    columns = document["architectures"][arm["arch"]]["configurations"]
+    row = int(c.row[k])
+    depth, width = columns["depth"][row], columns["width"][row]
+    trained = [r for r in arm["runs"] if (r["depth"], r["width"]) == (depth, width)]
+    point = min(trained, key=lambda r: (r["mae_bpm"], r["id"])) if trained else None
+    mean = np.exp(c.draws[:, k])
+    return {
+        "arch": arm["arch"],
+        "depth": depth,
+        "width": width,
+        "birth": arm["birth"],
+        "strategy": arm["strategy"],
+        "strategy_args": arm["strategy_args"],
+        "teacher": arm["teacher"],
+        "params": columns["params"][row],
+        "macs": columns["macs"][row],
+        "weight_bytes": columns["weight_bytes"][row],
+        "activation_bytes": columns["activation_bytes"][row],
+        "trained": bool(trained),
+        "point": point["id"] if point else None,
+        "measured_mae_bpm": round(point["mae_bpm"], 4) if point else None,
+        "mae_bpm": interval(document, c, k),
+        "p_best": round(float(share.p_best[k if winner_of is None else winner_of]), 4),
+        "p_within_0.1_bpm": round(float((mean <= share.best_of_draw + NEAR_BPM).mean()), 4),
+        "p_feasible": 1.0,  # sizes are exact
+    }
+
+
+def interval(document: dict[str, Any], c: Candidates, k: int) -> dict[str, float]:
+    """Median and interval of a new run, BPM."""
+    level = document["level"]
+    runs = c.draws[:, k] + unpack(document["run_noise"]) * c.noise[k]
+    low, high = np.quantile(runs, [(1 - level) / 2, (1 + level) / 2])
+    median = c.median[k]
+    return {
+        "median": round(float(np.exp(median)), 4),
+        "low": round(float(np.exp(min(low, median))), 4),
+        "high": round(float(np.exp(max(high, median))), 4),
+        "level": level,
+    }
+
+
+def extrapolation(arm: dict[str, Any], params: float) -> dict[str, Any]:
+    """How far outside its arm's measured sizes a student lies, and the warning this deserves."""
+    distance = max(params / arm["largest"], arm["smallest"] / params, 1.0)
+    side = "larger than the largest" if params > arm["largest"] else "smaller than the smallest"
+    warning = None
+    if distance > WARN_FACTOR:
+        warning = (
+            f"WARNING: {distance:.1f} times {side} measured student; train one nearer to it before you decide"
+        )
+    return {
+        "distance": round(distance, 3),
+        "smallest_measured": arm["smallest"],
+        "largest_measured": arm["largest"],
+        "warning": warning,
+    }
