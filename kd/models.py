@@ -6,8 +6,7 @@ N windows, C channels, S samples, K classes, F features, L samples left after st
 import torch
 from torch import Tensor, nn
 
-KERNEL = 5  # WildPPG's supervised baseline; odd, so that padding KERNEL // 2 is symmetric on every runtime
-CLASSES = 180  # 30..209 BPM
+from kd.sizes import CLASSES, KERNEL, filters, stride
 
 
 def conv(cin: int, cout: int, kernel: int = KERNEL, stride: int = 1) -> nn.Conv2d:
@@ -53,12 +52,10 @@ class ResNet1d(nn.Module):
     def __init__(self, width: int, depth: int, *, channels: int = 1, classes: int = CLASSES) -> None:
         super().__init__()
         self.stem = conv(channels, width)
-        filters = [width, *(width * 2 ** (i // 4) for i in range(depth))]
-        self.blocks = nn.Sequential(
-            *(Block(filters[i], filters[i + 1], stride=2 if i % 2 else 1) for i in range(depth))
-        )
-        self.bn = nn.BatchNorm2d(filters[-1])
-        self.fc = nn.Linear(filters[-1], classes)
+        n = filters(depth, width)
+        self.blocks = nn.Sequential(*(Block(n[i], n[i + 1], stride=stride(i)) for i in range(depth)))
+        self.bn = nn.BatchNorm2d(n[-1])
+        self.fc = nn.Linear(n[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

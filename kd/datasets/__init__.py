@@ -3,8 +3,8 @@
 A format is a module with
     LABEL               what it expects at a path, for people
     OPTIONS             the loader's options with their defaults
-    files(path)         the files it would read there, in a fixed order; empty = the path is not of this
-    format load(path, **options) -> list[Recording]    raises InputError naming the file
+    files(path)         the files it would read there, in a fixed order; empty = none of this format
+    load(path, **options) -> list[Recording]    raises InputError naming the file
 Adding one is a module and a line here.
 """
 
@@ -17,13 +17,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kd.datasets import recordings_npz
+from kd.datasets import bami, bidmc, galaxyppg, ppg_dalia, recordings_npz, spc, wildppg
 from kd.errors import InputError
 from kd.files import sha256, write_atomically
 from kd.recordings import Recording
 
 FORMATS: Mapping[str, ModuleType] = {
     "recordings_npz": recordings_npz,
+    "spc": spc,
+    "bami": bami,
+    "bidmc": bidmc,
+    "ppg_dalia": ppg_dalia,
+    "wildppg": wildppg,
+    "galaxyppg": galaxyppg,
 }
 
 

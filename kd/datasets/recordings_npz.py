@@ -1,7 +1,7 @@
 """One .npz with recordings of several data sets: `NAME/ppg`, `NAME/hr` and `meta_json`, which lists them.
 
-meta_json: uint8 bytes of a UTF-8 JSON list of {name, dataset, subject, fs, ...}. NAME/ppg: (channels, samples)
-of any number type. NAME/hr: (windows,), BPM; window k starts at 2k seconds and lasts 8, unless the entry has
+meta_json: uint8 bytes of a UTF-8 JSON list of {name, dataset, subject, fs, ...}. NAME/ppg: any number type,
+(channels, samples). NAME/hr: (windows,), BPM; window k starts at 2k seconds and lasts 8, unless the entry has
 hr_window_s, hr_stride_s or hr_start_s.
 """
 

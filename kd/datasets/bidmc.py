@@ -1,0 +1,61 @@
+"""BIDMC: 53 patients in intensive care, 8 min of finger PPG at 125 Hz each; the monitor's heart rate at 1 Hz.
+
+Layout (PhysioNet bidmc 1.0.0): `bidmc_csv/bidmc_01_Signals.csv` with columns `Time [s], RESP, PLETH, V, AVR,
+II` and `bidmc_01_Numerics.csv` with `Time [s], HR, PULSE, RESP, SpO2`; names may be padded with blanks.
+Pimentel et al., IEEE TBME, 2016.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from kd.datasets.reading import matching, read_columns
+from kd.errors import InputError
+from kd.recordings import Recording
+
+LABEL = "a folder with BIDMC files: bidmc_01_Signals.csv and bidmc_01_Numerics.csv ..."
+OPTIONS = {"lag_s": 6.0}  # the monitor shows the heart rate about 6 s late (measured); 0 = leave it
+NAME = re.compile(r"(bidmc_\d+)_Signals\.csv")
+
+
+def files(path: Path) -> list[Path]:
+    """Signals and the numerics that are there."""
+    signals = _signals(path)
+    return sorted({*signals, *(n for s in signals if (n := _numerics(s)).is_file())})
+
+
+def load(path: Path, *, lag_s: float) -> list[Recording]:
+    """One recording for each patient. Raises InputError naming the file."""
+    return [_recording(signal, lag_s) for signal in _signals(path)]
+
+
+def _signals(path: Path) -> list[Path]:
+    return [p for p in matching(path, "bidmc_*_Signals.csv") if NAME.fullmatch(p.name)]
+
+
+def _numerics(signal: Path) -> Path:
+    return signal.with_name(signal.name.replace("_Signals", "_Numerics"))
+
+
+def _recording(signal: Path, lag_s: float) -> Recording:
+    time, pleth = read_columns(signal, ["Time [s]", "PLETH"])
+    seconds, shown = read_columns(_numerics(signal), ["Time [s]", "HR"])
+    if len(time) < 2 or not time[-1] > time[0]:
+        raise InputError(f"{signal}: {len(time)} samples, too few or out of order: download it again")
+    fs = (len(time) - 1) / (time[-1] - time[0])
+    # The mean of what was shown during [2k, 2k + 8), for every k that fits; NaN as soon as a second lacks it.
+    starts = np.arange(0.0, max(seconds[-1] + 1 - 8.0, 0.0) + 1e-6, 2.0) if len(seconds) else np.zeros(0)
+    within = (seconds >= starts[:, None]) & (seconds < starts[:, None] + 8.0)
+    count = within.sum(axis=1)
+    total = np.where(within, shown, 0.0).sum(axis=1)
+    hr = np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
+    return Recording(
+        name=signal.name.removesuffix("_Signals.csv"),
+        dataset="BIDMC",
+        subject=signal.name.removesuffix("_Signals.csv"),
+        ppg=pleth[None].astype(np.float32),
+        fs=round(float(fs), 3),
+        hr=hr.astype(np.float32),
+        hr_start_s=-lag_s,  # what was shown during a window was true that much earlier
+    )

@@ -1,0 +1,78 @@
+"""What the loaders share: finding files, reading MATLAB and CSV files with errors a user can act on."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd.errors import InputError
+
+
+def matching(path: Path, *patterns: str) -> list[Path]:
+    """Files below `path` (or `path` itself) whose name fits a pattern, sorted; hidden ones are left out."""
+    candidates = path.rglob("*") if path.is_dir() else [path]
+    found = [p for p in candidates if any(fnmatchcase(p.name, pattern) for pattern in patterns)]
+    return sorted(p for p in found if p.is_file() and not p.name.startswith("."))
+
+
+def read_mat(path: Path, *names: str) -> dict[str, Any]:
+    """The variables `names` of a MATLAB file up to version 7, structs as dicts; runs no code."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=names, simplify_cells=True)
+    except NotImplementedError as error:
+        raise InputError(f"{path}: a MATLAB 7.3 (HDF5) file: save it again with save(..., '-v7')") from error
+    except Exception as error:  # scipy raises whatever the broken bytes lead to: struct, zlib errors
+        raise InputError(f"{path}: not a readable MATLAB file ({error}): download it again") from error
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise InputError(f"{path}: no variable {', '.join(missing)}: is this the original file?")
+    return {name: content[name] for name in names}
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+    """The named columns of a CSV file with a header, each (rows,); an empty cell is NaN."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: copy or download the data set again")
+    with path.open(encoding="utf-8-sig") as file:
+        header = [name.strip() for name in file.readline().split(",")]
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
+    at = [header.index(name) for name in columns]
+    try:
+        table = np.loadtxt(
+            path,
+            delimiter=",",
+            skiprows=1,
+            usecols=at,
+            ndmin=2,
+            encoding="utf-8-sig",
+            converters=_number,
+        )
+    except ValueError as error:
+        raise InputError(f"{path}: a cell isn't a number ({error}): copy or download it again") from error
+    return list(table.reshape(-1, len(at)).T)
+
+
+def numbers(path: Path, name: str, value: Any, shape: Sequence[int | None]) -> npt.NDArray[np.float32]:
+    """`value` as float32 of that shape (None = any length); one-dimensional values may be rows or columns."""
+    try:
+        array = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {name} doesn't hold numbers ({error}): is this the original?") from error
+    if len(shape) == 1:
+        array = np.atleast_1d(array.squeeze())
+    fits = array.ndim == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
+    if not fits:
+        wanted = tuple("n" if n is None else n for n in shape)
+        raise InputError(f"{path}: {name} has shape {array.shape}, not {wanted}: is this the original file?")
+    return array
+
+
+def _number(cell: str) -> float:
+    return float(cell) if cell.strip() else np.nan

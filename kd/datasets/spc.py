@@ -1,0 +1,79 @@
+"""IEEE Signal Processing Cup 2015 (TROIKA): wrist, treadmill, 2 PPG channels at 125 Hz.
+
+Layout: `DATA_01_TYPE01.mat` with `sig` (6, n): ECG, PPG1, PPG2, ACCx, ACCy, ACCz; beside it (or anywhere
+below the path) `DATA_01_TYPE01_BPMtrace.mat` with `BPM0`, one heart rate for each 8 s every 2 s. Files of 5
+rows lack the ECG. The Cup's test part has TEST_S01_T01.mat with True_S01_T01.mat, its extra part
+DATA_S04_T01.mat with BPM_S04_T01.mat. Zhang, Pi, Liu, IEEE TBME 62(2), 2015.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from kd.datasets.reading import matching, numbers, read_mat
+from kd.errors import InputError
+from kd.recordings import Recording
+
+LABEL = "a folder with IEEE SPC 2015 files: DATA_01_TYPE01.mat and DATA_01_TYPE01_BPMtrace.mat ..."
+OPTIONS: dict[str, object] = {}
+FS = 125.0
+# The signal's name, with the subject; and the name of its reference.
+NAMES = [
+    (re.compile(r"DATA_(\d+)_TYPE\d+\.mat"), "SPC-train", lambda name: name.replace(".mat", "_BPMtrace.mat")),
+    (re.compile(r"TEST_(S\d+)_T\d+\.mat"), "SPC-test", lambda name: name.replace("TEST", "True")),
+    (re.compile(r"DATA_(S\d+)_T\d+\.mat"), "SPC-test", lambda name: name.replace("DATA", "BPM")),
+]
+
+
+def files(path: Path) -> list[Path]:
+    """Signals and the references that are there."""
+    signals = _signals(path)
+    references = [r for s in signals if (r := _reference(path, s, _kind(s)[2])) is not None]
+    return sorted({*signals, *references})
+
+
+def load(path: Path) -> list[Recording]:
+    """One recording for each signal file. Raises InputError naming the file."""
+    return [_recording(path, signal) for signal in _signals(path)]
+
+
+def _signals(path: Path) -> list[Path]:
+    return [
+        p for p in matching(path, "DATA_*.mat", "TEST_*.mat") if any(k[0].fullmatch(p.name) for k in NAMES)
+    ]
+
+
+def _kind(signal: Path) -> tuple[str, str, str]:
+    """Subject, data set and the reference's file name of a signal file."""
+    for pattern, dataset, reference in NAMES:
+        if match := pattern.fullmatch(signal.name):
+            return match.group(1), dataset, reference(signal.name)
+    raise AssertionError(signal)
+
+
+def _reference(path: Path, signal: Path, name: str) -> Path | None:
+    """The reference beside its signal, or anywhere below `path`."""
+    if (beside := signal.with_name(name)).is_file():
+        return beside
+    found = matching(path, name) if path.is_dir() else []
+    return found[0] if found else None
+
+
+def _recording(path: Path, signal: Path) -> Recording:
+    subject, dataset, name = _kind(signal)
+    reference = _reference(path, signal, name)
+    if reference is None:
+        raise InputError(f"{signal}: its reference heart rate {name} is missing: put it beside the signal")
+    sig = np.asarray(read_mat(signal, "sig")["sig"])
+    if sig.ndim != 2 or sig.shape[0] not in (5, 6):
+        raise InputError(f"{signal}: sig has shape {sig.shape}: expected 6 rows (with ECG) or 5 (without)")
+    first = sig.shape[0] - 5  # the row of PPG1: ECG, if it is there, comes first
+    return Recording(
+        name=signal.stem,
+        dataset=dataset,
+        subject=subject,
+        ppg=numbers(signal, "sig", sig[first : first + 2], (2, None)),
+        fs=FS,
+        hr=numbers(reference, "BPM0", read_mat(reference, "BPM0")["BPM0"], (None,)),
+    )
