@@ -1,0 +1,102 @@
+"""The command line. Each command is a module of `orchestrator.commands`, imported only when it is called.
+
+So `--help` costs no import of torch, ray, mlflow or matplotlib. Exit codes: 0 done, 1 failed, 2 usage,
+3 partly done, 75 try again later, 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from kd.errors import InputError
+
+# name -> what `kdsweep --help` says of it; the command is orchestrator.commands.<name>.<name>
+COMMANDS = {
+    "plan": "What a search space would run: points, sizes, order, cost, what is done.",
+    "run": "Run a search space here, or on a Ray cluster given by address.",
+    "submit": "Run a search space on Slurm; returns at once.",
+    "status": "Where a sweep stands.",
+    "logs": "What failed, and why.",
+    "cancel": "End a sweep's jobs cleanly.",
+    "fit": "Fit the scaling laws of a sweep.",
+    "query": "The best student for a budget, or the smallest for an error.",
+    "suggest": "What to train next.",
+    "report": "One HTML file that says it all.",
+    "evaluate": "A trained point on recordings it has never seen.",
+    "profile": "Measure students as they would be shipped: bytes, latency, int8 drift.",
+    "export": "The model to ship.",
+    "sync": "Replay a sweep into MLflow.",
+    "dashboard": "How to reach the Ray dashboard of a running sweep.",
+    "doctor": "Check this machine, and a Slurm site.",
+    "data": "Look at recordings.",
+}
+
+
+class Lazy(click.Group):
+    """A group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order of a sweep's life."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command, imported now."""
+        if name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"orchestrator.commands.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest known command when there is no such one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see kdsweep --help"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table above, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kdsweep")
+def cli() -> None:
+    """Which small heart-rate model should run on your watch, how to distil it, and how wrong will it be?"""
+
+
+def main() -> None:
+    """Entry point: errors a user can mend become one line on stderr and exit code 2."""
+    try:
+        cli.main(prog_name="kdsweep", standalone_mode=False)
+    except InputError as error:
+        _fail(str(error), 2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # `kdsweep ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
