@@ -66,7 +66,7 @@ def answer(document: dict[str, Any], budget: Budget) -> dict[str, Any]:
     out["extrapolation"] = extrapolation(arm, out["best"]["params"])
     out["binding"] = binding(document, budget, near, usable, out["best"])
     out |= {"verdict": "ok", "why": "; ".join(t for t in (note, out["extrapolation"]["warning"]) if t)}
-    if left_out := refused_arms(document, usable):
+    if left_out := refused_arms(document):
         out["left_out"] = left_out
     return out
 

@@ -72,7 +72,7 @@ def smallest(
         out["runner_up"] = _described(document, c, 1, both[1][3])
     out["extrapolation"] = extrapolation(document["arms"][both[0][1]], out["best"]["params"])
     out |= {"verdict": "ok", "why": out["extrapolation"]["warning"] or ""}
-    if left_out := refused_arms(document, usable):
+    if left_out := refused_arms(document):
         out["left_out"] = left_out
     return out
 

@@ -86,16 +86,14 @@ def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
 
 def usable_arms(document: dict[str, Any]) -> tuple[list[int], str]:
     """Arms whose law may decide, and why there are none."""
-    usable = [j for j, arm in enumerate(document["arms"]) if arm["verdict"] == "ok"]
+    usable = [j for j, arm in enumerate(document["arms"]) if arm["reach"] > 0]
     first = document["arms"][0]
     return usable, "" if usable else f"no law may be trusted ({first['key']}: {first['why']})"
 
 
-def refused_arms(document: dict[str, Any], usable: list[int]) -> list[dict[str, str]]:
-    """The arms that took no part, and why."""
-    return [
-        {"arm": arm["key"], "why": arm["why"]} for j, arm in enumerate(document["arms"]) if j not in usable
-    ]
+def refused_arms(document: dict[str, Any]) -> list[dict[str, str]]:
+    """The arms that took no part beyond their measured sizes, or none at all, and why."""
+    return [{"arm": arm["key"], "why": arm["why"]} for arm in document["arms"] if arm["verdict"] != "ok"]
 
 
 def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
@@ -109,10 +107,10 @@ def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
 
 
 def within_reach(document: dict[str, Any], arm: int) -> Rows:
-    """Which configurations an arm's law may speak of: at most 8 times outside its measured sizes."""
+    """Which configurations an arm's law may speak of: at most `reach` times outside its measured sizes."""
     law = document["arms"][arm]
     params = np.array(document["architectures"][law["arch"]]["configurations"]["params"], dtype=float)
-    return (params <= law["largest"] * REFUSE_FACTOR) & (params >= law["smallest"] / REFUSE_FACTOR)
+    return (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
 
 
 def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Budget) -> str:
@@ -125,28 +123,28 @@ def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Bud
         )
         smallest.append(f"{arch} needs at least {sizes}")
     return (
-        "no student that the laws may speak of fits this budget: "
-        + "; ".join(smallest)
-        + " (the smallest within "
-        "8 times of the measured sizes); allow more, or train smaller students"
+        f"no student that the laws may speak of fits this budget: {'; '.join(smallest)} (the smallest within "
+        f"{REFUSE_FACTOR:g} times of the measured sizes); allow more, or train smaller students"
     )
 
 
 def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: list[int]) -> str:
     """Why a budget that admits students 8 times larger than any measured is refused; "" if it is not."""
-    reach, largest = [], []
+    limits = []
     for j in usable:
         arm = document["arms"][j]
         params = np.array(document["architectures"][arm["arch"]]["configurations"]["params"], dtype=float)
         inside = params[allowed[arm["arch"]]]
-        reach.append(bool(len(inside)) and bool(inside.max() > arm["largest"] * REFUSE_FACTOR))
-        largest.append(arm["largest"])
-    if not all(reach):
-        return ""
+        limit = arm["largest"] * arm["reach"]
+        if not len(inside) or inside.max() <= limit:
+            return ""
+        limits.append((limit, arm))
+    limit, arm = max(limits, key=lambda pair: pair[0])
+    why = f": {arm['why']}" if arm["why"] else ", or train larger students"
     return (
-        f"this budget admits students more than {REFUSE_FACTOR:g} times larger than the largest measured one "
-        f"({max(largest):,} parameters), where no law may speak: ask for --max-params "
-        f"{int(max(largest) * REFUSE_FACTOR)} or less, or train larger students"
+        f"this budget admits students larger than any law may speak of (the largest measured one has "
+        f"{arm['largest']:,} parameters, and {arm['key']} reaches {arm['reach']:g} times that): "
+        f"ask for --max-params {int(limit)} or less{why}"
     )
 
 

@@ -1,42 +1,91 @@
-"""`kdsweep query SWEEP`: the best student for a budget, from laws.json alone."""
+"""`kdsweep query SWEEP`: the best student for a budget, or the smallest for an error, from laws.json alone."""
 
 import json
 from typing import Any
 
 import click
 
+from kd.errors import InputError
 from orchestrator.laws.source import sweep_folder
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
 @click.argument("sweep")
-@click.option("--max-params", type=click.FloatRange(min=0, min_open=True), help="Parameters.")
-@click.option("--max-memory-kb", type=click.FloatRange(min=0, min_open=True), help="Peak activations, kB.")
-@click.option("--max-flash-kb", type=click.FloatRange(min=0, min_open=True), help="Weights, kB.")
-@click.option("--max-latency-ms", type=click.FloatRange(min=0, min_open=True), help="Milliseconds a window.")
-@click.option("--max-macs", type=click.FloatRange(min=0, min_open=True), help="Multiply-adds a window.")
+@click.option("--max-params", type=POSITIVE, help="Parameters.")
+@click.option("--max-memory-kb", type=POSITIVE, help="Activation peak of one window, kB, float32, computed.")
+@click.option("--max-flash-kb", type=POSITIVE, help="Weights, kB, float32, computed.")
+@click.option("--max-latency-ms", type=POSITIVE, help="Milliseconds a window; needs a profiled sweep.")
+@click.option("--max-macs", type=POSITIVE, help="Multiply-adds a window.")
+@click.option("--max-mae", type=POSITIVE, help="BPM: find the smallest student that reaches it.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="With --max-mae: probability that a new run reaches it.  [default: 0.8]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-def query(sweep: str, as_json: bool, **limits: Any) -> None:
-    """The best student of SWEEP within a budget, trained or not, with how wrong it will be."""
-    from orchestrator.budget import Budget, answer
+def query(
+    sweep: str, max_mae: float | None, confidence: float | None, as_json: bool, **limits: float | None
+) -> None:
+    """The best student of SWEEP within a budget, trained or not, and how wrong it will be."""
+    from orchestrator.budget import answer
+    from orchestrator.inverse import smallest
     from orchestrator.laws.document import read_document
+    from orchestrator.students import Budget
 
+    if confidence is not None and max_mae is None:
+        raise InputError("--confidence goes with --max-mae: give the error to reach, for example --max-mae 6")
     document = read_document(sweep_folder(sweep) / "laws.json")
-    result = answer(document, Budget(**limits))
-    click.echo(json.dumps(result, indent=2) if as_json else sentence(result))
+    budget = Budget(**limits)
+    if max_mae is None:
+        result = answer(document, budget)
+    else:
+        result = smallest(document, max_mae, confidence or 0.8, budget)
+    click.echo(json.dumps(result, indent=2, allow_nan=False) if as_json else in_words(result))
 
 
-def sentence(result: dict[str, Any]) -> str:
-    """The answer in words."""
+def in_words(result: dict[str, Any]) -> str:
+    """The answer, as people read it."""
     if result["verdict"] == "refuse":
         return f"refused: {result['why']}"
-    best, mae = result["best"], result["best"]["mae_bpm"]
-    lines = [
-        f"{best['arch']} depth {best['depth']} width {best['width']} ({best['params']:,} parameters), "
-        f"{best['strategy']}{' from ' + best['teacher'] if best['teacher'] else ''}: "
-        f"{mae['median']:.2f} BPM [{mae['low']:.2f}, {mae['high']:.2f}] for a new run",
-        f"trained as point {best['point']}" if best["trained"] else "not trained yet",
-    ]
-    if result["why"]:
-        lines.append(result["why"])
+    best = result["best"]
+    lines = [f"best      {student(best)}", f"          {_where(best)}"]
+    if "p_reaches" in best:
+        lines.append(f"          reaches {result['budget']['max_mae']:g} BPM with P {best['p_reaches']:.2f}")
+    else:
+        lines.append(
+            f"          P(best) {best['p_best']:.2f}, P(within 0.1 BPM of the best) {best['p_within_0.1_bpm']:.2f}"
+        )
+    if result["runner_up"]:
+        lines.append(f"runner-up {student(result['runner_up'])}")
+    if result["binding"]:
+        lines.append(f"budget    {result['binding']['text']}")
+    reach = result["extrapolation"]
+    lines.append(
+        f"reach     measured from {reach['smallest_measured']:,} to {reach['largest_measured']:,} parameters; "
+        + ("within" if reach["distance"] == 1 else f"{reach['distance']:g} times outside")
+    )
+    lines.append(f"record    {result['calibration']['text']}")
+    lines += [f"note      {note}" for note in result["why"].split("; ") if note]
+    lines += [f"left out  {arm['arm']}: {arm['why']}" for arm in result.get("left_out", [])]
     return "\n".join(lines)
+
+
+def student(s: dict[str, Any]) -> str:
+    """One student in a line."""
+    mae = s["mae_bpm"]
+    args = f" {json.dumps(s['strategy_args'])}" if s["strategy_args"] else ""
+    teacher = f" from teacher {s['teacher']}" if s["teacher"] else ""
+    birth = f", {s['birth']}" if s["birth"] != "random" else ""
+    return (
+        f"{s['arch']} depth {s['depth']} width {s['width']} ({s['params']:,} parameters{birth}), "
+        f"{s['strategy']}{args}{teacher}: {mae['median']:.2f} BPM "
+        f"[{mae['low']:.2f}, {mae['high']:.2f}] for {mae['level']:.0%} of new runs"
+    )
+
+
+def _where(s: dict[str, Any]) -> str:
+    if s["trained"]:
+        return f"trained: point {s['point']}, measured {s['measured_mae_bpm']:.2f} BPM"
+    return "not trained yet"

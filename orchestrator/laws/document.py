@@ -47,7 +47,7 @@ def make_document(
         raise InputError(f"sweep {name} has no finished student: train some first (kdsweep run)")
     laws, holdouts = fit_laws([_curve(arm) for arm in arms], rng=rng)
     fitted = [Fitted(arm, law) for arm, law in zip(arms, laws, strict=True)]
-    factor = next((law.factor for law in laws if law.verdict == "ok"), 1.0)
+    factor = next((law.factor for law in laws if law.reach > 0), 1.0)
     knots = {arch: _knots([a for a in arms if a.arch == arch]) for arch in sorted({a.arch for a in arms})}
     return {
         "schema": SCHEMA,
@@ -59,6 +59,7 @@ def make_document(
             arch: {
                 "knots_ln_params": [round(float(k), 9) for k in points],
                 "configurations": _configurations(arch, [a for a in arms if a.arch == arch], shape, points),
+                "train_seconds": _train_seconds([r for a in arms if a.arch == arch for r in a.runs]),
             }
             for arch, points in knots.items()
         },
@@ -138,6 +139,19 @@ def _configurations(arch: str, arms: list[Arm], shape: dict[str, int], knots: Ar
     return columns
 
 
+def _train_seconds(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds a run takes as fixed + per_mac * MACs, both >= 0, by least squares of relative error."""
+    macs = np.array([r["macs"] for r in runs], dtype=float)
+    seconds = np.maximum([r["train_seconds"] for r in runs], 1e-3)
+    basis = np.stack([np.ones_like(macs), macs], axis=1) / seconds[:, None]
+    fixed, per_mac = np.linalg.lstsq(basis, np.ones_like(seconds), rcond=None)[0]
+    if per_mac < 0:
+        fixed, per_mac = float(np.median(seconds)), 0.0
+    elif fixed < 0:
+        fixed, per_mac = 0.0, float(np.median(seconds / macs))
+    return {"fixed": float(fixed), "per_mac": float(per_mac)}
+
+
 def _arm(fitted: Fitted, record: list[Holdout], knots: Array) -> dict[str, Any]:
     arm, law = fitted.arm, fitted.law
     out: dict[str, Any] = {
@@ -149,6 +163,7 @@ def _arm(fitted: Fitted, record: list[Holdout], knots: Array) -> dict[str, Any]:
         "teacher": arm.teacher,
         "verdict": law.verdict,
         "why": law.why,
+        "reach": law.reach,
         "smallest": min(r["params"] for r in arm.runs),
         "largest": max(r["params"] for r in arm.runs),
         "forms": [_finite(form) for form in law.forms],

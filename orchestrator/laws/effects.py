@@ -38,7 +38,7 @@ def crossovers(fitted: list[Fitted]) -> list[dict[str, Any]]:
 
 
 def _pairs(fitted: list[Fitted]) -> Iterator[tuple[Fitted, Fitted]]:
-    for a, b in combinations([f for f in fitted if f.law.verdict == "ok"], 2):
+    for a, b in combinations([f for f in fitted if f.law.reach > 0], 2):
         one, two = a.arm, b.arm
         alone = "scratch" in (one.strategy, two.strategy)
         same = (one.arch, one.birth) == (two.arch, two.birth)
@@ -127,11 +127,11 @@ def gains(fitted: list[Fitted]) -> dict[str, Any]:
 
 
 def _scratch(f: Fitted, fitted: list[Fitted]) -> Fitted | None:
-    if f.arm.strategy == "scratch" or f.law.verdict != "ok":
+    if f.arm.strategy == "scratch" or f.law.reach == 0:
         return None
     for other in fitted:
         same = (other.arm.arch, other.arm.birth) == (f.arm.arch, f.arm.birth)
-        if same and other.arm.strategy == "scratch" and other.law.verdict == "ok":
+        if same and other.arm.strategy == "scratch" and other.law.reach > 0:
             return other
     return None
 

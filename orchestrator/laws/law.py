@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from orchestrator.laws.fitting import Fit, blend
 from orchestrator.laws.forms import Array
-from orchestrator.laws.refuse import ExtrapolationWarning, far_away
+from orchestrator.laws.refuse import REFUSE_FACTOR, ExtrapolationWarning, far_away
 
 # What no form foresees, as standard deviations of ln error that add in square: per unit of ln distance from
 # the data; per unit of ln distance and of local exponent; per spread between the forms. Chosen together on
 # simulated and real learning curves for coverage near 90 % and the least Winkler score, see CALIBRATION.md.
-DRIFT = 0.045
-BEND = 0.12
+DRIFT = 0.04
+BEND = 0.1
 DISSENT = 1.5
 
 
@@ -43,6 +43,8 @@ class Law:
     latter None where too few sizes are left), aicc, starts_agree, in_ensemble.
     verdict: "ok", or "refuse" when the law must not be used to decide; `why` says the reason and what to
     train to lift it. A law that could be fitted still predicts then; one that could not answers NaN.
+    reach: how many times outside its sizes it may be used to decide: 8; 1 when its exponent still rises
+    (between measured sizes it is sound); 0 when it could not be fitted.
     """
 
     verdict: str
@@ -56,6 +58,13 @@ class Law:
     _members: tuple[dict[str, Member], ...] = ()  # a form in the ensemble: its fit at each place
     _noise: dict[str, float] = field(default_factory=dict)  # of one run, in ln error, at each place
     _normals: tuple[Array, Array] = (np.empty(0), np.empty(0))  # (B,) for the discrepancy, for a run's noise
+
+    @property
+    def reach(self) -> float:
+        """How many times outside the measured sizes this law may decide."""
+        if not self._members:
+            return 0.0
+        return REFUSE_FACTOR if self.verdict == "ok" else 1.0
 
     def form_curves(self, sizes: Array) -> Array:
         """ln error of each form in the ensemble, (forms, m)."""

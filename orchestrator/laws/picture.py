@@ -59,7 +59,7 @@ def _arm(ax: Axes, arm: dict[str, Any], document: dict[str, Any]) -> None:
         s=14,
         label=arm["strategy"],
     )
-    if arm["verdict"] != "ok":
+    if arm["reach"] == 0:
         return
     knots = np.exp(document["architectures"][arm["arch"]]["knots_ln_params"])
     shown = (knots >= arm["smallest"] / 1.5) & (knots <= arm["largest"] * 4)

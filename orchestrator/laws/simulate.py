@@ -44,9 +44,15 @@ class FakeSweep:
         default_factory=lambda: {"hard": 0.99, "soft": 0.95, "dkd": 0.92, "feature": 0.97}
     )
 
+    tilts: dict[str, float] = field(
+        default_factory=dict
+    )  # strategy -> exponent that turns its gain with size
+    archs_differ: float = 1.2  # error of an MLP against a ResNet of its size
+
     def mean(self, arch: str, strategy: str, teacher: str | None, params: Array) -> Array:
-        """The true mean MAE of an arm; an MLP errs a fifth more than a ResNet of its size."""
-        return self.truth(params) * self.gains.get(strategy, 1.0) * (1.2 if arch == "mlp" else 1.0)
+        """The true mean MAE of an arm at these sizes, (n,)."""
+        gain = self.gains.get(strategy, 1.0) * (params / 2e4) ** self.tilts.get(strategy, 0.0)
+        return np.asarray(self.truth(params) * gain * (self.archs_differ if arch == "mlp" else 1.0))
 
     def results(self, rng: int = 0) -> list[dict[str, Any]]:
         """result.json dicts of all teachers and students; half of the noise is the configuration's."""
@@ -61,14 +67,15 @@ class FakeSweep:
                             own = generator.standard_normal(self.seeds)
                             noise = self.noise * (shared + own) / np.sqrt(2)
                             out += [
-                                self._student(arch, depth, width, strategy, teacher, seed, float(noise[seed]))
+                                self.student(arch, depth, width, strategy, teacher, seed, float(noise[seed]))
                                 for seed in range(self.seeds)
                             ]
         return out
 
-    def _student(
+    def student(
         self, arch: str, depth: int, width: int, strategy: str, teacher: str | None, seed: int, noise: float
     ) -> dict[str, Any]:
+        """One result whose ln error is off by `noise`."""
         params = size(arch, depth, width).params
         mae = float(self.mean(arch, strategy, teacher, np.array([float(params)]))[0]) * np.exp(noise)
         return _result(arch, depth, width, mae, role="student", strategy=strategy, teacher=teacher, seed=seed)

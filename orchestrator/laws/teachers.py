@@ -31,9 +31,7 @@ def _effect(arch: str, runs: list[dict[str, Any]], params: dict[str, float], rng
     for r in runs:
         key = (r["depth"], r["width"], r.get("birth"), r["strategy"], str(r.get("strategy_args")))
         cells.setdefault(key, {}).setdefault(r["teacher"], []).append(float(np.log(r["mae_bpm"])))
-    sizes = {
-        key: next(float(r["params"]) for r in runs if (r["depth"], r["width"]) == key[:2]) for key in cells
-    }
+    sizes = {(r["depth"], r["width"]): float(r["params"]) for r in runs}
     table = [
         (i, teacher, float(np.log(params[teacher] / sizes[key[:2]])), float(np.mean(values)))
         for i, (key, by) in enumerate(sorted(cells.items(), key=lambda item: str(item[0])))

@@ -1,0 +1,37 @@
+# Everything a newcomer needs: `make demo` and `make test`. Nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.ready
+	@$(BIN)/kdsweep run search_spaces/quickstart.yaml
+	@$(BIN)/kdsweep fit quickstart
+	@echo; echo 'The best student below 20,000 parameters:'
+	@$(BIN)/kdsweep query quickstart --max-params 20000
+
+test: $(VENV)/.ready-test
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+# torch first and alone: it fixes which build everything after it sees.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo 'Creating $(VENV) (once, a few minutes)'; $(PYTHON) -m venv $(VENV); }
+	@echo 'Installing the pinned dependencies'
+	@$(PIP) torch
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	@echo 'Installing the test extras'
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
