@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from orchestrator.plan import Point
+from orchestrator.words import duration
 
 LINE_S = 10.0  # off a terminal, at most a line in this time; on one, a redraw every REDRAW_S
 REDRAW_S = 0.5
@@ -136,16 +137,6 @@ def line(progress: Progress, now: float) -> str:
     if best := progress.best():
         parts.append("best " + ", ".join(f"{kind} {mae:.2f}" for kind, (mae, _) in best.items()) + " BPM")
     return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """4.2 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 class Display:

@@ -25,9 +25,10 @@ from orchestrator.conductor import Conductor, StopRequest
 from orchestrator.gate import Gate
 from orchestrator.lock import DRIVER, SweepLock
 from orchestrator.plan import Plan, packs
-from orchestrator.progress import Display, Progress, duration
+from orchestrator.progress import Display, Progress
 from orchestrator.store import Store
 from orchestrator.tracking import LiveTracker, default_uri, in_sync
+from orchestrator.words import duration
 
 TUNE_DIR = ".tune"  # Tune's own files, in the sweep directory while it runs
 

@@ -1,0 +1,123 @@
+"""`kdsweep plan SPACE`: what a search space would run, before it runs."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import click
+
+from orchestrator.opening import Opened, open_space
+from orchestrator.plan import Plan, Point
+from orchestrator.store import Store
+from orchestrator.words import duration
+
+MOST_ROWS = 80
+WIDE = 150  # columns, off a terminal
+
+
+@click.command()
+@click.argument("space")
+@click.argument("overrides", nargs=-1)
+@click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
+@click.option("--all", "show_all", is_flag=True, help="Every row, however many.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(space: str, overrides: Sequence[str], out: str | None, show_all: bool, as_json: bool) -> None:
+    """What SPACE would run: points, sizes, order, cost, and what is already done.
+
+    OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
+    """
+    opened = open_space(space, overrides, out, lambda text: click.echo(text, err=True))
+    if as_json:
+        click.echo(json.dumps(as_dict(opened)))
+        return
+    print_plan(opened, None if show_all else MOST_ROWS)
+
+
+def as_dict(opened: Opened) -> dict[str, Any]:
+    """The plan as JSON: totals, and a row a point in the order of the plan."""
+    done, scale = opened.store.done(), cost_scale(opened.plan, opened.store)
+    points = [
+        {**asdict(p), "cost_s": round(p.cost_s * scale[0], 3), "done": p.id in done}
+        for p in opened.plan.points
+    ]
+    left = [p for p in points if not p["done"]]
+    return {
+        "sweep": opened.plan.name,
+        "folder": str(opened.store.path),
+        "data_fingerprint": opened.windows.fingerprint,
+        "windows": {side: len(getattr(opened.windows, side)) for side in ("train", "val", "test")},
+        "total": len(points),
+        "done": len(points) - len(left),
+        "cost_s": round(sum(p["cost_s"] for p in left), 1),
+        "cost_from": scale[1],
+        "refused": opened.plan.refused,
+        "points": points,
+    }
+
+
+def cost_scale(plan: Plan, store: Store) -> tuple[float, str]:
+    """What to multiply the plan's costs by, and where that comes from: finished points, if there are any."""
+    cost = {p.id: p.cost_s for p in plan.points}
+    ratios = [r["train_seconds"] / cost[r["id"]] for r in store.results() if r["id"] in cost]
+    if ratios:
+        return median(ratios), f"{len(ratios)} finished points"
+    return 1.0, "a rule of thumb for one CPU core"
+
+
+def print_plan(opened: Opened, most: int | None) -> None:
+    """A table of the points, then what they come to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    plan, done = opened.plan, opened.store.done()
+    scale, source = cost_scale(plan, opened.store)
+    names = {p.id: f"{p.name} s{p.seed}" for p in plan.points if p.role == "teacher"}
+    table = Table(box=None, pad_edge=False)
+    for name in ("point", "", "architecture", "birth", "arguments", "waits for", "seed"):
+        table.add_column(name)
+    for name in ("params", "MACs", "cost s"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for p in plan.points[:most]:
+        table.add_row(
+            p.id,
+            "teacher" if p.role == "teacher" else p.strategy,
+            p.name,
+            p.birth,
+            _differing(p),
+            names.get(p.teacher or "", ""),
+            str(p.seed),
+            f"{p.params:,}",
+            f"{p.macs:,}",
+            f"{p.cost_s * scale:.1f}",
+            "done" if p.id in done else "",
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(table)
+    if most is not None and len(plan.points) > most:
+        console.print(f"... and {len(plan.points) - most} more: --all shows them")
+    left = [p for p in plan.points if p.id not in done]
+    w = opened.windows
+    kinds = Counter("teachers" if p.role == "teacher" else "students" for p in plan.points)
+    console.print(
+        f"\n{len(plan.points)} points ({kinds['teachers']} teachers, {kinds['students']} students): "
+        f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
+        f"windows: {len(w.train):,} train, {len(w.val):,} validation, {len(w.test):,} test\n"
+        f"cost: {duration(sum(p.cost_s for p in left) * scale)} of one slot, estimated from {source}",
+        highlight=False,
+    )
+    for why in plan.refused:
+        console.print(f"refused: {why}", highlight=False, markup=False)
+
+
+def _differing(p: Point) -> str:
+    """Strategy arguments that aren't the defaults."""
+    from kd.strategies import defaults
+
+    usual = defaults(p.strategy)
+    return " ".join(f"{k}={v:g}" for k, v in p.strategy_args.items() if v != usual[k])

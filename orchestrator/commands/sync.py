@@ -1,0 +1,35 @@
+"""`kdsweep sync SWEEP`: replay the store into MLflow, any number of times."""
+
+from pathlib import Path
+
+import click
+
+from orchestrator.laws.source import sweep_folder
+from orchestrator.plan import Plan
+from orchestrator.standing import is_running
+from orchestrator.store import Store
+
+
+@click.command()
+@click.argument("sweep")
+@click.option("--tracking-uri", help="MLflow server.  [default: sqlite in the sweep directory]")
+@click.option("--dry-run", is_flag=True, help="Only say what would be replayed where.")
+def sync(sweep: str, tracking_uri: str | None, dry_run: bool) -> None:
+    """Bring MLflow to what SWEEP's directory says: one parent run, one child run a point, never twice."""
+    from orchestrator.tracking import default_uri, in_sync
+    from orchestrator.tracking import sync as replay
+
+    folder = sweep_folder(sweep)
+    store = Store(Path(folder))
+    plan = Plan.load(folder / "plan.json")
+    uri = tracking_uri or default_uri(store)
+    done = len(store.done() & {p.id for p in plan.points})
+    if dry_run:
+        known = "already there" if in_sync(store, uri) else "to be compared, and written where missing"
+        click.echo(f"{done} points done, {len(store.errors())} failed: {known}")
+        return
+    status = (
+        "FINISHED" if done == len(plan.points) else "RUNNING" if is_running(store.progress()) else "KILLED"
+    )
+    written = replay(store, plan, uri, status=status)
+    click.echo(f"{written} runs written; {done} of {len(plan.points)} points done")
