@@ -6,14 +6,14 @@ once, for training subjects only: a fixed pool, so that a teacher's outputs can 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.recordings import Recording
-from kd.windows import Preprocess, bandpassed
+from kd.windows import Preprocess, bandpassed, bridged
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,15 @@ class Augment:
         instead of their plain mean; only under preprocess.channels = "mean".
     """
 
-    copies: int = (
-        0  # off: every copy adds a whole training set to each epoch, and is worth it on real data only
-    )
+    copies: int = 0  # off: each copy adds a whole training set to every epoch; worth it on real data only
     stretch: tuple[float, float] = (0.7, 1.4)  # ours: half an octave down and up
     mix_channels: bool = True  # ours; free, and the mean is only one of many fair mixes
     seed: int = 0
+
+    def identity(self, preprocess: Preprocess) -> dict[str, object] | None:
+        """The fields that can change a window; None when there are no copies."""
+        mixes = self.mix_channels and preprocess.channels == "mean"
+        return asdict(replace(self, mix_channels=mixes)) if self.copies else None
 
     def __post_init__(self) -> None:
         if self.copies < 0 or len(self.stretch) != 2 or not 0.25 <= self.stretch[0] <= self.stretch[1] <= 4:
@@ -45,6 +48,8 @@ def augmented(recordings: Sequence[Recording], augment: Augment, preprocess: Pre
     """The copies (without the originals) of `recordings`, deterministic by seed and recording name."""
     copies = []
     for recording in recordings:
+        if recording.seconds < preprocess.window_s:
+            continue  # too short to filter, and for any window
         rng = _generator(recording, augment.seed)
         for k in range(augment.copies):
             low, high = np.log(augment.stretch)
@@ -76,9 +81,8 @@ def mix(recording: Recording, weights: npt.NDArray[np.float32], preprocess: Prep
     preprocess.channels = "mean" gives.
     """
     gaps = ~np.isfinite(recording.ppg)
-    ppg = np.where(
-        gaps, 0.0, recording.ppg - np.nanmean(np.where(gaps, np.nan, recording.ppg), 1, keepdims=True)
-    )
+    ppg = bridged(recording.ppg, gaps)
+    ppg = ppg - ppg.mean(axis=1, keepdims=True)
     scale = bandpassed(ppg, recording.fs, preprocess).std(axis=1, keepdims=True)
     unit = np.divide(ppg, scale, out=np.zeros_like(ppg), where=scale > 0)
     mixed = weights @ unit

@@ -73,8 +73,8 @@ def fingerprint(config: DataConfig, cache_dir: Path | None = None) -> str:
         "version": PREPARE_VERSION,
         "source": _source_identity(config, cache_dir),
         "preprocess": dataclasses.asdict(config.preprocess),
-        "split": dataclasses.asdict(config.split),
-        "augment": dataclasses.asdict(config.augment) if config.augment.copies else None,
+        "split": config.split.identity,
+        "augment": config.augment.identity(config.preprocess),
         "min_bpm": config.min_bpm,
         "classes": config.classes,
     }
@@ -144,11 +144,14 @@ def _build(config: DataConfig, folder: Path, progress: Progress | None) -> None:
         temporary.mkdir()
         for side, windows in sides.items():
             for key in ("x", "bpm", "subject", "dataset"):
-                with (temporary / f"{side}_{key}.npy").open("wb") as file:
-                    np.save(file, getattr(windows, key))
-                    file.flush()
-                    os.fsync(file.fileno())
-        (temporary / "dropped.json").write_text(json.dumps(dropped.by_recording))
+                with (temporary / f"{side}_{key}.npy").open("wb") as array:
+                    np.save(array, getattr(windows, key))
+                    array.flush()
+                    os.fsync(array.fileno())
+        with (temporary / "dropped.json").open("w") as file:
+            json.dump(dropped.by_recording, file)
+            file.flush()
+            os.fsync(file.fileno())
         try:
             temporary.rename(folder)
         except OSError:

@@ -12,7 +12,8 @@ from kd.errors import InputError
 KERNEL = 5  # WildPPG's ResNet1D; odd, so that padding KERNEL // 2 is symmetric on every runtime
 CLASSES = 180  # 30..209 BPM
 BYTES = 4  # of a float32
-GROW_GAP, DOWN_GAP = 4, 2  # filters double every 4 blocks, every second block has stride 2; WildPPG's ResNet1D
+# filters double every 4 blocks, every second block has stride 2; WildPPG's ResNet1D
+GROW_GAP, DOWN_GAP = 4, 2
 
 
 @dataclass(frozen=True)

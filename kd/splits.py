@@ -29,17 +29,27 @@ class Split:
     """
 
     scheme: str = "fixed"
-    fractions: tuple[float, float, float] = (
-        0.6,
-        0.2,
-        0.2,
-    )  # train, val, test; ours, usual for some 20 subjects
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)  # train, val, test; ours
     seed: int = 0  # who goes where; the same for every dataset
     fold: int = 0
     folds: int = 5  # usual; at least 3, since one tests and one validates
     train: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The fields that the scheme reads: all that can change who is on which side."""
+        if self.scheme == "kfold":
+            return {"scheme": "kfold", "seed": self.seed, "fold": self.fold, "folds": self.folds}
+        if self.scheme == "loso":
+            return {"scheme": "loso", "seed": self.seed, "fold": self.fold, "val": self.fractions[1]}
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        free = [share for share, side in zip(self.fractions, SIDES, strict=True) if not named[side]]
+        shares = [share / sum(free) for share in free]
+        return {"scheme": "fixed", "seed": self.seed, "shares": shares} | {
+            side: sorted(set(patterns)) for side, patterns in named.items()
+        }
 
     def __post_init__(self) -> None:
         if self.scheme not in ("fixed", "kfold", "loso"):

@@ -61,8 +61,8 @@ def dkd(
     """Decoupled distillation: true labels, target part and non-target part.
 
     Defaults: the DKD authors' CIFAR-100 configuration (mdistiller): CE 1, alpha 1, beta 8, T 4, warm-up over
-    20 of 240 epochs. Its terms weigh about ten times the cross-entropy; compare it with `soft` at equal weight
-    before calling it better.
+    20 of 240 epochs. Its terms weigh about ten times the cross-entropy; compare it with `soft` at equal
+    weight before calling it better.
     """
     return Weights(
         ce=ce, tckd=alpha, nckd=beta, temperature=temperature, window=window, warmup_fraction=warmup_fraction
@@ -102,7 +102,9 @@ def full_args(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"strategy {strategy} has no {name!r}: it takes {takes}")
         ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not ok or value < 0 or (name == "temperature" and value == 0):
-            raise InputError(f"strategy {strategy}: {name} is {value!r}: give a number above 0, or 0 for none")
+            raise InputError(
+                f"strategy {strategy}: {name} is {value!r}: give a number above 0, or 0 for none"
+            )
         if name == "window" and value != int(value):
             raise InputError(f"strategy {strategy}: window is {value!r}: give a whole number of classes")
         if name == "warmup_fraction" and value > 1:

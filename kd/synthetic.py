@@ -41,6 +41,8 @@ class Synthetic:
                 f"synthetic: subjects is {self.subjects} and minutes {self.minutes}: "
                 "use at least 1 subject and half a minute"
             )
+        if self.seed < 0:
+            raise InputError(f"synthetic: seed is {self.seed}: use 0 or more")
         if self.motion < 0 or self.noise < 0 or self.fs < 16:
             raise InputError("synthetic: motion and noise must not be negative, fs not below 16 Hz")
 

@@ -4,6 +4,7 @@ The defaults are those of WildPPG's supervised baseline (25 Hz, Butterworth orde
 window), with the 8 s / 2 s windows that the labels of SPC, BAMI and PPG-DaLiA come in.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ FloatArray = npt.NDArray[np.floating]
 BPM_RANGE = (30.0, 209.0)  # lowest and highest of the 180 classes; WildPPG's code
 
 # Why a window was dropped; a window counts once, under the first reason that holds.
-NOT_COVERED = "recording too short for the window"
+NOT_COVERED = "recording too short: window reaches outside it"
 MISSING = "signal missing (NaN)"
 NO_LABEL = "no label (NaN)"
 OUTSIDE = "label outside the classes"
@@ -157,7 +158,7 @@ def window_starts(recording: Recording, preprocess: Preprocess) -> FloatArray:
     first = recording.hr_start_s + max(0.0, (recording.hr_window_s - preprocess.window_s) / 2)
     last_centre = recording.hr_start_s + (labels - 1) * recording.hr_stride_s + recording.hr_window_s / 2
     # 1e-6 s of slack: a float's rounding must not cost the last window
-    count = int((last_centre - preprocess.window_s / 2 - first) / preprocess.stride_s + 1e-6) + 1
+    count = math.floor((last_centre - preprocess.window_s / 2 - first) / preprocess.stride_s + 1e-6) + 1
     return first + preprocess.stride_s * np.arange(max(count, 0))
 
 
@@ -173,28 +174,35 @@ def labels_at(recording: Recording, centres_s: FloatArray) -> npt.NDArray[np.flo
     share[share < 1e-6] = 0.0
     high = np.minimum(low + 1, len(recording.hr) - 1)
     left, right = recording.hr[low], recording.hr[high]
-    between = np.where(
-        share > 0, left + share * (right - left), left
-    )  # a NaN on the right costs only neighbours
-    return between.astype(np.float32)
+    # where share is 0, a NaN on the right must not spoil the label on the left
+    return np.where(share > 0, left + share * (right - left), left).astype(np.float32)
 
 
 def bandpassed(ppg: FloatArray, fs: float, preprocess: Preprocess) -> FloatArray:
     """Resample ppg (channels, samples at fs) to preprocess.fs, anti-aliased, and band-pass it, zero-phase.
 
-    The signal must be finite and longer than a second. Returns float64 (channels, samples at preprocess.fs).
+    The signal must be finite. Returns float64 (channels, samples at fs * resampling(fs, preprocess)).
     """
     from scipy.signal import butter, resample_poly, sosfiltfilt
 
-    # The denominator's bound keeps the polyphase filter short; the clock is then right to better than 1e-6.
-    ratio = Fraction(preprocess.fs / fs).limit_denominator(1000)
+    ratio = resampling(fs, preprocess)
     signal = np.asarray(ppg, dtype=np.float64)
     if ratio != 1:
         # Its own FIR is the anti-aliasing filter; "line" keeps a large offset from ringing at the ends.
         signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
     band = (preprocess.low_hz, preprocess.high_hz)
     sos = butter(preprocess.order, band, btype="bandpass", fs=preprocess.fs, output="sos")
-    return np.asarray(sosfiltfilt(sos, signal, axis=-1))
+    pad = min(3 * (2 * len(sos) + 1), signal.shape[-1] - 1)  # scipy's, or what a short recording allows
+    return np.asarray(sosfiltfilt(sos, signal, axis=-1, padlen=pad))
+
+
+def resampling(fs: float, preprocess: Preprocess) -> Fraction:
+    """The factor a recording at fs Hz is resampled by: preprocess.fs / fs with a small denominator.
+
+    The bound keeps the polyphase filter short. Where it makes the rate wrong by a little (24.97 Hz), windows
+    are cut by the rate it really has, so that labels and signal don't drift apart over hours.
+    """
+    return Fraction(preprocess.fs / fs).limit_denominator(1000)
 
 
 def _windows(
@@ -204,20 +212,20 @@ def _windows(
     _check(recording)
     channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
     starts = window_starts(recording, preprocess)
-    if len(starts) == 0 or recording.seconds < max(preprocess.window_s, 2.0):
+    if len(starts) == 0 or recording.seconds < preprocess.window_s:
         empty = np.zeros((0, channels, preprocess.samples), np.float32)
         return empty, np.zeros(0, np.float32), {NOT_COVERED: len(starts)} if len(starts) else {}
 
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
     missing = ~np.isfinite(ppg)
-    signal = bandpassed(_bridged(ppg, missing), recording.fs, preprocess)
+    signal = bandpassed(bridged(ppg, missing), recording.fs, preprocess)
     if preprocess.channels == "mean" and len(signal) > 1:
         scale = signal.std(axis=-1, keepdims=True)
         signal = np.divide(signal, scale, out=np.zeros_like(signal), where=scale > 0).mean(
             axis=0, keepdims=True
         )
 
-    first = np.round(starts * preprocess.fs).astype(int)
+    first = np.round(starts * recording.fs * float(resampling(recording.fs, preprocess))).astype(int)
     fits = (first >= 0) & (first + preprocess.samples <= signal.shape[1])
     bpm = labels_at(recording, starts + preprocess.window_s / 2)
     raw = (starts * recording.fs, preprocess.window_s * recording.fs)
@@ -257,20 +265,21 @@ def _check(recording: Recording) -> None:
         raise InputError(f"{where}: ppg has shape {recording.ppg.shape}: it must be (channels, samples)")
     if recording.hr.ndim != 1:
         raise InputError(f"{where}: hr has shape {recording.hr.shape}: it must be (windows,)")
-    if not recording.fs > 0 or not recording.hr_window_s > 0 or not recording.hr_stride_s > 0:
-        raise InputError(f"{where}: fs, hr_window_s and hr_stride_s must be positive")
+    times = (recording.fs, recording.hr_window_s, recording.hr_stride_s)
+    if not all(math.isfinite(t) and t > 0 for t in times):
+        raise InputError(f"{where}: fs, hr_window_s and hr_stride_s must be positive, but are {times}")
 
 
-def _bridged(ppg: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
+def bridged(ppg: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
     """Gaps replaced by straight lines, so that one NaN doesn't spoil the whole filtered recording."""
     if not missing.any():
         return ppg
-    bridged = np.zeros(ppg.shape)
+    filled = np.zeros(ppg.shape)
     t = np.arange(ppg.shape[1])
-    for row, channel, gap in zip(bridged, ppg, missing, strict=True):
+    for row, channel, gap in zip(filled, ppg, missing, strict=True):
         if not gap.all():
             row[:] = np.interp(t, t[~gap], channel[~gap])
-    return bridged
+    return filled
 
 
 def _count(marks: npt.NDArray[np.bool_], starts: FloatArray, length: float) -> npt.NDArray[np.int64]:

@@ -3,8 +3,8 @@
 A format is a module with
     LABEL               what it expects at a path, for people
     OPTIONS             the loader's options with their defaults
-    files(path)         the files it would read there, in a fixed order; empty = none of this format
-    load(path, **options) -> list[Recording]    raises InputError naming the file
+    files(found)        of the files found at a path, those it reads, sorted; empty = none of this format
+    load(files, **options) -> list[Recording]   raises InputError naming the file
 Adding one is a module and a line here.
 """
 
@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from kd.datasets import bami, bidmc, galaxyppg, ppg_dalia, recordings_npz, spc, wildppg
+from kd.datasets.reading import listing
 from kd.errors import InputError
 from kd.files import sha256, write_atomically
 from kd.recordings import Recording
@@ -34,13 +35,16 @@ FORMATS: Mapping[str, ModuleType] = {
 
 
 def recognise(path: Path | str) -> str:
-    """The name of the format at `path`. Raises InputError when none fits."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder: check data.path")
-    for name, module in FORMATS.items():
-        if module.files(path):
-            return name
+    """The name of the format at `path`. Raises InputError when none fits, or several do."""
+    found = _found(Path(path))
+    names = [name for name, module in FORMATS.items() if module.files(found)]
+    if len(names) > 1:
+        raise InputError(
+            f"{path}: recordings of several formats ({', '.join(names)}): give the folder of one of them, "
+            "or name the format"
+        )
+    if names:
+        return names[0]
     known = "\n".join(f"  {name}: {module.LABEL}" for name, module in FORMATS.items())
     raise InputError(f"{path}: no known recordings here: give the folder of one of these formats\n{known}")
 
@@ -50,12 +54,7 @@ def load(
 ) -> tuple[str, list[Recording]]:
     """The format's name and all recordings at `path`. Raises InputError."""
     name, path, options = recognise(path) if format == "auto" else format, Path(path), options or {}
-    module = _module(name)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder: check data.path")
-    if not module.files(path):
-        raise InputError(f"{path}: no {name} recordings here: expected {module.LABEL}")
-    recordings = module.load(path, **full_options(name, options))
+    recordings = _module(name).load(_files(path, name), **full_options(name, options))
     names = [(r.dataset, r.name) for r in recordings]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
@@ -87,9 +86,7 @@ def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None) -> s
     and modification time are unchanged. Raises InputError when there is nothing to read.
     """
     path = Path(path)
-    files = _module(name).files(path)
-    if not files:
-        raise InputError(f"{path}: no {name} recordings here: expected {_module(name).LABEL}")
+    files = _files(path, name)
     memory = cache_dir / "hashes.json" if cache_dir else None
     known: dict[str, str] = json.loads(memory.read_text()) if memory and memory.exists() else {}
     keys = [f"{f.resolve()}|{(stat := f.stat()).st_size}|{stat.st_mtime_ns}" for f in files]
@@ -98,8 +95,25 @@ def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None) -> s
         memory.parent.mkdir(parents=True, exist_ok=True)
         merged = json.dumps({**known, **hashes})
         write_atomically(memory, lambda temporary: temporary.write_text(merged))
-    lines = [f"{f.relative_to(path)} {hashes[k]}" for f, k in zip(files, keys, strict=True)]
+    # A single file may be renamed; in a folder, names say whose recording it is.
+    names = [f.relative_to(path) if path.is_dir() else "" for f in files]
+    lines = [f"{name} {hashes[key]}" for name, key in zip(names, keys, strict=True)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _found(path: Path) -> list[Path]:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder: check the path")
+    return listing(path)
+
+
+def _files(path: Path, name: str) -> list[Path]:
+    """The files a format reads at `path`; InputError when there is none."""
+    module = _module(name)
+    files: list[Path] = module.files(_found(path))
+    if not files:
+        raise InputError(f"{path}: no {name} recordings here: expected {module.LABEL}")
+    return files
 
 
 @lru_cache(maxsize=4096)

@@ -6,26 +6,27 @@ Chung, Lee, Lee, IEEE Access, 2020.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from kd.datasets.reading import matching, numbers, read_mat
+from kd.datasets.reading import numbers, read_mat
 from kd.errors import InputError
 from kd.recordings import Recording
 
 LABEL = "a folder with BAMI files: BAMI1_1.mat ... or BAMI2_1.mat ..."
 OPTIONS: dict[str, object] = {}
 FS, WINDOW_S, STRIDE_S = 50.0, 8.0, 2.0
-NAME = re.compile(r"BAMI([12])_\w+")
+NAME = re.compile(r"BAMI([12])_\w+\.mat")
 
 
-def files(path: Path) -> list[Path]:
+def files(found: Sequence[Path]) -> list[Path]:
     """Every BAMI file."""
-    return [p for p in matching(path, "BAMI*.mat") if NAME.fullmatch(p.stem)]
+    return [p for p in found if NAME.fullmatch(p.name)]
 
 
-def load(path: Path) -> list[Recording]:
+def load(files: Sequence[Path]) -> list[Recording]:
     """One recording for each file; each is another subject. Raises InputError naming the file."""
-    return [_recording(file) for file in files(path)]
+    return [_recording(file) for file in files]
 
 
 def _recording(file: Path) -> Recording:
@@ -37,7 +38,7 @@ def _recording(file: Path) -> Recording:
         raise InputError(
             f"{file}: {len(hr)} labels for {windows} windows of signal: they don't belong together"
         )
-    match = NAME.fullmatch(file.stem)
+    match = NAME.fullmatch(file.name)
     assert match is not None
     return Recording(
         name=file.stem,

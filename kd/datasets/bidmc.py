@@ -6,11 +6,12 @@ Pimentel et al., IEEE TBME, 2016.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kd.datasets.reading import matching, read_columns
+from kd.datasets.reading import read_columns
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -19,19 +20,19 @@ OPTIONS = {"lag_s": 6.0}  # the monitor shows the heart rate about 6 s late (mea
 NAME = re.compile(r"(bidmc_\d+)_Signals\.csv")
 
 
-def files(path: Path) -> list[Path]:
+def files(found: Sequence[Path]) -> list[Path]:
     """Signals and the numerics that are there."""
-    signals = _signals(path)
+    signals = _signals(found)
     return sorted({*signals, *(n for s in signals if (n := _numerics(s)).is_file())})
 
 
-def load(path: Path, *, lag_s: float) -> list[Recording]:
+def load(files: Sequence[Path], *, lag_s: float) -> list[Recording]:
     """One recording for each patient. Raises InputError naming the file."""
-    return [_recording(signal, lag_s) for signal in _signals(path)]
+    return [_recording(signal, lag_s) for signal in _signals(files)]
 
 
-def _signals(path: Path) -> list[Path]:
-    return [p for p in matching(path, "bidmc_*_Signals.csv") if NAME.fullmatch(p.name)]
+def _signals(found: Sequence[Path]) -> list[Path]:
+    return [p for p in found if NAME.fullmatch(p.name)]
 
 
 def _numerics(signal: Path) -> Path:
@@ -57,5 +58,6 @@ def _recording(signal: Path, lag_s: float) -> Recording:
         ppg=pleth[None].astype(np.float32),
         fs=round(float(fs), 3),
         hr=hr.astype(np.float32),
-        hr_start_s=-lag_s,  # what was shown during a window was true that much earlier
+        # what was shown during a window was true that much earlier; both files share a clock
+        hr_start_s=-lag_s - float(time[0]),
     )

@@ -8,13 +8,14 @@ their label is the mean of the strap's heart rate.
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kd.datasets.reading import matching, read_columns
+from kd.datasets.reading import read_columns
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -31,24 +32,36 @@ KOREA_S = 32_400.0  # the strap's clock runs in Korean time, 9 hours ahead of th
 GAP_S = 1.0  # a longer silence is missing signal, not a straight line
 WINDOW_S, STRIDE_S = 8.0, 2.0
 NAME = re.compile(r"P\d+")
+STRAP, EVENTS = "PolarH10/HR.csv", "Event.csv"
+WANTED = (*(device[0] for device in DEVICES.values()), STRAP, EVENTS)
+NAMES = {relative.rpartition("/")[2] for relative in WANTED}
 
 
-def files(path: Path) -> list[Path]:
-    """Every file of these names in a folder P<number>."""
-    wanted = ["PPG.csv", "BVP.csv", "HR.csv", "Event.csv"]
-    return [f for f in matching(path, *wanted) if any(NAME.fullmatch(p.name) for p in list(f.parents)[:2])]
+def files(found: Sequence[Path]) -> list[Path]:
+    """Every file of WANTED in a folder P<number>."""
+    return [p for p in found if p.name in NAMES and _participant(p) is not None]
 
 
-def load(path: Path, *, device: str) -> list[Recording]:
+def load(files: Sequence[Path], *, device: str) -> list[Recording]:
     """One recording for each participant who wore `device`. Raises InputError naming the file."""
     if device not in DEVICES:
         raise InputError(f"data.options.device is {device!r}: use one of {', '.join(DEVICES)}")
     relative = DEVICES[device][0]
-    folders = sorted({p for f in files(path) for p in list(f.parents)[:2] if NAME.fullmatch(p.name)})
-    worn = [folder for folder in folders if (folder / relative).is_file()]
+    worn = [folder for f in files if (folder := _participant(f)) and f == folder / relative]
     if not worn:
-        raise InputError(f"{path}: no participant has {relative}: choose another data.options.device")
+        raise InputError(
+            f"{files[0].parent}: no participant has {relative}: choose another data.options.device"
+        )
     return [_recording(folder, device) for folder in worn]
+
+
+def _participant(file: Path) -> Path | None:
+    """The participant's folder of one of the files WANTED, else None."""
+    for relative in WANTED:
+        folder = file.parents[relative.count("/")] if len(file.parents) > relative.count("/") else None
+        if folder is not None and NAME.fullmatch(folder.name) and file == folder / relative:
+            return folder
+    return None
 
 
 def _recording(folder: Path, device: str) -> Recording:
@@ -57,12 +70,12 @@ def _recording(folder: Path, device: str) -> Recording:
     start, ppg = on_grid(time / ticks, value, fs)
     if len(ppg) < WINDOW_S * fs:
         raise InputError(f"{folder / relative}: shorter than one window of {WINDOW_S:g} s: remove it")
-    shown, hr = read_columns(folder / "PolarH10/HR.csv", ["phoneTimestamp", "hr"])
+    shown, hr = read_columns(folder / STRAP, ["phoneTimestamp", "hr"])
     windows = int((len(ppg) / fs - WINDOW_S) // STRIDE_S) + 1
     starts = start + STRIDE_S * np.arange(windows)
     labels = mean_within(shown / 1e3 - KOREA_S, hr, starts, WINDOW_S)
     inside = np.zeros(windows, bool)
-    for enter, leave in _sessions(folder / "Event.csv"):
+    for enter, leave in _sessions(folder / EVENTS):
         inside |= (starts >= enter) & (starts + WINDOW_S <= leave)
     return Recording(
         name=f"{folder.name}_{device}",

@@ -7,6 +7,8 @@ hr_window_s, hr_stride_s or hr_start_s.
 
 import json
 import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 from kd.errors import InputError
 from kd.recordings import Recording
 
-LABEL = "an .npz file with NAME/ppg, NAME/hr and meta_json"
+LABEL = "an .npz with NAME/ppg, NAME/hr and meta_json"
 OPTIONS = {
     "bidmc_lag_s": 6.0,  # notes on the data: BIDMC's monitor shows a heart rate 6 s late; 0 = leave as it is
     "datasets": (),  # only these; () = all
@@ -24,33 +26,38 @@ OPTIONS = {
 META = "meta_json"
 
 
-def files(path: Path) -> list[Path]:
-    """The file itself, if it is a zip that holds meta_json."""
-    if path.suffix != ".npz" or not path.is_file():
-        return []
+def files(found: Sequence[Path]) -> list[Path]:
+    """Every .npz that holds meta_json; a broken one only if it is all there is, for its loader to say how."""
+    return [p for p in found if p.suffix == ".npz" and _holds_recordings(p, broken=len(found) == 1)]
+
+
+def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[str]) -> list[Recording]:
+    """Every recording of the files. Raises InputError naming file and recording."""
+    chosen = {datasets} if isinstance(datasets, str) else set(datasets)
+    recordings = [recording for file in files for recording in _recordings(file, bidmc_lag_s)]
+    there = {r.dataset for r in recordings}
+    if missing := sorted(chosen - there):
+        raise InputError(
+            f"{files[0]}: no recording of {', '.join(missing)}: it has {', '.join(sorted(there)) or 'none'}"
+        )
+    return [r for r in recordings if not chosen or r.dataset in chosen]
+
+
+def _holds_recordings(path: Path, *, broken: bool) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            return [path] if f"{META}.npy" in archive.namelist() else []
+            return f"{META}.npy" in archive.namelist()
     except (zipfile.BadZipFile, OSError):
-        return [path]  # broken, and its loader says how
+        return broken
 
 
-def load(path: Path, *, bidmc_lag_s: float, datasets: str | tuple[str, ...]) -> list[Recording]:
-    """Every recording of the file. Raises InputError naming file and recording."""
+def _recordings(path: Path, bidmc_lag_s: float) -> list[Recording]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            entries = _entries(path, archive[META])
-            chosen = (datasets,) if isinstance(datasets, str) else datasets
-            wanted = [e for e in entries if not chosen or e["dataset"] in chosen]
-            if not wanted:
-                there = sorted({e["dataset"] for e in entries})
-                raise InputError(
-                    f"{path}: no recording of {list(chosen)}: it has {', '.join(there) or 'none'}"
-                )
-            return [_recording(path, archive, entry, bidmc_lag_s) for entry in wanted]
+            return [_recording(path, archive, e, bidmc_lag_s) for e in _entries(path, archive[META])]
     except InputError:
         raise
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(
             f"{path}: not a readable .npz of recordings ({error}): copy or build it again"
         ) from error

@@ -7,11 +7,12 @@ DATA_S04_T01.mat with BPM_S04_T01.mat. Zhang, Pi, Liu, IEEE TBME 62(2), 2015.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kd.datasets.reading import matching, numbers, read_mat
+from kd.datasets.reading import numbers, read_mat
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -26,22 +27,20 @@ NAMES = [
 ]
 
 
-def files(path: Path) -> list[Path]:
+def files(found: Sequence[Path]) -> list[Path]:
     """Signals and the references that are there."""
-    signals = _signals(path)
-    references = [r for s in signals if (r := _reference(path, s, _kind(s)[2])) is not None]
+    signals = _signals(found)
+    references = [r for s in signals if (r := _reference(found, s)) is not None]
     return sorted({*signals, *references})
 
 
-def load(path: Path) -> list[Recording]:
+def load(files: Sequence[Path]) -> list[Recording]:
     """One recording for each signal file. Raises InputError naming the file."""
-    return [_recording(path, signal) for signal in _signals(path)]
+    return [_recording(signal, _reference(files, signal)) for signal in _signals(files)]
 
 
-def _signals(path: Path) -> list[Path]:
-    return [
-        p for p in matching(path, "DATA_*.mat", "TEST_*.mat") if any(k[0].fullmatch(p.name) for k in NAMES)
-    ]
+def _signals(found: Sequence[Path]) -> list[Path]:
+    return [p for p in found if any(kind[0].fullmatch(p.name) for kind in NAMES)]
 
 
 def _kind(signal: Path) -> tuple[str, str, str]:
@@ -52,17 +51,16 @@ def _kind(signal: Path) -> tuple[str, str, str]:
     raise AssertionError(signal)
 
 
-def _reference(path: Path, signal: Path, name: str) -> Path | None:
-    """The reference beside its signal, or anywhere below `path`."""
+def _reference(found: Sequence[Path], signal: Path) -> Path | None:
+    """The reference beside its signal, or anywhere among the files."""
+    name = _kind(signal)[2]
     if (beside := signal.with_name(name)).is_file():
         return beside
-    found = matching(path, name) if path.is_dir() else []
-    return found[0] if found else None
+    return next((p for p in found if p.name == name), None)
 
 
-def _recording(path: Path, signal: Path) -> Recording:
+def _recording(signal: Path, reference: Path | None) -> Recording:
     subject, dataset, name = _kind(signal)
-    reference = _reference(path, signal, name)
     if reference is None:
         raise InputError(f"{signal}: its reference heart rate {name} is missing: put it beside the signal")
     sig = np.asarray(read_mat(signal, "sig")["sig"])

@@ -11,14 +11,14 @@ Meier, Demirel, Holz, NeurIPS 2024 (arXiv 2412.17540); stretches its authors exc
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kd.datasets import ecg
-from kd.datasets.reading import matching, numbers, read_mat
+from kd.datasets.reading import numbers, read_mat
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -38,22 +38,23 @@ EXCLUDED = {  # (participant, location) -> samples without a usable signal, from
 }
 
 
-def files(path: Path) -> list[Path]:
+def files(found: Sequence[Path]) -> list[Path]:
     """Participants' files; WildPPG.mat only where there are none (it is made from them)."""
-    found = [p for p in matching(path, "WildPPG*.mat") if NAME.fullmatch(p.name)]
-    return found or matching(path, WHOLE)
+    return [p for p in found if NAME.fullmatch(p.name)] or [p for p in found if p.name == WHOLE]
 
 
-def load(path: Path, *, location: str, sensors: tuple[str, ...], rows_fs: float) -> list[Recording]:
+def load(
+    files: Sequence[Path], *, location: str, sensors: str | Sequence[str], rows_fs: float
+) -> list[Recording]:
     """One recording for each participant. Raises InputError naming the file."""
     if location not in LOCATIONS:
         raise InputError(f"data.options.location is {location!r}: use one of {', '.join(LOCATIONS)}")
     recordings: list[Recording] = []
-    for file in files(path):
+    for file in files:
         if file.name == WHOLE:
             recordings.extend(_cells(file, location, rows_fs))
         else:
-            chosen = (sensors,) if isinstance(sensors, str) else sensors
+            chosen = (sensors,) if isinstance(sensors, str) else tuple(sensors)
             recordings.append(_participant(file, location, chosen))
     return recordings
 
@@ -101,8 +102,13 @@ def _cells(file: Path, location: str, rows_fs: float) -> Iterator[Recording]:
             missing = error
     else:
         raise missing
-    participants = list(zip(_list(content[name]), _list(content["data_bpm_values"]), strict=False))
-    for i, (rows, labels) in enumerate(participants, start=1):
+    signals, heart_rates = list(content[name]), list(content["data_bpm_values"])
+    if len(signals) != len(heart_rates):
+        raise InputError(
+            f"{file}: {name} has {len(signals)} participants and data_bpm_values {len(heart_rates)}: "
+            "is this the original file?"
+        )
+    for i, (rows, labels) in enumerate(zip(signals, heart_rates, strict=True), start=1):
         ppg = numbers(file, f"{name}[{i}]", rows, (None, None))
         hr = numbers(file, f"data_bpm_values[{i}]", labels, (None,))
         if abs(len(hr) - len(ppg)) > 1:  # the last, partial window may have a label and no row
@@ -118,8 +124,3 @@ def _cells(file: Path, location: str, rows_fs: float) -> Iterator[Recording]:
             hr_window_s=row_s,
             hr_stride_s=row_s,
         )
-
-
-def _list(cells: Any) -> list[Any]:
-    """A cell array as a list; scipy turns cells of equal shape into one array."""
-    return list(cells)
