@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kd import births
 from kd.errors import InputError
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack
@@ -107,10 +108,19 @@ def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
 
 
 def within_reach(document: dict[str, Any], arm: int) -> Rows:
-    """Which configurations an arm's law may speak of: at most `reach` times outside its measured sizes."""
+    """Which configurations an arm can have and its law may speak of.
+
+    That is at most `reach` times outside its measured sizes, and what its teacher can be pruned to.
+    """
     law = document["arms"][arm]
-    params = np.array(document["architectures"][law["arch"]]["configurations"]["params"], dtype=float)
-    return (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
+    columns = document["architectures"][law["arch"]]["configurations"]
+    params = np.array(columns["params"], dtype=float)
+    rows = (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
+    if births.needs_teacher(law["birth"]) and (teacher := document["teacher_points"].get(law["teacher"])):
+        parent = (teacher["arch"], teacher["depth"], teacher["width"])
+        shapes = zip(columns["depth"], columns["width"], strict=True)
+        rows &= np.array([not births.why_not(*parent, law["arch"], *shape) for shape in shapes], dtype=bool)
+    return np.asarray(rows)
 
 
 def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Budget) -> str:

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.laws.source import SPACE, space_tags
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 
@@ -45,6 +46,7 @@ class Tracker:
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment()
         self.parent, self.children = self._runs()
+        self._show_space()
 
     def begin(self) -> None:
         """Show the sweep as running."""
@@ -86,6 +88,16 @@ class Tracker:
         self.client.set_terminated(run_id, status=wanted, end_time=at_ms)
         self.children[id] = (run_id, ended, wanted)
         return True
+
+    def _show_space(self) -> None:
+        """Keep space.yaml with the parent run: with it, laws can be fitted from MLflow alone."""
+        with contextlib.suppress(FileNotFoundError):
+            wanted = space_tags((self.store.path / "space.yaml").read_text())
+            known = self.client.get_run(self.parent).data.tags
+            stale = {key: "" for key in known if key.startswith(f"{SPACE}.")}  # of a longer text
+            for key, value in (stale | wanted).items():
+                if known.get(key) != value:
+                    self.client.set_tag(self.parent, key, value)
 
     def _create(self, id: str) -> str:
         point = self.points[id]

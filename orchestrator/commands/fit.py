@@ -1,25 +1,49 @@
 """`kdsweep fit SWEEP`: laws.json, a table and one picture."""
 
 import json
+from pathlib import Path
 
 import click
 
-from orchestrator.laws.source import model_shape, read_results, sweep_folder
+from kd.errors import InputError
+from orchestrator.laws.source import Source, from_folder, from_mlflow, model_shape, sweep_folder
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", required=False)
+@click.option("--tracking-uri", help="Take the results from this MLflow instead of a directory.")
+@click.option("--experiment", help="With --tracking-uri: the sweep's experiment.")
+@click.option("--sweep-id", help="With --tracking-uri: which sweep, when an experiment holds several.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write here; by default into SWEEP, with --tracking-uri into sweeps/EXPERIMENT.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print laws.json instead of the table.")
-def fit(sweep: str, seed: int, as_json: bool) -> None:
-    """Fit the laws of SWEEP: writes laws.json and laws.png into it, prints a table."""
+def fit(
+    sweep: str | None,
+    tracking_uri: str | None,
+    experiment: str | None,
+    sweep_id: str | None,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Fit the laws of SWEEP, or of a sweep that MLflow shows: laws.json, laws.png and a table."""
     from kd.files import write_atomically
     from orchestrator.laws.document import make_document
     from orchestrator.laws.picture import draw
     from orchestrator.laws.table import print_table
 
-    folder = sweep_folder(sweep)
-    document = make_document(folder.resolve().name, read_results(folder), model_shape(folder), rng=seed)
+    source, folder = _source(sweep, tracking_uri, experiment, sweep_id)
+    folder = out or folder
+    folder.mkdir(parents=True, exist_ok=True)
+    space = folder / "space.yaml"
+    if out or not sweep:  # `query` and `suggest` find all they need beside laws.json
+        write_atomically(space, lambda path: path.write_text(source.space))
+    document = make_document(source.name, source.results, model_shape(space), rng=seed)
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     write_atomically(folder / "laws.json", lambda path: path.write_text(text))
     write_atomically(folder / "laws.png", lambda path: draw(document, path))
@@ -27,4 +51,20 @@ def fit(sweep: str, seed: int, as_json: bool) -> None:
         click.echo(text)
     else:
         print_table(document)
-        click.echo(f"{folder / 'laws.json'} and {folder / 'laws.png'} written", err=True)
+    for note in document["notes"]:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{folder / 'laws.json'} and {folder / 'laws.png'} written", err=True)
+
+
+def _source(
+    sweep: str | None, uri: str | None, experiment: str | None, sweep_id: str | None
+) -> tuple[Source, Path]:
+    """The results, and where laws.json goes by default."""
+    if sweep and uri is None and experiment is None and sweep_id is None:
+        folder = sweep_folder(sweep)
+        return from_folder(folder), folder
+    if sweep or not (uri and experiment):
+        raise InputError(
+            "give a sweep's directory, or --tracking-uri and --experiment for one that MLflow shows"
+        )
+    return from_mlflow(uri, experiment, sweep_id), Path("sweeps") / experiment

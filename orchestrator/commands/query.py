@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
+from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.source import sweep_folder
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -75,12 +76,11 @@ def in_words(result: dict[str, Any]) -> str:
 def student(s: dict[str, Any]) -> str:
     """One student in a line."""
     mae = s["mae_bpm"]
-    args = f" {json.dumps(s['strategy_args'])}" if s["strategy_args"] else ""
     teacher = f" from teacher {s['teacher']}" if s["teacher"] else ""
     birth = f", {s['birth']}" if s["birth"] != "random" else ""
     return (
         f"{s['arch']} depth {s['depth']} width {s['width']} ({s['params']:,} parameters{birth}), "
-        f"{s['strategy']}{args}{teacher}: {mae['median']:.2f} BPM "
+        f"{strategy_label(s['strategy'], s['strategy_args'])}{teacher}: {mae['median']:.2f} BPM "
         f"[{mae['low']:.2f}, {mae['high']:.2f}] for {mae['level']:.0%} of new runs"
     )
 

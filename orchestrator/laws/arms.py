@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kd.strategies import STRATEGIES, defaults
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -23,23 +25,50 @@ class Arm:
     @property
     def key(self) -> str:
         """A readable name, unique in a sweep."""
-        parts = [self.arch, self.strategy]
-        if self.strategy_args != "{}":
-            parts.append(self.strategy_args)
+        parts = [self.arch, self.label]
         if self.birth != "random":
             parts.append(self.birth)
         if self.teacher:
             parts.append(f"from {self.teacher}")
         return " ".join(parts)
 
+    @property
+    def args(self) -> dict[str, Any]:
+        """The strategy's arguments."""
+        return dict(json.loads(self.strategy_args))
+
+    @property
+    def published(self) -> bool:
+        """Whether every argument is the strategy's default, which is its authors' configuration."""
+        return self.strategy_args == canonical(self.strategy, {})
+
+    @property
+    def label(self) -> str:
+        """The strategy, with the arguments that differ from its defaults."""
+        return strategy_label(self.strategy, self.args)
+
     def configuration(self, run: dict[str, Any]) -> str:
         """Label of a run's configuration: shared by every strategy, so that their draws are paired."""
         return f"{self.arch} {run['depth']}x{run['width']} {self.birth}"
 
 
-def canonical(args: dict[str, Any] | None) -> str:
-    """Strategy arguments as one string, the same for equal arguments."""
-    return json.dumps(args or {}, sort_keys=True, separators=(",", ":"))
+def strategy_label(strategy: str, args: dict[str, Any]) -> str:
+    """A strategy, with the arguments that differ from its defaults."""
+    known = known_defaults(strategy)
+    changed = [f"{k}={v}" for k, v in sorted(args.items()) if k not in known or v != known[k]]
+    return " ".join([strategy, *changed])
+
+
+def known_defaults(strategy: str) -> dict[str, Any]:
+    """The arguments a strategy has when none are given."""
+    return dict(defaults(strategy)) if strategy in STRATEGIES else {}
+
+
+def canonical(strategy: str, args: dict[str, Any] | None) -> str:
+    """Strategy arguments, defaults filled in, as one string: the same for equal arguments."""
+    known = known_defaults(strategy)
+    given = {k: type(known[k])(v) if k in known else v for k, v in (args or {}).items()}
+    return json.dumps(known | given, sort_keys=True, separators=(",", ":"))
 
 
 def group_arms(results: Iterable[dict[str, Any]]) -> list[Arm]:
@@ -52,7 +81,7 @@ def group_arms(results: Iterable[dict[str, Any]]) -> list[Arm]:
             run["arch"],
             run.get("birth") or "random",
             run["strategy"],
-            canonical(run.get("strategy_args")),
+            canonical(run["strategy"], run.get("strategy_args")),
             run.get("teacher"),
         )
         arms.setdefault(arm, arm).runs.append(run)

@@ -7,9 +7,8 @@ from kd.sizes import size
 from orchestrator.laws.refuse import REFUSE_FACTOR
 
 COLUMNS = ("depth", "width", "params", "macs", "weight_bytes", "activation_bytes", "layers")
-BEYOND = (
-    1.5 * REFUSE_FACTOR
-)  # enumerate a little more than may be answered, to notice budgets that reach too far
+BEYOND = 1.5 * REFUSE_FACTOR  # a little more than may be answered, to notice budgets that reach too far
+MOST_CHANNELS = 64
 
 
 def enumerate_configurations(
@@ -41,10 +40,11 @@ def _first_width(arch: str, depth: int, params: float, shape: dict[str, int]) ->
     return high
 
 
-def shape_of(runs: list[dict[str, Any]], samples: int) -> dict[str, int]:
-    """Channels and classes that explain the recorded parameter counts; the sweep's data decided them."""
-    for channels in range(1, 17):
-        shape = {"channels": channels, "samples": samples}
-        if all(size(r["arch"], r["depth"], r["width"], **shape).params == r["params"] for r in runs):
-            return shape
-    return {"samples": samples}
+def with_channels(shape: dict[str, int], runs: list[dict[str, Any]]) -> dict[str, int]:
+    """`shape` with the channels that explain the recorded parameter counts; unchanged if none do."""
+    shapes = {(r["arch"], r["depth"], r["width"]): r["params"] for r in runs}
+    for channels in range(1, MOST_CHANNELS + 1):
+        wider = shape | {"channels": channels}
+        if all(size(*key, **wider).params == params for key, params in shapes.items()):
+            return wider
+    return shape

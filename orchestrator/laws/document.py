@@ -16,11 +16,13 @@ import numpy as np
 
 from kd.errors import InputError
 from orchestrator.laws.arms import Arm, group_arms
-from orchestrator.laws.configurations import enumerate_configurations
+from orchestrator.laws.comparable import comparable
+from orchestrator.laws.configurations import enumerate_configurations, with_channels
 from orchestrator.laws.effects import Fitted, crossovers, gains
 from orchestrator.laws.fit import DRAWS, Curve, fit_laws
 from orchestrator.laws.forms import Array
 from orchestrator.laws.holdout import Holdout
+from orchestrator.laws.matched import soft_against_dkd
 from orchestrator.laws.packing import pack
 from orchestrator.laws.prefer import preference
 from orchestrator.laws.record import calibration_record
@@ -30,6 +32,7 @@ from orchestrator.laws.teachers import teacher_effect
 SCHEMA = "kdsweep-laws/1"
 KNOTS = 49  # sizes at which the draws are kept; in between they are interpolated in ln size
 LEVEL = 0.9
+TEACHER_KEYS = ("arch", "depth", "width", "seed", "params", "mae_bpm")
 RUN_KEYS = ("id", "depth", "width", "params", "seed", "mae_bpm")
 
 
@@ -38,13 +41,15 @@ def make_document(
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
-    shape: channels, samples, classes of the models, as `kd.sizes.size` takes them. Raises InputError when no
-    student is finished.
+    shape: samples and classes of the models, as `kd.sizes.size` takes them; the sizes of the students tell the
+    channels. Raises InputError when no student is finished.
     """
-    results = sorted(results, key=lambda r: str(r["id"]))
+    made = _provenance(results, rng)
+    results, notes = comparable(sorted(results, key=lambda r: str(r["id"])))
     arms = group_arms(results)
     if not arms:
         raise InputError(f"sweep {name} has no finished student: train some first (kdsweep run)")
+    shape = with_channels(shape, [r for arm in arms for r in arm.runs])
     laws, holdouts = fit_laws([_curve(arm) for arm in arms], rng=rng)
     fitted = [Fitted(arm, law) for arm, law in zip(arms, laws, strict=True)]
     factor = next((law.factor for law in laws if law.reach > 0), 1.0)
@@ -52,7 +57,8 @@ def make_document(
     return {
         "schema": SCHEMA,
         "sweep": name,
-        "made": _provenance(results, rng),
+        "made": made,
+        "notes": notes,
         "level": LEVEL,
         "run_noise": pack(_scores(rng)),
         "architectures": {
@@ -68,8 +74,9 @@ def make_document(
         "calibration": calibration_record(holdouts, factor),
         "crossovers": crossovers(fitted),
         "gains": gains(fitted),
+        "soft_against_dkd": soft_against_dkd(fitted),
         "teachers": teacher_effect(results, rng),
-        "teacher_params": {r["id"]: r["params"] for r in results if r["role"] == "teacher"},
+        "teacher_points": {r["id"]: {k: r[k] for k in TEACHER_KEYS} for r in results if r["role"] == "teacher"},
     }
 
 
@@ -93,7 +100,6 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:
-    measured = sorted((str(r["id"]), float(r["mae_bpm"])) for r in results)
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "kdsweep": _version("kdsweep"),
@@ -101,11 +107,18 @@ def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:
         "seed": rng,
         "draws": DRAWS,
         "results": len(results),
-        "results_digest": hashlib.blake2b(json.dumps(measured).encode(), digest_size=8).hexdigest(),
+        "results_digest": results_digest(results),
         "data_fingerprint": _only(results, "data_fingerprint"),
         "recipe_version": _only(results, "recipe_version"),
         "git_commit": _only(results, "git_commit"),
+        "device": _only(results, "device"),
     }
+
+
+def results_digest(results: list[dict[str, Any]]) -> str:
+    """A hash of what was measured, by which a reader knows whether laws.json still speaks of these results."""
+    measured = sorted((str(r["id"]), float(r["mae_bpm"])) for r in results)
+    return hashlib.blake2b(json.dumps(measured).encode(), digest_size=8).hexdigest()
 
 
 def _curve(arm: Arm) -> Curve:

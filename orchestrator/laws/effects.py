@@ -4,7 +4,7 @@ All differences are taken draw by draw, so what two arms share (configurations, 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -25,37 +25,72 @@ class Fitted:
 
     arm: Arm
     law: Law
+    _seen: dict[bytes, Array] = field(default_factory=dict, compare=False, repr=False)
+
+    def draws(self, sizes: Array) -> Array:
+        """The law's draws of ln MAE, (B, m), kept: arms are compared with many others."""
+        key = sizes.tobytes()
+        if key not in self._seen:
+            self._seen[key] = self.law.draws(sizes)
+        return self._seen[key]
+
+
+def log_ratio(a: Fitted, b: Fitted, sizes: Array) -> Array:
+    """ln MAE(a) - ln MAE(b), draw by draw, (B, m)."""
+    return a.draws(sizes) - b.draws(sizes)
 
 
 def crossovers(fitted: list[Fitted]) -> list[dict[str, Any]]:
     """For each pair of arms that differ in strategy alone: who is better where, and where they cross.
 
-    Sizes from the smallest to the largest that both have measured. crossing: size at which `a` stops being
-    the better one, {median, low, high} at 90 %, or None when fewer than 90 % of the draws have
-    one such place.
+    Sizes from the smallest to the largest that both have measured. Of a strategy with a grid of arguments, the
+    published and the best setting are compared. crossing: size at which `a` stops being the better one,
+    {median, low, high} at 90 %, or None when fewer than 90 % of the draws have one such place.
     """
-    return [_crossover(a, b) for a, b in _pairs(fitted) if _common(a, b) is not None]
+    return [_crossover(a, b, sizes) for a, b in _pairs(fitted) if (sizes := common_sizes(a, b)) is not None]
 
 
 def _pairs(fitted: list[Fitted]) -> Iterator[tuple[Fitted, Fitted]]:
-    for a, b in combinations([f for f in fitted if f.law.reach > 0], 2):
+    for a, b in combinations(_spokesmen(fitted), 2):
         one, two = a.arm, b.arm
-        alone = "scratch" in (one.strategy, two.strategy)
         same = (one.arch, one.birth) == (two.arch, two.birth)
-        if same and one.strategy != two.strategy and (one.teacher == two.teacher or alone):
+        if same and one.strategy != two.strategy and _same_teacher(one, two):
             yield a, b
 
 
-def _common(a: Fitted, b: Fitted) -> Array | None:
+def _same_teacher(one: Arm, two: Arm) -> bool:
+    """Whether two arms have one teacher, or one of them needs none."""
+    free = (one.strategy == "scratch" and one.teacher is None) or (
+        two.strategy == "scratch" and two.teacher is None
+    )
+    return free or one.teacher == two.teacher
+
+
+def _spokesmen(fitted: list[Fitted]) -> list[Fitted]:
+    """Of each strategy in one place: the published setting and the one with the least error."""
+    places: dict[tuple[Any, ...], list[Fitted]] = {}
+    for f in fitted:
+        if f.law.reach > 0:
+            places.setdefault((f.arm.arch, f.arm.birth, f.arm.teacher, f.arm.strategy), []).append(f)
+    out = []
+    for group in places.values():
+        sizes = np.geomspace(*np.median([[f.law.smallest, f.law.largest] for f in group], axis=0), 9)
+        best = min(group, key=lambda f: float(f.law.centre(sizes).mean()))
+        out += [f for f in group if f is best or f.arm.published]
+    return out
+
+
+def common_sizes(a: Fitted, b: Fitted) -> Array | None:
+    """Sizes, (POINTS,), from the smallest to the largest that both have measured; None if there are none."""
+    if not (a.law.reach > 0 and b.law.reach > 0):
+        return None
     low = max(a.law.smallest, b.law.smallest)
     high = min(a.law.largest, b.law.largest)
     return np.geomspace(low, high, POINTS) if high > low else None
 
 
-def _crossover(a: Fitted, b: Fitted) -> dict[str, Any]:
-    sizes = _common(a, b)
-    assert sizes is not None
-    better = (a.law.draws(sizes) - b.law.draws(sizes)) < 0  # (B, m): a is better
+def _crossover(a: Fitted, b: Fitted, sizes: Array) -> dict[str, Any]:
+    better = log_ratio(a, b, sizes) < 0  # (B, m): a is better
     small, large = float(better[:, 0].mean()), float(better[:, -1].mean())
     if small < large:  # say it the other way round, so that a is the one for small sizes
         a, b, better, small, large = b, a, ~better, 1 - small, 1 - large
@@ -66,7 +101,7 @@ def _crossover(a: Fitted, b: Fitted) -> dict[str, Any]:
     if once.mean() >= SURE:
         low, median, high = (float(v) for v in np.quantile(places, [0.05, 0.5, 0.95]))
         crossing = {"median": round(median), "low": round(low), "high": round(high), "level": 0.9}
-    first, second = _name(a.arm, b.arm), _name(b.arm, a.arm)
+    first, second = a.arm.label, b.arm.label
     if crossing:
         text = (
             f"{first} beats {second} below {_si(crossing['median'])} "
@@ -102,12 +137,12 @@ def gains(fitted: list[Fitted]) -> dict[str, Any]:
     rows, draws = [], {}
     for f in fitted:
         base = _scratch(f, fitted)
-        sizes = _common(f, base) if base else None
+        sizes = common_sizes(f, base) if base else None
         if base is None or sizes is None:
             continue
         picked = np.geomspace(sizes[0], sizes[-1], GAIN_SIZES)
-        gain = 1 - np.exp(f.law.draws(picked) - base.law.draws(picked))
-        whole = (1 - np.exp(f.law.draws(sizes) - base.law.draws(sizes))).mean(1)
+        gain = 1 - np.exp(log_ratio(f, base, picked))
+        whole = (1 - np.exp(log_ratio(f, base, sizes))).mean(1)
         draws[f.arm.key] = whole
         rows.append(
             {
@@ -117,9 +152,9 @@ def gains(fitted: list[Fitted]) -> dict[str, Any]:
                 "strategy": f.arm.strategy,
                 "teacher": f.arm.teacher,
                 "by_size": [
-                    {"params": round(float(n)), **_interval(gain[:, j])} for j, n in enumerate(picked)
+                    {"params": round(float(n)), **interval(gain[:, j])} for j, n in enumerate(picked)
                 ],
-                "mean": _interval(whole),
+                "mean": interval(whole),
                 "p_better": round(float((whole > 0).mean()), 4),
             }
         )
@@ -131,7 +166,7 @@ def _scratch(f: Fitted, fitted: list[Fitted]) -> Fitted | None:
         return None
     for other in fitted:
         same = (other.arm.arch, other.arm.birth) == (f.arm.arch, f.arm.birth)
-        if same and other.arm.strategy == "scratch" and other.law.reach > 0:
+        if same and other.arm.strategy == "scratch" and _same_teacher(f.arm, other.arm):
             return other
     return None
 
@@ -160,7 +195,7 @@ def _architectures(fitted: list[Fitted], draws: dict[str, Array]) -> list[dict[s
                 "a": one,
                 "b": two,
                 "pairs": len(both),
-                "difference": _interval(difference),
+                "difference": interval(difference),
                 "p_a_gains_more": round(p, 4),
                 "text": f"{text} (mean gain {one} minus {two}: {100 * np.median(difference):.1f} points)",
             }
@@ -168,7 +203,8 @@ def _architectures(fitted: list[Fitted], draws: dict[str, Array]) -> list[dict[s
     return out
 
 
-def _interval(values: Array) -> dict[str, float]:
+def interval(values: Array) -> dict[str, float]:
+    """Median and 90 % interval of draws (B,)."""
     low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
     return {
         "median": round(float(median), 5),
@@ -176,11 +212,6 @@ def _interval(values: Array) -> dict[str, float]:
         "high": round(float(high), 5),
         "level": 0.9,
     }
-
-
-def _name(arm: Arm, other: Arm) -> str:
-    """Strategy, with its arguments where the other arm does not make them clear."""
-    return arm.strategy if arm.strategy_args == "{}" else f"{arm.strategy} {arm.strategy_args}"
 
 
 def _si(number: float) -> str:
