@@ -29,8 +29,9 @@ class Recipe:
 class Spec:
     """One model to train: what `kd.train.Run` needs to know of a point.
 
-    teacher: id of the teacher whose outputs the student learns from; None for teachers and `scratch`.
-    birth: "random" or "pruned" (copied from the teacher and pruned to the student's width).
+    teacher: id of the teacher whose outputs the student learns from, or whose weights it is born with; None
+    for teachers and for `scratch` students of random birth.
+    birth: `kd.births.BIRTHS`: "random", or "pruned" (copied from the teacher, pruned to the student's width).
     """
 
     id: str

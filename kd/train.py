@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kd import metrics, sizes
+from kd import births, metrics, sizes
 from kd.files import sha256, write_atomically
 from kd.models import build
 from kd.objective import Labels, objective
 from kd.prepare import Data
+from kd.prune import newborn
 from kd.recipe import Spec
 from kd.strategies import STRATEGIES
 from kd.teacher import MODEL, TeacherOutputs, as_tensor, outputs, write_teacher_outputs
@@ -76,6 +77,8 @@ class Run:
             self.model = build(
                 spec.arch, spec.depth, spec.width, channels=channels, samples=samples, classes=data.classes
             )
+            if births.needs_teacher(spec.birth):
+                self.model.load_state_dict(newborn(spec, teacher_folder, data))
             self.connector: nn.Module = nn.Identity()
             if self.weights.feature and self.teacher is not None:
                 student_width = self.model.fc.in_features
@@ -188,6 +191,7 @@ class Run:
             "macs": size.macs,
             "activation_bytes": size.activation_bytes,
             "weight_bytes": size.weight_bytes,
+            "weight_bytes_int8": size.weight_bytes_int8,
             **metrics.error_figures(predicted, test.bpm),
             "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
             "mae_by_subject": metrics.mae_by(test.subject, predicted, test.bpm),
