@@ -72,7 +72,7 @@ _NUMPY: dict[tuple[str, str], Callable[..., Any]] = {
     ("multiarray", "scalar"): _scalar,
     ("numeric", "_frombuffer"): _frombuffer,
 }
-_BUILTINS = (set, frozenset, bytearray, complex, list, dict, tuple, int, float, bool, str)
+_BUILTINS = (set, frozenset, bytes, bytearray, complex, list, dict, tuple, int, float, bool, str)
 ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
