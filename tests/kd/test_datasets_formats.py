@@ -399,7 +399,7 @@ def test_intervals_that_disagree_with_their_neighbours_are_left_out():
 WATCH_CLOCK = 1.7e9  # seconds
 
 
-def write_galaxy(folder, seconds=120.0, e4=True, exit_s=110.0, events=None):
+def write_galaxy(folder, seconds=120.0, e4=True, exit_s=110.5, events=None):
     for name in ("GalaxyWatch", "PolarH10", "E4"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     start = WATCH_CLOCK
@@ -439,7 +439,7 @@ def test_galaxyppg_clocks_meet(tmp_path, device, fs):
     recordings, windows, dropped = check_alignment(tmp_path, "galaxyppg", tolerance=0.4, device=device)
     worn = ["P02", "P10"] if device == "watch" else ["P02"]
     assert [(r.dataset, r.subject, r.fs) for r in recordings] == [("GalaxyPPG", p, fs) for p in worn]
-    inside = [k for k in range(57) if 2 * k >= 10 and 2 * k + 8 <= 110]
+    inside = [k for k in range(57) if 2 * k >= 10 and 2 * k + 8 <= 110.5]
     assert np.flatnonzero(np.isfinite(recordings[0].hr)).tolist() == inside
     assert len(windows) == len(inside) * len(worn)
     assert set(dropped.by_reason) == {"no label (NaN)"}
