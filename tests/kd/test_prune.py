@@ -7,9 +7,9 @@ import torch
 
 from kd import births
 from kd.errors import InputError
-from kd.models import build
+from kd.models import build, shape_of
 from kd.prepare import Data
-from kd.prune import born, newborn, shape_of
+from kd.prune import born, newborn
 from kd.recipe import Recipe, Spec
 from kd.train import Run
 
