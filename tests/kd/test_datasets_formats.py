@@ -192,7 +192,7 @@ def test_bidmc_labels_are_moved_back_by_the_monitors_lag(tmp_path):
     assert (recording.dataset, recording.subject, recording.fs) == ("BIDMC", "bidmc_01", 125.0)
     assert recording.ppg.shape == (1, 15000)
     assert recording.hr_start_s == -6.0
-    assert dropped.by_reason == {"recording too short: window reaches outside it": 3}
+    assert dropped.by_reason == {"window reaches outside the recording": 3}
     assert len(windows) == 57 - 3
     unmoved, _ = windows_of(tmp_path, options={"lag_s": 0.0})
     assert np.mean(fft_peak(unmoved.x, 25.0) - unmoved.bpm) == pytest.approx(6 * SLOPE, abs=0.5)
