@@ -25,7 +25,6 @@ TRANSIENT = (
     "server too busy",
     "backup controller",
     "protocol authentication error",  # munge restarting
-    "job violates accounting/qos policy (job submit limit",
 )
 
 
