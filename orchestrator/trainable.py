@@ -86,22 +86,15 @@ class PackTrainer:
         self.lock = SweepLock(self.store.path)
         self.ids: list[str] = []
         self.run: Run | None = None
-        # A node of a Slurm job says in its directory when it must leave, and waits for whoever is entered there.
+        # A node of a Slurm job says in its directory when it must leave, and waits for the processes entered there.
         self._leave = node_dir / "leave" if node_dir else None
-        self._entry = node_dir / "trainers" / str(os.getpid()) if node_dir else None
-        if self._entry and not self.must_leave:
-            self._entry.touch()
+        if node_dir and not self.must_leave:
+            (node_dir / "trainers" / str(os.getpid())).touch()
 
     @property
     def must_leave(self) -> bool:
         """Whether this node is about to go."""
         return self._leave is not None and self._leave.exists()
-
-    def leave(self) -> None:
-        """Checkpoint, and let the node go."""
-        self.pause()
-        if self._entry:
-            self._entry.unlink(missing_ok=True)
 
     def take(self, ids: list[str]) -> None:
         """Go on with another pack; a point in the middle of training is checkpointed first."""
@@ -248,7 +241,7 @@ class Trainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train for a slice of time. Raises Leaving, once what happened has been told, when this node must go."""
         if self.trainer.must_leave:
-            self.trainer.leave()
+            self.trainer.pause()
             raise Leaving(f"{socket.gethostname()}: this node's time is over")
         slice_ = self.trainer.advance(self.trainer.setup.slice_s)
         return {**slice_, "done": slice_["left"] == 0}

@@ -333,7 +333,10 @@ class Node:
         self.start(flags, ports, Path(head["token"]))
 
     def _drain(self) -> None:
-        """Have the points here checkpointed. Each process that trains has a file in trainers/ until it has."""
+        """Have the points here checkpointed; each process that trains has entered itself in trainers/.
+
+        Such a process checkpoints at the end of its epoch and says so; the driver then ends it.
+        """
         assert self.leave is not None
         say("leaving: points here are checkpointed and go on elsewhere")
         (self.directory / "leave").touch()
@@ -343,7 +346,6 @@ class Node:
             time.sleep(0.1)
         else:
             say("some points did not reach the end of an epoch; they go on from their last checkpoint")
-        time.sleep(1.0)  # what the workers said last is on its way to the driver
 
 
 def _answers(address: str) -> bool:
