@@ -25,8 +25,10 @@ def test_only_the_band_is_searched():
 
 
 def test_spectra_of_channels_are_summed():
-    x = np.concatenate([tones([60.0]), 3 * tones([120.0]), 2.5 * tones([60.0])], axis=1)
-    assert fft_peak(x, 25.0)[0] == pytest.approx(60, abs=2)
+    low, high = tones([60.0]), tones([120.0])
+    channels = [low + 1.2 * high, low + 0.2 * high]
+    assert fft_peak(channels[0], 25.0)[0] == pytest.approx(120, abs=2)
+    assert fft_peak(np.concatenate(channels, axis=1), 25.0)[0] == pytest.approx(60, abs=2)
 
 
 def test_windows_in_blocks_are_the_same_as_one_by_one():
