@@ -28,7 +28,7 @@ HEAD = "head.json"
 DONE, LEAVING, FAILED = 0, 75, 1  # exit codes: the sweep is over; this node's time is; Ray can't be started
 # Ports of one Ray node: eight for its services, the rest for its worker processes. Below Linux's ephemeral ports.
 FIRST_PORT, LAST_PORT, SERVICES = 20000, 32700, 9
-TRIES, HEAD_PATIENCE_S, POLL_S = 6, 300.0, 0.5
+TRIES, HEAD_PATIENCE_S, NODES_PATIENCE_S, POLL_S = 6, 300.0, 60.0, 0.5
 OBJECT_STORE_MB = 100  # nothing big passes through Ray; its least is 75 MB
 RAY_SHARE = 0.9  # of the allocation's memory is offered to Ray; the rest is for Ray's own processes
 
@@ -224,6 +224,8 @@ class Node:
     def close(self) -> None:
         """End Ray, remove the directory."""
         self.end_ray()
+        for path in self.here.glob(f"joined-*-{socket.gethostname()}"):
+            path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._lock)
 
@@ -301,6 +303,7 @@ class Node:
             if head and head["state"] == "over":
                 return DONE
             if self.ray is not None and (self.ray.poll() is not None or not head or head["link"] != joined):
+                joined_file(self.here, joined).unlink(missing_ok=True)
                 if self.ray.poll() is not None:
                     failures += 1
                     say(f"Ray has ended on this node:\n{self.last_words()}")
@@ -311,7 +314,9 @@ class Node:
                 if _answers(head["address"]):
                     joined = head["link"]
                     self._join(head, failures)
-                    say(f"joining {head['address']}")
+                    if self._started():
+                        say(f"joined {head['address']}")
+                        joined_file(self.here, joined).touch()
                 else:
                     time.sleep(2.0)
             if self.ray is not None and time.monotonic() - waited_since > 60:
@@ -331,6 +336,17 @@ class Node:
         ports = find_ports(ip, SERVICES + 16 + 8 * self.share.cpus, seed)
         flags = [f"--address={head['address']}", f"--node-ip-address={ip}"]
         self.start(flags, ports, Path(head["token"]))
+
+    def _started(self) -> bool:
+        """Whether Ray came up; waits for that."""
+        deadline = time.monotonic() + 120
+        while self.ray is not None and self.ray.poll() is None and time.monotonic() < deadline:
+            if "Ray runtime started" in self.last_words():
+                return True
+            if self.leave is not None:
+                break
+            time.sleep(POLL_S)
+        return False
 
     def _drain(self) -> None:
         """Have the points here checkpointed; each process that trains has entered itself in trainers/.
@@ -383,12 +399,25 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def wait_for_address(here: Path, link: str, patience_s: float) -> int:
-    """Print address and token file of this link's head, a line each, once it is up."""
+def joined_file(here: Path, link: str) -> Path:
+    """Says that this node is part of a link's Ray cluster."""
+    return here / f"joined-{link}-{socket.gethostname()}"
+
+
+def wait_for_address(here: Path, link: str, patience_s: float, nodes: int) -> int:
+    """Print address and token file of this link's head, a line each, once it is up.
+
+    nodes: how many others to wait for before, for NODES_PATIENCE_S at most.
+    """
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         head = read_head(here)
         if head and head["link"] == link and head["state"] == "up":
+            more = time.monotonic() + NODES_PATIENCE_S
+            while (there := len(list(here.glob(f"joined-{link}-*")))) < nodes and time.monotonic() < more:
+                time.sleep(0.5)
+            if there < nodes:
+                say(f"{there} of {nodes} other nodes have joined so far; the sweep begins")
             print(head["address"], head["token"], sep="\n")
             return 0
         if head and head["link"] == link:
@@ -414,11 +443,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dashboard", action="store_true")
     parser.add_argument("--login", help="host for the ssh -L line")
     parser.add_argument("--stay", action="store_true", help="signals change nothing; the head says when it's over")
+    parser.add_argument("--nodes", type=int, default=0, help="how many other nodes to wait for, within reason")
     parser.add_argument("--grace", type=float, default=90.0, help="seconds from USR1 to the end")
     parser.add_argument("--patience", type=float, default=HEAD_PATIENCE_S, help="seconds without a head")
     args = parser.parse_args(argv)
     if args.role == "address":
-        return wait_for_address(args.here, args.link, args.patience)
+        return wait_for_address(args.here, args.link, args.patience, args.nodes)
     node = Node(args)
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, node.on_signal)
