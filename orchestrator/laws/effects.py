@@ -14,7 +14,7 @@ from orchestrator.laws.arms import Arm
 from orchestrator.laws.forms import Array
 from orchestrator.laws.law import Law
 
-SURE = 0.95  # share of draws that must agree before a sentence is said: the 90 % interval excludes the contrary
+SURE = 0.95  # share of draws that must agree before a sentence is said: then the 90 % interval excludes 0
 ONCE = 0.9  # share of draws that must cross exactly once before a crossover is told
 POINTS = 65  # sizes at which differences are looked at
 GAIN_SIZES = 5
