@@ -128,7 +128,7 @@ def _render(sweep: Sweep, runs: int) -> str:
         css=Markup(_file("figures.css") + _file("page.css")),
         script=Markup(script),
         script_digest=digest,
-        data=embed(sweep.document, sweep.teachers),
+        data=embed(sweep),
     )
 
 
@@ -155,7 +155,10 @@ def _controls(sweep: Sweep) -> list[Control]:
         seen = [r[column] / unit for r in sweep.results if r["role"] == "student" and r.get(column)]
         if values and seen:
             label, of, measure = LABELS.get(name, (name, "", ""))
-            out.append(Control(name, label, of, measure, min(values), max(values), max(seen)))
+            start = max(seen)
+            if name == "max_params" and (best := words.recommended(sweep)["best"]):
+                start = best["params"]
+            out.append(Control(name, label, of, measure, min(values), max(values), start))
     return out
 
 

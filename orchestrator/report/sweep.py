@@ -60,6 +60,18 @@ class Sweep:
         """A teacher's name, its id when it is not known."""
         return self.teachers.get(id, id) if id else ""
 
+    @cached_property
+    def settings(self) -> dict[str, int]:
+        """Strategy -> how many sets of arguments it was tried with."""
+        found: dict[str, set[str]] = {}
+        for arm in self.document["arms"]:
+            found.setdefault(arm["strategy"], set()).add(full_label(arm))
+        return {strategy: len(labels) for strategy, labels in found.items()}
+
+    def label(self, arm: dict[str, Any]) -> str:
+        """Strategy of an arm or a run, with its unusual arguments where the sweep has it with others too."""
+        return full_label(arm) if self.settings.get(arm["strategy"], 1) > 1 else str(arm["strategy"])
+
     @property
     def stale(self) -> bool:
         """Whether there are other results now than those the laws were fitted to."""
@@ -132,7 +144,7 @@ def group_name(arm: dict[str, Any]) -> str:
     return str(arm["arch"]) + (f", {arm['birth']}" if arm["birth"] != "random" else "")
 
 
-def label(arm: dict[str, Any]) -> str:
+def full_label(arm: dict[str, Any]) -> str:
     """Strategy of an arm or a run, with the arguments that differ from its defaults."""
     return strategy_label(arm["strategy"], arm.get("strategy_args") or {})
 

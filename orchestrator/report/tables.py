@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.report import fronts
 from orchestrator.report.costs import Births, births, costs
 from orchestrator.report.plot import si
-from orchestrator.report.sweep import Sweep, label
+from orchestrator.report.sweep import Sweep, full_label
 
 RUNS = 400  # rows of the table of runs: the best ones; the directory has them all
 
@@ -56,7 +56,7 @@ def span(i: dict[str, float], form: str = ".2f", factor: float = 1.0) -> Cell:
 
 def strategy(arm: dict[str, Any]) -> Cell:
     """A strategy, and what is unusual about it."""
-    return Cell(label(arm), None, arm["strategy"])
+    return Cell(full_label(arm), None, arm["strategy"])
 
 
 def laws(sweep: Sweep) -> Table:
@@ -278,7 +278,7 @@ def cost(sweep: Sweep) -> Table:
             Cell(c.kind),
             size(c.points),
             size(c.epochs) if c.epochs else Cell("–"),
-            number(c.hours, ".4f" if c.hours < 0.1 else ".2f"),
+            number(c.hours, ".3g"),
             number(c.seconds / c.points, ".1f"),
         ]
         for c in costs(sweep)
