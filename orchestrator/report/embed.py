@@ -19,6 +19,7 @@ from orchestrator.report.sweep import Sweep
 
 Whole = npt.NDArray[np.int16]
 ARM_KEYS = ("key", "arch", "birth", "strategy", "strategy_args", "teacher", "verdict", "why", "reach")
+COLUMNS = ("depth", "width", "params", "macs", "weight_bytes", "activation_bytes", "position")
 SIZE_KEYS = ("smallest", "largest", "runs")
 PACKED = ("median", "noise", "draws")
 
@@ -26,6 +27,7 @@ PACKED = ("median", "noise", "draws")
 def embed(sweep: Sweep) -> str:
     """Base64 of a deflated block: length of the JSON (uint32, little-endian), JSON, int16 planes."""
     document = sweep.document
+    columns = {*COLUMNS, *(column for column, _, _ in students.LIMITS.values())}
     blocks: list[bytes] = []
     shapes: list[list[int]] = []
 
@@ -50,7 +52,7 @@ def embed(sweep: Sweep) -> str:
         "teachers": sweep.teachers,
         "run_noise": place(document["run_noise"]),
         "architectures": {
-            arch: {"configurations": data["configurations"]}
+            arch: {"configurations": {k: v for k, v in data["configurations"].items() if k in columns}}
             for arch, data in document["architectures"].items()
         },
         "arms": [

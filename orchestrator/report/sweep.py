@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from orchestrator.latency import FILE as PROFILE
+from orchestrator.latency import attach, read_profile
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.plan import Plan, Point
@@ -34,9 +36,12 @@ class Sweep:
     def read(folder: Path) -> "Sweep":
         """Raises InputError when laws.json is missing, or a file is damaged."""
         store = Store(folder)
+        document = read_document(folder / "laws.json")
+        if (folder / PROFILE).exists():
+            document = attach(document, read_profile(folder))
         return Sweep(
             folder,
-            read_document(folder / "laws.json"),
+            document,
             list(store.results()),
             store.errors(),
             _plan(folder / "plan.json"),
