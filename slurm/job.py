@@ -1,7 +1,7 @@
 """A sweep's job scripts: values in, text out. Nothing here talks to Slurm or reads a file but the templates.
 
-Two kinds of submission: `gang`, one job of N nodes with the driver on the first; `elastic`, a head job with the
-driver and arrays of one-node worker jobs.
+Two kinds of submission: `gang`, one job of N nodes with the driver on the first; `elastic`, a head job with
+the driver and arrays of one-node worker jobs.
 """
 
 import re
@@ -76,7 +76,7 @@ def scripts(job: Job) -> dict[str, str]:
 
 
 def requests(job: Job, max_array: int) -> list[Request]:
-    """The calls of sbatch, in order. max_array: Slurm's MaxArraySize, one more than the largest task index."""
+    """The calls of sbatch, in order. max_array: MaxArraySize, one more than the largest task index."""
     if job.site.mode == "gang":
         return [Request("gang", "gang.sbatch")]
     arrays = split_array(job.site.nodes, max_array)
