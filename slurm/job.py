@@ -100,17 +100,22 @@ def split_array(tasks: int, max_array: int) -> list[int]:
 def gang_script(job: Job) -> str:
     """One job that holds everything."""
     site = job.site
-    more = [("no-kill", "")] if site.nodes > 1 else []
     return _render(
         "driver.sbatch.j2",
         job,
-        options=_options(job, job.name, site.nodes, more),
+        options=gang_options(job),
         script="gang.sbatch",
         comment=f"{job.comment}/gang",
         requeue=site.preempt == "requeue",
         gang=True,
         nodes=site.nodes,
     )
+
+
+def gang_options(job: Job) -> "Options":
+    """What a gang asks of Slurm."""
+    more = [("no-kill", "")] if job.site.nodes > 1 else []
+    return _options(job, job.name, job.site.nodes, more)
 
 
 def head_script(job: Job) -> str:
