@@ -47,8 +47,8 @@ def login(slurm_cluster: SlurmCluster) -> Iterator[Login]:
 def chain(slurm_cluster: SlurmCluster) -> Sweep:
     """A sweep whose job is too short for it. It takes minutes on node4, so it begins before all else.
 
-    Slurm counts in minutes and may warn half a minute before the time asked for: a link lasts 90 to 120 s, and
-    the points, one after the other, 208 s.
+    Slurm counts in minutes and may warn half a minute before the time asked for: a link lasts 90 to 120 s,
+    and the points, one after the other, 208 s.
     """
     login = Login(slurm_cluster)
     login.env["PACE_S"] = "1.3"

@@ -109,8 +109,6 @@ def test_many_points_over_three_nodes(login: Login) -> None:
     assert len(done) == 301
     slot_s = max(e["slots"] for e in done) * (done[-1]["time"] - done[0]["time"])
     overhead_s = (slot_s - sum(r["train_seconds"] for r in results.values())) / len(results)
-    print(
-        f"\n301 points on 3 nodes: {overhead_s:.2f} slot seconds of overhead a point, driver {memory_mb:.0f} MB"
-    )
+    print(f"\n301 points on 3 nodes: {overhead_s:.2f} slot seconds over a point, driver {memory_mb:.0f} MB")
     assert overhead_s < 2.0
     assert memory_mb < 1500
