@@ -59,8 +59,8 @@ def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> It
     yield ""
     yield (
         f"Within 5 BPM: {result['within_5_bpm']:.0%} of windows. Streaming changes the error by "
-        f"{test['streaming_costs_bpm']:+.3f} BPM on the same windows: offline filtering runs forward and back, "
-        "a live filter can't."
+        f"{test['streaming_costs_bpm']:+.3f} BPM on the same windows: offline filtering runs forward "
+        "and back, a live filter can't."
     )
     yield ""
     yield "| subject | MAE, BPM |"
@@ -72,7 +72,7 @@ def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> It
 def _cost(result: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
     yield "## Cost of one window"
     yield ""
-    yield f"{result['macs']:,} multiply-adds; activation peak {result['activation_bytes']:,} bytes in float32."
+    yield f"{result['macs']:,} multiply-adds; activation peak {result['activation_bytes']:,} bytes, float32."
     yield ""
     yield "| | float32 | int8 |"
     yield "|---|---|---|"
@@ -108,10 +108,9 @@ def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
             f"MAE {t['mae_bpm']:.2f} BPM"
         )
     yield f"- seed {result['seed']}, {result['epochs']} epochs, best after {result['best_epoch']}"
-    yield (
-        f"- commit `{result['git_commit'] or 'unknown'}`, recipe version {result['recipe_version']}, "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    commit = result["git_commit"] or "unknown"
+    yield f"- commit `{commit}`, recipe version {result['recipe_version']}, {versions}"
 
 
 def _use(config: dict[str, Any]) -> Iterator[str]:
@@ -131,8 +130,8 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
     yield ""
     low, high = config["filter"]["band_hz"]
     yield (
-        f"Windows of {config['window_s']:g} s every {config['stride_s']:g} s at {config['fs']:g} Hz, band-passed "
-        f"{low:g} to {high:g} Hz. Decode by expectation over the classes, never by argmax: int8 logits tie."
+        f"Windows of {config['window_s']:g} s every {config['stride_s']:g} s at {config['fs']:g} Hz, "
+        f"band-passed {low:g} to {high:g} Hz. Decode by expectation over the classes, never by argmax: int8 logits tie."
     )
 
 
