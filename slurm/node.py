@@ -203,8 +203,8 @@ class Node:
     def start(self, flags: list[str], ip: str, token: Path, attempt: int) -> Ports:
         """Start Ray's processes; the ports they were given.
 
-        They don't see TERM, which Slurm sends to every process of a job at once: it would end Ray while points
-        are being checkpointed. The kernel ends Ray's processes with this one.
+        They don't see TERM, which Slurm sends to all processes of a job at once: it would end Ray while
+        points are being checkpointed. The kernel ends Ray's processes with this one.
         """
         seed = int(self.job) if self.job.isdigit() else os.getpid()
         ports, self._ports = find_ports(ip, SERVICES + 16 + 8 * self.share.cpus, seed + attempt)
@@ -218,6 +218,7 @@ class Node:
         memory = int(self.share.memory_mb * 2**20 * RAY_SHARE) - store
         if memory > 0:
             resources.append(f"--memory={memory}")
+        (self.directory / "ray.log").unlink(missing_ok=True)
         command = [
             sys.executable,
             "-P",
@@ -365,7 +366,7 @@ class Node:
         """Whether Ray came up; waits for that."""
         deadline = time.monotonic() + 120
         while self.ray is not None and self.ray.poll() is None and time.monotonic() < deadline:
-            if "Ray runtime started" in self.last_words():
+            if "Ray runtime started" in (self.directory / "ray.log").read_text(errors="replace"):
                 return True
             if self.leave is not None:
                 break
