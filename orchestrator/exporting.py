@@ -101,8 +101,8 @@ def export_point(
 def register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, name: str) -> str:
     """Put the exported model into MLflow's registry, with its signature; the version.
 
-    It belongs to the point's run if the sweep is in this MLflow, else to a run of its own. Loaded back, it must
-    give the same outputs: AssertionError otherwise.
+    It belongs to the point's run if the sweep is in this MLflow, else to a run of its own. Loaded back, it
+    must give the same outputs: AssertionError otherwise.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     import mlflow
