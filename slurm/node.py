@@ -37,6 +37,7 @@ RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Slurm bounds the job's memory; Ray would judge the whole host's, neighbours included.
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would give the CPUs of this allocation to neighbours on the node
     # A node that is gone is noticed after 5 s if it refuses connections, after a minute if it is merely slow.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "5",

@@ -60,6 +60,7 @@ def chain(slurm_cluster: SlurmCluster) -> Sweep:
 def gang(slurm_cluster: SlurmCluster, chain: Sweep) -> Sweep:
     """The sweep that others are compared with, on two nodes with two GPUs each; never interrupted."""
     login = Login(slurm_cluster)
+    login.env["PACE_S"] = "0.6"  # so that the other node's workers, too, have started before all is done
     space = login.space(SLOW, {**FAST, "strategies": STRATEGIES}, {**FAST, "seeds": [1]})
     sweep = login.submit(space, login.site(nodes=2, cpus_per_node=4, gpus_per_node=2), "gang")
     sweep.until_over(timeout=300)
