@@ -1,8 +1,10 @@
 """Sweeps on a real Slurm, undisturbed: gang, elastic, beside each other, under hostile names, many points."""
 
+import json
 import os
 import shutil
 from collections import Counter, defaultdict
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,22 @@ def test_gang_uses_all_nodes_and_gives_each_trial_its_gpu(gang: Sweep) -> None:
     assert [link["verdict"] for link in gang.links()] == ["done"]
     assert not list(gang.login.cluster.root.glob("tmp/*/kds*")), "temporary directories are left"
     assert not list(gang.here().glob("token-*")), "a token is left"
+    print(f"\n{startup(gang)}")
+
+
+def startup(sweep: Sweep) -> str:
+    """The wall time from sbatch to the first training step, and how it divides."""
+    submitted = json.loads((sweep.here() / "submission.json").read_text())["created"]
+    head = json.loads((sweep.here() / "head.json").read_text())["time"]
+    first = min(
+        datetime.fromisoformat(r["finished_at"]).timestamp() - r["train_seconds"]
+        for r in sweep.results().values()
+        if r["arch"] == "mlp"  # those of a paced ResNet took longer than they say
+    )
+    times = [submitted, sweep.links("begin")[0]["time"], head, sweep.ledger("start")[0]["time"], first]
+    names = ("until the job begins", "Ray's head", "other nodes and the driver", "workers and their data")
+    parts = [f"{name} {b - a:.1f} s" for name, a, b in zip(names, times, times[1:], strict=False)]
+    return f"sbatch to first step {first - submitted:.1f} s: {', '.join(parts)}"
 
 
 def test_elastic_grows_and_shrinks_with_what_slurm_gives(gang: Sweep, login: Login) -> None:

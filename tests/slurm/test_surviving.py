@@ -172,6 +172,8 @@ def test_a_crash_between_sbatch_and_its_record_submits_once(login: Login) -> Non
 
 
 def test_time_limits_are_bridged_by_a_chain(gang: Sweep, chain: Sweep) -> None:
+    chain.until(chain.links)
+    print(f"\n{chain.login.run('status', str(chain.path)).stdout}")
     chain.until_over(timeout=300)
     ends = chain.links()
     assert len(ends) >= 3, "the time limit should have come twice"
