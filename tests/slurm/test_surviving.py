@@ -50,7 +50,9 @@ def test_preempted_jobs_go_on_where_slurm_requeues_and_where_it_cancels(gang: Sw
 
 def test_killed_steps(gang: Sweep, login: Login) -> None:
     cluster = login.cluster
-    sweep = login.submit(login.space(SLOW), login.site(nodes=2, cpus_per_node=1), "killed")
+    sweep = login.submit(
+        login.space(SLOW), login.site(nodes=2, cpus_per_node=1, gpus_per_node=0, gres="gpu:1"), "killed"
+    )
     job = sweep.jobs[0]
     sweep.until_trained()
     sweep.until(lambda: len(sweep.beat()["running"]) == 2)
