@@ -87,4 +87,4 @@ def _best(folder: Path, store: Any, limits: dict[str, Any]) -> dict[str, Any]:
     budget = Budget(**limits)
     if not budget.given:
         raise InputError("name a POINT to export, or give a budget, for example --max-params 20000")
-    return chosen_by(answer(read_document(folder / "laws.json"), budget), store)
+    return chosen_by(answer(read_document(folder / "laws.json", budget.device), budget), store)
