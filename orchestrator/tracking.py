@@ -45,8 +45,8 @@ class Tracker:
         self.points = {point.id: point for point in plan.points}
         self.sweep = _sweep_id(store)
         self._artifacts = (store.path.resolve() / "mlartifacts").as_uri()
-        # MLflow writes the default experiment's place into SQL as it stands: by default the working directory,
-        # which may have a quote in its name. A URI has none.
+        # MLflow writes the default experiment's place into SQL as it stands: the working directory, which may
+        # have a quote in its name, unless it is told another. A URI has none.
         os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", self._artifacts)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment()
