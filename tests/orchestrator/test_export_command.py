@@ -1,5 +1,6 @@
 """`kdsweep export`: a folder that works on its own, the sweep's error, and MLflow's registry."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -35,7 +36,11 @@ def exported(tiny_sweep, tmp_path_factory):
     shutil.copytree(tiny_sweep, sweep)
     result = next(r for r in Store(sweep).results() if r["arch"] == "resnet1d")
     out = sweep.parent / "shipped"
-    said = invoke(str(sweep), result["id"][:8], "-o", str(out), "--register", "--name", "watch", "--json")
+    elsewhere = sweep.parent / "elsewhere"
+    elsewhere.mkdir()
+    with contextlib.chdir(elsewhere):
+        said = invoke(str(sweep), result["id"][:8], "-o", str(out), "--register", "--name", "watch", "--json")
+    assert not list(elsewhere.iterdir())  # MLflow's artifacts stay with the sweep
     assert said.exit_code == 0
     return sweep, result, out, json.loads(said.stdout)
 
@@ -101,6 +106,9 @@ def test_the_registered_model_answers_as_the_file(exported):
     version = mlflow.MlflowClient().get_model_version("watch", said["version"])
     model = mlflow.pyfunc.load_model(f"models:/watch/{version.version}")
     assert model.metadata.metadata["point"] == result["id"]
+    run = mlflow.get_run(version.run_id)
+    assert run.data.tags["kdsweep.point"] == result["id"]
+    assert run.info.status == "FINISHED"
     assert [i.name for i in model.metadata.signature.inputs] == ["window"]
     windows = np.random.default_rng(0).standard_normal((5, 1, 200)).astype(np.float32)
     got = model.predict({"window": windows})["logits"]
