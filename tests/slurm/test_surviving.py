@@ -65,13 +65,18 @@ def test_killed_steps(gang: Sweep, login: Login) -> None:
     job = sweep.jobs[0]
     sweep.until_trained()
     sweep.until(lambda: len(sweep.beat()["running"]) == 2)
-    # Step 0 is the head's, step 1 the other node's; KILL reaches all their processes.
-    cluster.run("scancel", "--signal=KILL", f"{job}.1")
+    # One step holds the head, one the other node; KILL reaches all their processes.
+    steps = [
+        line.split() for line in cluster.run("squeue", "-s", "-h", "-j", job, "-o", "%i %N").splitlines()
+    ]
+    head = next(step for step, node in steps if node == sweep.beat()["host"] and step[-1].isdigit())
+    other = next(step for step, node in steps if node != sweep.beat()["host"])
+    cluster.run("scancel", "--signal=KILL", other)
     sweep.until(lambda: sweep.beat()["slots"] == 1)
     assert not sweep.links(), "the loss of a worker ended the link"
     assert cluster.job(job)["JobState"] == "RUNNING"
     sweep.until(lambda: sweep.beat()["running"])
-    cluster.run("scancel", "--signal=KILL", f"{job}.0")
+    cluster.run("scancel", "--signal=KILL", head)
     sweep.until(lambda: sweep.links())
     assert sweep.links()[0]["verdict"] == "again", sweep.said()
     sweep.until_over(timeout=240)
