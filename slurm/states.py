@@ -45,7 +45,7 @@ class JobState:
 def parse_squeue(text: str) -> list[JobState]:
     """`squeue --json`: of every user, and with jobs that ended some minutes ago.
 
-    Raises Away when it lists nothing because slurmctld didn't answer: it says so in the text, and exits with 0.
+    Raises Away when it lists nothing because slurmctld didn't answer; squeue then says so, and exits with 0.
     """
     try:
         content = json.loads(text)
