@@ -112,7 +112,7 @@ class Plan:
             raise InputError(f"{path}: not a plan ({error!r}): run the search space again") from error
 
     def with_earlier(self, path: Path, done: set[str]) -> "Plan":
-        """This plan, and the points of the plan at `path` that are done: a sweep never forgets what it trained."""
+        """This plan, and what is done of the plan at `path`: a sweep never forgets what it trained."""
         try:
             earlier = Plan.load(path)
         except InputError:  # none yet, or of another version: what is done is found again when it is planned
