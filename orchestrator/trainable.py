@@ -86,7 +86,7 @@ class PackTrainer:
         self.lock = SweepLock(self.store.path)
         self.ids: list[str] = []
         self.run: Run | None = None
-        # A node of a Slurm job says in its directory when it must leave, and waits for the processes entered there.
+        # A node of a Slurm job says in its directory when it must leave, and waits for those entered there.
         self._leave = node_dir / "leave" if node_dir else None
         if node_dir and not self.must_leave:
             (node_dir / "trainers" / str(os.getpid())).touch()
@@ -239,7 +239,7 @@ class Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for a slice of time. Raises Leaving, once what happened has been told, when this node must go."""
+        """Train for a slice of time. Raises Leaving, once all has been told, when this node must go."""
         if self.trainer.must_leave:
             self.trainer.pause()
             raise Leaving(f"{socket.gethostname()}: this node's time is over")

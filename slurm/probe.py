@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slurm.node import SERVICES, Share, find_ports, own_ip
+from slurm.node import Share
+from slurm.ports import SERVICES, find_ports, own_ip
 
 TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from slurm import node
-from slurm.node import Ports, Share
+from slurm import node, ports
+from slurm.node import Share
+from slurm.ports import Ports
 
 
 @pytest.mark.parametrize(
@@ -35,37 +36,37 @@ def test_the_allocation_and_not_the_host(env: dict[str, str], share: Share) -> N
 
 
 def test_ports_are_explicit_distinct_and_within_their_block() -> None:
-    ports = Ports(20000, 50)
-    values = [int(flag.partition("=")[2]) for flag in ports.flags(head=True)]
+    block = Ports(20000, 50)
+    values = [int(flag.partition("=")[2]) for flag in block.flags(head=True)]
     assert len(set(values)) == len(values)
     assert min(values) == 20000
     assert max(values) == 20049
-    assert len(ports.flags(head=False)) == len(values) - 3
+    assert len(block.flags(head=False)) == len(values) - 3
 
 
 def test_taken_ports_are_avoided() -> None:
-    free, reserved = node.find_ports("127.0.0.1", 35, seed=5)
+    free, reserved = ports.find_ports("127.0.0.1", 35, seed=5)
     assert free.count == 40, "whole units"
     for name in reserved:
         name.close()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free.first + 17))
-        other, names = node.find_ports("127.0.0.1", 35, seed=5)
+        other, names = ports.find_ports("127.0.0.1", 35, seed=5)
     assert not other.first <= free.first + 17 < other.first + other.count
-    assert other.first + other.count <= node.LAST_PORT
+    assert other.first + other.count <= ports.LAST_PORT
     for name in names:
         name.close()
 
 
 def test_reserved_ports_are_avoided_before_anybody_listens() -> None:
-    found = [node.find_ports("127.0.0.1", count, seed=5) for count in (20, 60, 35, 20)]
-    ports = [p for p, _ in found]
-    assert all(apart(a, b) for i, a in enumerate(ports) for b in ports[:i])
+    found = [ports.find_ports("127.0.0.1", count, seed=5) for count in (20, 60, 35, 20)]
+    blocks = [p for p, _ in found]
+    assert all(apart(a, b) for i, a in enumerate(blocks) for b in blocks[:i])
     for _, names in found:
         for name in names:
             name.close()
-    again, names = node.find_ports("127.0.0.1", 20, seed=5)
-    assert again == ports[0]
+    again, names = ports.find_ports("127.0.0.1", 20, seed=5)
+    assert again == blocks[0]
     for name in names:
         name.close()
 
