@@ -13,7 +13,8 @@ from kd.objective import Labels
 from kd.prepare import Data
 from kd.recipe import Recipe, Spec
 from kd.teacher import outputs
-from kd.train import Diverged, Run, load_model, sha256
+from kd.files import sha256
+from kd.train import Diverged, Run, load_model
 
 RECIPE = Recipe(max_epochs=4, batch_size=32, lr=3e-3)
 TEACHER = Spec(id="t", role="teacher", arch="resnet1d", depth=2, width=8, recipe=RECIPE)
