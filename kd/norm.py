@@ -25,7 +25,8 @@ class BatchNormRelu(nn.BatchNorm2d):
             return torch.relu(super().forward(x))
         y, mean, var = _Fused.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
             self.running_var.lerp_(var * (pixels / (pixels - 1)), self.momentum)  # type: ignore[union-attr, arg-type]
         return y

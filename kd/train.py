@@ -67,7 +67,7 @@ class Runs:
             teacher = None
             if spec.strategy != "scratch":
                 if from_folder not in teachers:
-                    teachers[from_folder] = TeacherOutputs(spec, from_folder, len(data.train), self.device)  # type: ignore[index]
+                    teachers[from_folder] = TeacherOutputs(spec, from_folder, len(data.train), self.device, dtype)  # type: ignore[index]
                 teacher = teachers[from_folder]  # type: ignore[index]
             self.points.append(Standing(spec, folder, teacher))
         starts = [
@@ -149,7 +149,7 @@ class Runs:
         spec = point.spec
         model = self.shape.build()
         model.load_state_dict(self.best_state(i))
-        model.to(self.device)
+        model.to(self.device, self._dtype)
         test_logits, _ = outputs(model, self._tensor(test.x))
         predicted = metrics.decode_expectation(test_logits, self.labels.centres).cpu().numpy()
         argmax = metrics.decode_argmax(test_logits, self.labels.centres).cpu().numpy()

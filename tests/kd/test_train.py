@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kd.errors import InputError
+from kd.files import sha256
 from kd.objective import Labels
 from kd.prepare import Data
 from kd.recipe import Recipe, Spec
 from kd.teacher import outputs
-from kd.files import sha256
 from kd.train import Diverged, Run, load_model
 
 RECIPE = Recipe(max_epochs=4, batch_size=32, lr=3e-3)
