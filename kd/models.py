@@ -7,6 +7,9 @@ lie side by side along the channels, convolutions are grouped, linear layers bat
 buffer of a stack holds its members' one after the other along the first axis; one member is the plain model.
 """
 
+import re
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -175,3 +178,12 @@ def build(
     if arch == "mlp":
         return Mlp(width, depth, channels=channels, samples=samples, classes=classes, members=members)
     raise ValueError(f"unknown architecture {arch!r}; known: resnet1d, mlp")
+
+
+def shape_of(state: Mapping[str, Tensor]) -> tuple[str, int, int]:
+    """Architecture, depth and width of the model a state dict belongs to."""
+    if "stem.weight" in state:
+        blocks = {m[1] for key in state if (m := re.match(r"blocks\.(\d+)\.", key))}
+        return "resnet1d", len(blocks), len(state["stem.weight"])
+    layers = [k for k, v in state.items() if k.startswith("hidden.") and v.ndim == 2]
+    return "mlp", len(layers), len(state[layers[0]])

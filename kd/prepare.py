@@ -173,7 +173,7 @@ def _load(folder: Path, name: str, config: DataConfig) -> Data:
             for side in SIDES
         }
         dropped = Dropped(json.loads((folder / "dropped.json").read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise InputError(
             f"{folder}: the cached windows can't be read ({error}): delete this folder"
         ) from error

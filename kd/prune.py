@@ -5,8 +5,6 @@ keys and shapes of a fresh one, so that checkpoints, training and strategies kno
 """
 
 import copy
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from kd import births, metrics
 from kd.errors import InputError
 from kd.losses import cross_entropy
-from kd.models import build
+from kd.models import build, shape_of
 from kd.objective import Labels
 from kd.prepare import Data
 from kd.recipe import Spec
@@ -24,7 +22,6 @@ from kd.teacher import MODEL, as_tensor
 
 TAYLOR_WINDOWS, TAYLOR_BATCH = 1024, 128  # windows the gradients are taken on; ours
 TOLERANCE = 1e-5  # of the largest logit: pruned and masked teacher differ by the order of their sums only
-State = Mapping[str, Tensor]
 
 
 def newborn(spec: Spec, teacher_folder: Path | None, data: Data) -> dict[str, Tensor]:
@@ -95,15 +92,6 @@ def born(
     student.load_state_dict(pruned.state_dict())  # raises if a key or shape isn't the student's
     _check(student, pruned, masked, x[:64], classes)
     return {k: v.detach().clone() for k, v in student.state_dict().items()}
-
-
-def shape_of(state: State) -> tuple[str, int, int]:
-    """Architecture, depth and width of the model a state dict belongs to."""
-    if "stem.weight" in state:
-        blocks = {m[1] for key in state if (m := re.match(r"blocks\.(\d+)\.", key))}
-        return "resnet1d", len(blocks), len(state["stem.weight"])
-    layers = [k for k, v in state.items() if k.startswith("hidden.") and v.ndim == 2]
-    return "mlp", len(layers), len(state[layers[0]])
 
 
 def _prune(

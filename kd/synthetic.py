@@ -54,6 +54,8 @@ def recordings(config: Synthetic) -> list[Recording]:
 
 def beat_hr(beats: FloatArray, starts: FloatArray, window_s: float) -> npt.NDArray[np.float32]:
     """Heart rate of each window from the beats inside it: 60 / mean interval, BPM; NaN below two beats."""
+    if len(beats) < 2:
+        return np.full(len(starts), np.nan, np.float32)
     first = np.searchsorted(beats, starts, side="left")
     last = np.searchsorted(beats, starts + window_s, side="right") - 1
     intervals = last - first

@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.floating]
 BPM_RANGE = (30.0, 209.0)  # lowest and highest of the 180 classes; WildPPG's code
 
 # Why a window was dropped; a window counts once, under the first reason that holds.
-NOT_COVERED = "recording too short: window reaches outside it"
+NOT_COVERED = "window reaches outside the recording"
 MISSING = "signal missing (NaN)"
 NO_LABEL = "no label (NaN)"
 OUTSIDE = "label outside the classes"

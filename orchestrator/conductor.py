@@ -43,10 +43,13 @@ class StopRequest:
         return bool(self) and time.monotonic() > self._deadline
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
+        got, now = signal.Signals(number), time.monotonic()
+        if self.signal is None:
+            self.signal, self._deadline = got, now + GRACE_S[got]
+        elif got == signal.SIGINT:  # somebody at the keyboard who doesn't want to wait
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
-        self._deadline = time.monotonic() + GRACE_S[self.signal]
+        else:  # Slurm sends several, and one of them to every process: none may cut short what it asked for
+            self._deadline = min(self._deadline, now + GRACE_S[got])
 
     def install(self) -> None:
         """Put the handlers in place (again: ray.init and Tune put theirs)."""
@@ -164,7 +167,9 @@ class Conductor:
             self._broken_starts += 1
             if self._broken_starts >= BROKEN_STARTS:
                 self.broken = f"workers cannot start: {error}"
-        gone = node_ip is not None and not self.cluster.has_node(node_ip)
+        gone = getattr(getattr(error, "cause", None), "leaving", False) or (  # trainable.Leaving
+            node_ip is not None and not self.cluster.has_node(node_ip)
+        )
         lost = self.gate.trial_lost(trial, blame=not gone and not self._broken_starts)
         if lost is None:
             return

@@ -53,6 +53,7 @@ class Point:
     macs: int
     activation_bytes: int
     weight_bytes: int
+    weight_bytes_int8: int
     cost_s: float
 
     @property
@@ -236,6 +237,7 @@ class _Maker:
             macs=s.macs,
             activation_bytes=s.activation_bytes,
             weight_bytes=s.weight_bytes,
+            weight_bytes_int8=s.weight_bytes_int8,
             cost_s=self.windows[role] * (WINDOW_S + MAC_S * s.macs),
         )
 

@@ -108,19 +108,23 @@ def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
 
 
 def within_reach(document: dict[str, Any], arm: int) -> Rows:
-    """Which configurations an arm can have and its law may speak of.
+    """Which configurations an arm can have and its law may speak of, `reach` times outside its sizes."""
+    law = document["arms"][arm]
+    params = np.array(document["architectures"][law["arch"]]["configurations"]["params"], dtype=float)
+    near = (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
+    return np.asarray(near & buildable(document, arm))
 
-    That is at most `reach` times outside its measured sizes, and what its teacher can be pruned to.
-    """
+
+def buildable(document: dict[str, Any], arm: int) -> Rows:
+    """Which configurations an arm can have: all, or what its teacher can be pruned to."""
     law = document["arms"][arm]
     columns = document["architectures"][law["arch"]]["configurations"]
-    params = np.array(columns["params"], dtype=float)
-    rows = (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
-    if births.needs_teacher(law["birth"]) and (teacher := document["teacher_points"].get(law["teacher"])):
-        parent = (teacher["arch"], teacher["depth"], teacher["width"])
-        shapes = zip(columns["depth"], columns["width"], strict=True)
-        rows &= np.array([not births.why_not(*parent, law["arch"], *shape) for shape in shapes], dtype=bool)
-    return np.asarray(rows)
+    teacher = document["teacher_points"].get(law["teacher"])
+    if teacher is None or not births.needs_teacher(law["birth"]):
+        return np.ones(len(columns["params"]), dtype=bool)
+    parent = (teacher["arch"], teacher["depth"], teacher["width"])
+    shapes = zip(columns["depth"], columns["width"], strict=True)
+    return np.array([not births.why_not(*parent, law["arch"], *shape) for shape in shapes], dtype=bool)
 
 
 def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Budget) -> str:

@@ -17,6 +17,7 @@ from orchestrator.students import (
     Budget,
     Candidates,
     allowed_rows,
+    buildable,
     candidates,
     evaluate,
     nothing_fits,
@@ -192,7 +193,7 @@ def _trials(document: dict[str, Any], usable: list[int], near: dict[int, Any]) -
         columns = document["architectures"][arm["arch"]]["configurations"]
         params = np.array(columns["params"], dtype=float)
         top = min(arm["largest"] * REACH, max(params[near[j]], default=arm["largest"]) * REACH)
-        ok = np.flatnonzero((params >= arm["smallest"] / REACH) & (params <= top))
+        ok = np.flatnonzero((params >= arm["smallest"] / REACH) & (params <= top) & buildable(document, j))
         if not len(ok):
             continue
         wanted = np.geomspace(params[ok[0]], params[ok[-1]], SIZES)
@@ -203,6 +204,8 @@ def _trials(document: dict[str, Any], usable: list[int], near: dict[int, Any]) -
         for k in sorted(picked):
             arms.append(j)
             rows.append(k)
+    if not arms:
+        raise InputError("nothing can be suggested: no student near the measured sizes can be trained")
     return evaluate(document, np.array(arms, dtype=np.intp), np.array(rows, dtype=np.intp))
 
 

@@ -111,7 +111,7 @@ def run_sweep(
 
     The plan is saved in the sweep directory, where workers read it. Raises InputError for bad input or data,
     Busy if another process runs this sweep. The signals INT, TERM, HUP and USR1 make running points
-    checkpoint and the call return; a second one ends it at once.
+    checkpoint and the call return; a second INT ends it at once.
     """
     started = time.monotonic()
     lock = SweepLock(store.path)

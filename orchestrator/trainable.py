@@ -9,6 +9,7 @@ import platform
 import socket
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
 LOG_LINES = 50
+HEADLINES = ("mae_bpm", "train_seconds", "epochs")  # what the driver is told of a finished point
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Broken(RuntimeError):
         return Broken, (self.event,)
 
 
+class Leaving(RuntimeError):
+    """This node's time is over: its points are checkpointed and go on elsewhere."""
+
+    leaving = True  # how the driver tells it from a failure, through Ray's wrapping
+
+
 class PackTrainer:
     """Trains the points of one pack after another; what happened comes back as events.
 
@@ -63,7 +71,7 @@ class PackTrainer:
     failed the error and the last log lines. A point's folder is written to only while its lock is held.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, node_dir: Path | None = None) -> None:
         import torch
 
         from kd.train import Diverged
@@ -78,6 +86,15 @@ class PackTrainer:
         self.lock = SweepLock(self.store.path)
         self.ids: list[str] = []
         self.run: Run | None = None
+        # A node of a Slurm job says in its directory when it must leave, and waits for the processes entered there.
+        self._leave = node_dir / "leave" if node_dir else None
+        if node_dir and not self.must_leave:
+            (node_dir / "trainers" / str(os.getpid())).touch()
+
+    @property
+    def must_leave(self) -> bool:
+        """Whether this node is about to go."""
+        return self._leave is not None and self._leave.exists()
 
     def take(self, ids: list[str]) -> None:
         """Go on with another pack; a point in the middle of training is checkpointed first."""
@@ -85,7 +102,10 @@ class PackTrainer:
         self.ids = list(ids)
 
     def advance(self, seconds: float) -> dict[str, Any]:
-        """Train for about `seconds` (at least one epoch); {events, left, and where the current point is}."""
+        """Train for about `seconds` (at least one epoch); {events, left, and where the current point is}.
+
+        Returns early when this node must leave.
+        """
         deadline = time.monotonic() + seconds
         events: list[dict[str, Any]] = []
         row: dict[str, Any] = {}
@@ -93,7 +113,9 @@ class PackTrainer:
             id = self.ids[0]
             try:
                 if self.run is None:
-                    if self.store.is_done(id):
+                    if self.store.is_done(id):  # by a worker that died before it could say so
+                        stored = self.store.result(id)
+                        events.append(_event("done", id, **{key: stored[key] for key in HEADLINES}))
                         self._close(id)
                         continue
                     self.run = self._begin(id)
@@ -113,7 +135,7 @@ class PackTrainer:
                 if self.device != "cpu" and not isinstance(error, (InputError, self._diverged)):
                     raise Broken(event) from error
                 events.append(event)
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or self.must_leave:
                 break
         where = {}
         if self.run is not None:
@@ -169,6 +191,7 @@ class PackTrainer:
             {
                 **point,
                 **figures,
+                **total_cost(self.points, id, figures["train_seconds"], self.store),
                 "recipe_version": RECIPE_VERSION,
                 "versions": {
                     "python": platform.python_version(),
@@ -176,13 +199,14 @@ class PackTrainer:
                 },
                 "git_commit": self.setup.git_commit,
                 "host": socket.gethostname(),
+                "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "threads": self.setup.threads,
                 "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             },
         )
         self.run.discard_checkpoint()
         self._close(id)
-        return {key: figures[key] for key in ("mae_bpm", "train_seconds", "epochs")}
+        return {key: figures[key] for key in HEADLINES}
 
     def _close(self, id: str) -> None:
         """Leave a point, whatever became of it."""
@@ -205,7 +229,8 @@ class Trainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], setup: Setup) -> None:  # type: ignore[override]  # with_parameters
         """Load torch, plan and data, once for the life of this process."""
-        self.trainer = PackTrainer(setup)
+        node = os.environ.get("KDSWEEP_NODE_DIR")  # of this node, not of the sweep: see slurm/node.py
+        self.trainer = PackTrainer(setup, Path(node) if node else None)
         self.trainer.take(config["ids"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -214,13 +239,38 @@ class Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for a slice of time."""
+        """Train for a slice of time. Raises Leaving, once what happened has been told, when this node must go."""
+        if self.trainer.must_leave:
+            self.trainer.pause()
+            raise Leaving(f"{socket.gethostname()}: this node's time is over")
         slice_ = self.trainer.advance(self.trainer.setup.slice_s)
         return {**slice_, "done": slice_["left"] == 0}
 
     def cleanup(self) -> None:
         """Checkpoint before the process goes."""
         self.trainer.pause()
+
+
+def total_cost(
+    points: Mapping[str, Point], id: str, train_seconds: float, store: Store
+) -> dict[str, float | int]:
+    """The compute a point really had, its teacher's included: what result.json says beside train_seconds.
+
+    teacher_seconds: what its teacher took to train; teacher_students: how many points of the plan it serves.
+    total_seconds: train_seconds + an equal share of the teacher, what the point cost this sweep.
+    alone_seconds: train_seconds + the whole teacher, what it costs whoever wants only this student.
+    """
+    teacher = points[id].teacher
+    if teacher is None:
+        return {"total_seconds": train_seconds, "alone_seconds": train_seconds}
+    seconds = store.result(teacher)["train_seconds"]
+    students = sum(p.teacher == teacher for p in points.values())
+    return {
+        "teacher_seconds": seconds,
+        "teacher_students": students,
+        "total_seconds": round(train_seconds + seconds / students, 3),
+        "alone_seconds": round(train_seconds + seconds, 3),
+    }
 
 
 def describe(error: BaseException, run: "Run | None" = None) -> dict[str, Any]:

@@ -10,3 +10,66 @@ def small_data(tmp_path_factory):
 
     config = DataConfig(source="synthetic", options={"subjects": 9, "minutes": 3.0})
     return prepare(config, tmp_path_factory.mktemp("cache"))
+
+
+HOSTILE = "</script><script>globalThis.hacked = 1</script>"  # what a user may well have put into a name
+
+
+@pytest.fixture(scope="session")
+def fitted_sweep(tmp_path_factory):
+    """A simulated sweep's directory as `run` and `fit` leave it: two births, failed, blocked and open points.
+
+    Every name that a user may choose is hostile to HTML. Nothing in it may be changed.
+    """
+    import json
+    from dataclasses import fields
+
+    from orchestrator.laws.document import make_document
+    from orchestrator.laws.simulate import FakeSweep
+    from orchestrator.plan import Plan, Point
+    from orchestrator.store import Store
+
+    folder = tmp_path_factory.mktemp("sweeps") / "fitted"
+    fake = FakeSweep(
+        widths=(4, 6, 8, 12, 24, 48),
+        strategies=("scratch", "soft", "dkd", f"own {HOSTILE}"),
+        teachers=(f"T {HOSTILE}",),
+        seeds=2,
+        tilts={"dkd": 0.02, "soft": -0.02},
+    )
+    results = fake.results(rng=0)
+    results[0] |= {"depth": 4, "width": 64}  # so that students of depth 4 can be born of it
+    for r in results[1:]:
+        if r["arch"] == "resnet1d" and r["strategy"] == "dkd":
+            born = {"birth": "pruned", "id": f"p{r['id']}", "mae_bpm": 0.97 * r["mae_bpm"]}
+            results.append(r | born | {"total_seconds": r["train_seconds"] + 2.0})
+    results = [
+        r | {"epochs": 4, "device": "cpu", "git_commit": "c0ffee", "versions": {"torch": "2"}}
+        for r in results
+    ]
+    store = Store(folder)
+    for r in results:
+        id = "teacher" if r["role"] == "teacher" else r["id"]
+        store.write_result(id, r)
+        history = [
+            {
+                "epoch": e,
+                "val_mae_bpm": r["mae_bpm"] * (1 + 1 / e),
+                "train_seconds": r["train_seconds"] * e / 4,
+            }
+            for e in range(1, 5)
+        ]
+        (store.folder(id) / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    like = next(r for r in results if r["role"] == "student")
+    empty = {f.name: like.get(f.name) for f in fields(Point)} | {"recipe": {}, "cost_s": 1.0}
+    points = [
+        Point(**empty | {"id": "bad", "role": "teacher", "teacher": None}),
+        Point(**empty | {"id": "blocked", "teacher": "bad", "strategy": "soft"}),
+        Point(**empty | {"id": "open", "teacher": None}),
+    ]
+    Plan("fitted", points, []).save(folder / "plan.json")
+    store.write_error("bad", {"type": "Diverged", "message": f"the loss is {HOSTILE}", "epoch": 3})
+    document = make_document(f"fitted {HOSTILE}", results, {"samples": 200, "classes": 180})
+    (folder / "laws.json").write_text(json.dumps(document))
+    (folder / "space.yaml").write_text(f"name: fitted\ndata: {{source: synthetic}}\n# {HOSTILE}\n")
+    return folder

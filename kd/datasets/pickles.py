@@ -28,10 +28,9 @@ class _Dtype:
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, subarray, names, fields = state[:5]
-        if order not in ("<", ">", "|", "=") or not (subarray is None and names is None and fields is None):
-            raise pickle.UnpicklingError("an array of structures")
-        self.dtype = self.dtype.newbyteorder(order)
+        if state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"an array in byte order {state[1]!r}")
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array(np.ndarray[Any, Any]):
@@ -72,7 +71,7 @@ _NUMPY: dict[tuple[str, str], Callable[..., Any]] = {
     ("multiarray", "scalar"): _scalar,
     ("numeric", "_frombuffer"): _frombuffer,
 }
-_BUILTINS = (set, frozenset, bytearray, complex, list, dict, tuple, int, float, bool, str)
+_BUILTINS = (set, frozenset, bytes, bytearray, complex, list, dict, tuple, int, float, bool, str)
 ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,

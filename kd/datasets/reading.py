@@ -1,6 +1,7 @@
 """What the loaders share: finding files, reading MATLAB and CSV files with errors a user can act on."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,16 @@ def numbers(path: Path, name: str, value: Any, shape: Sequence[int | None]) -> n
 def _table(path: Path, at: Sequence[int]) -> npt.NDArray[np.float64]:
     """The columns at these positions, (rows, columns)."""
     read = {"delimiter": ",", "skiprows": 1, "usecols": at, "ndmin": 2, "encoding": "utf-8-sig"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data")  # no rows are rows of length 0
+        return _numbers_in(path, read)
+
+
+def _numbers_in(path: Path, read: dict[str, Any]) -> npt.NDArray[np.float64]:
     try:
-        return np.loadtxt(path, **read)  # type: ignore[call-overload]
+        return np.loadtxt(path, **read)
     except ValueError:  # perhaps only an empty cell: ten times slower, since Python then sees every cell
-        return np.loadtxt(path, converters=_number, **read)  # type: ignore[call-overload]
+        return np.loadtxt(path, converters=_number, **read)
 
 
 def _number(cell: str) -> float:

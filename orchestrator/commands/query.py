@@ -1,6 +1,7 @@
-"""`kdsweep query SWEEP`: the best student for a budget, or the smallest for an error, from laws.json alone."""
+"""`kdsweep query SWEEP`: the best student for a budget, or the smallest for an error; reads laws.json."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,13 +13,28 @@ from orchestrator.laws.source import sweep_folder
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
+def budget_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The limits a student may be asked to keep."""
+    for option in reversed(
+        (
+            click.option("--max-params", type=POSITIVE, help="Parameters."),
+            click.option(
+                "--max-memory-kb", type=POSITIVE, help="Activation peak of one window, kB, float32, computed."
+            ),
+            click.option("--max-flash-kb", type=POSITIVE, help="Weights, kB, float32, computed."),
+            click.option(
+                "--max-latency-ms", type=POSITIVE, help="Milliseconds a window; needs a profiled sweep."
+            ),
+            click.option("--max-macs", type=POSITIVE, help="Multiply-adds a window."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("sweep")
-@click.option("--max-params", type=POSITIVE, help="Parameters.")
-@click.option("--max-memory-kb", type=POSITIVE, help="Activation peak of one window, kB, float32, computed.")
-@click.option("--max-flash-kb", type=POSITIVE, help="Weights, kB, float32, computed.")
-@click.option("--max-latency-ms", type=POSITIVE, help="Milliseconds a window; needs a profiled sweep.")
-@click.option("--max-macs", type=POSITIVE, help="Multiply-adds a window.")
+@budget_options
 @click.option("--max-mae", type=POSITIVE, help="BPM: find the smallest student that reaches it.")
 @click.option(
     "--confidence",
@@ -56,7 +72,8 @@ def in_words(result: dict[str, Any]) -> str:
         lines.append(f"          reaches {result['budget']['max_mae']:g} BPM with P {best['p_reaches']:.2f}")
     else:
         lines.append(
-            f"          P(best) {best['p_best']:.2f}, P(within 0.1 BPM of the best) {best['p_within_0.1_bpm']:.2f}"
+            f"          P(best) {best['p_best']:.2f}, "
+            f"P(within 0.1 BPM of the best) {best['p_within_0.1_bpm']:.2f}"
         )
     if result["runner_up"]:
         lines.append(f"runner-up {student(result['runner_up'])}")
@@ -64,7 +81,7 @@ def in_words(result: dict[str, Any]) -> str:
         lines.append(f"budget    {result['binding']['text']}")
     reach = result["extrapolation"]
     lines.append(
-        f"reach     measured from {reach['smallest_measured']:,} to {reach['largest_measured']:,} parameters; "
+        f"reach     measured from {reach['smallest_measured']:,} to {reach['largest_measured']:,} params; "
         + ("within" if reach["distance"] == 1 else f"{reach['distance']:g} times outside")
     )
     lines.append(f"record    {result['calibration']['text']}")

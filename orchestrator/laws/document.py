@@ -41,7 +41,7 @@ def make_document(
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
-    shape: samples and classes of the models, as `kd.sizes.size` takes them; the sizes of the students tell the
+    shape: samples and classes of the models, as `kd.sizes.size` takes them; the students' sizes tell the
     channels. Raises InputError when no student is finished.
     """
     made = _provenance(results, rng)
@@ -76,7 +76,9 @@ def make_document(
         "gains": gains(fitted),
         "soft_against_dkd": soft_against_dkd(fitted),
         "teachers": teacher_effect(results, rng),
-        "teacher_points": {r["id"]: {k: r[k] for k in TEACHER_KEYS} for r in results if r["role"] == "teacher"},
+        "teacher_points": {
+            r["id"]: {k: r[k] for k in TEACHER_KEYS} for r in results if r["role"] == "teacher"
+        },
     }
 
 
@@ -116,7 +118,7 @@ def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:
 
 
 def results_digest(results: list[dict[str, Any]]) -> str:
-    """A hash of what was measured, by which a reader knows whether laws.json still speaks of these results."""
+    """A hash of what was measured, by which a reader knows whether laws.json speaks of these results."""
     measured = sorted((str(r["id"]), float(r["mae_bpm"])) for r in results)
     return hashlib.blake2b(json.dumps(measured).encode(), digest_size=8).hexdigest()
 

@@ -14,7 +14,8 @@ from orchestrator.laws.arms import Arm
 from orchestrator.laws.forms import Array
 from orchestrator.laws.law import Law
 
-SURE = 0.9  # share of draws that must agree before a sentence is said
+SURE = 0.95  # share of draws that must agree before a sentence is said: then the 90 % interval excludes 0
+ONCE = 0.9  # share of draws that must cross exactly once before a crossover is told
 POINTS = 65  # sizes at which differences are looked at
 GAIN_SIZES = 5
 
@@ -43,8 +44,8 @@ def log_ratio(a: Fitted, b: Fitted, sizes: Array) -> Array:
 def crossovers(fitted: list[Fitted]) -> list[dict[str, Any]]:
     """For each pair of arms that differ in strategy alone: who is better where, and where they cross.
 
-    Sizes from the smallest to the largest that both have measured. Of a strategy with a grid of arguments, the
-    published and the best setting are compared. crossing: size at which `a` stops being the better one,
+    Sizes from the smallest to the largest that both have measured. Of a strategy with a grid of arguments,
+    the published and the best setting are compared. crossing: size at which `a` stops being the better one,
     {median, low, high} at 90 %, or None when fewer than 90 % of the draws have one such place.
     """
     return [_crossover(a, b, sizes) for a, b in _pairs(fitted) if (sizes := common_sizes(a, b)) is not None]
@@ -74,7 +75,8 @@ def _spokesmen(fitted: list[Fitted]) -> list[Fitted]:
             places.setdefault((f.arm.arch, f.arm.birth, f.arm.teacher, f.arm.strategy), []).append(f)
     out = []
     for group in places.values():
-        sizes = np.geomspace(*np.median([[f.law.smallest, f.law.largest] for f in group], axis=0), 9)
+        ends = [float(np.median([getattr(f.law, end) for f in group])) for end in ("smallest", "largest")]
+        sizes = np.geomspace(ends[0], ends[1], 9)
         best = min(group, key=lambda f: float(f.law.centre(sizes).mean()))
         out += [f for f in group if f is best or f.arm.published]
     return out
@@ -98,7 +100,7 @@ def _crossover(a: Fitted, b: Fitted, sizes: Array) -> dict[str, Any]:
     once = (changes.sum(1) == 1) & better[:, 0]
     places = np.sqrt(sizes[:-1] * sizes[1:])[changes[once].argmax(1)] if once.any() else np.empty(0)
     crossing = None
-    if once.mean() >= SURE:
+    if once.mean() >= ONCE:
         low, median, high = (float(v) for v in np.quantile(places, [0.05, 0.5, 0.95]))
         crossing = {"median": round(median), "low": round(low), "high": round(high), "level": 0.9}
     first, second = a.arm.label, b.arm.label

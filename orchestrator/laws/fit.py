@@ -88,7 +88,7 @@ def _fit(curve: Curve, rng: int, draws: int) -> tuple[Law, list[Holdout]]:
     origin = float(np.log(x).mean()), float(np.log(y).mean())
     u, z = np.log(x) - origin[0], np.log(y) - origin[1]
     forms = eligible(len(np.unique(x)))
-    stream = Stream(rng, labels)
+    stream = Stream(rng, labels, curve.name)
     fits = {place: fit_place(place, u, z, forms) for place in PLACES}
     noise = {p: min(f.noise for f in fits[p] if f.form.in_ensemble) for p in PLACES}
     holdouts = leave_largest_out(u, z, stream)
@@ -155,10 +155,10 @@ def _describe(fit: Fit, origin: tuple[float, float], noise: float, holdouts: lis
 
 
 class Stream:
-    """The random numbers of one curve. They depend on the seed and on a label only, so curves share them."""
+    """The random numbers of one curve. They depend on the seed and on labels only, so curves share them."""
 
-    def __init__(self, rng: int, labels: Sequence[str]) -> None:
-        self.rng, self.labels = rng, list(labels)
+    def __init__(self, rng: int, labels: Sequence[str], name: str = "") -> None:
+        self.rng, self.labels, self.name = rng, list(labels), name
 
     def generator(self, label: str) -> np.random.Generator:
         """A generator of its own for every label."""
@@ -167,7 +167,7 @@ class Stream:
 
     def head(self, n: int) -> "Stream":
         """The stream of the first n runs alone."""
-        return Stream(self.rng, self.labels[:n])
+        return Stream(self.rng, self.labels[:n], self.name)
 
     def multipliers(self, draws: int) -> Array:
         """Webb's multipliers (draws, n), the same for all runs of a configuration, in every curve."""
@@ -175,8 +175,8 @@ class Stream:
         return np.stack([of[label] for label in self.labels], axis=1)
 
     def jitter(self, draws: int) -> Array:
-        """Standard normal numbers (draws, n), one a run."""
-        return self.generator("jitter").standard_normal((draws, len(self.labels)))
+        """Standard normal numbers (draws, n), one a run, this curve's own."""
+        return self.generator(f"jitter {self.name}").standard_normal((draws, len(self.labels)))
 
     def normal(self, name: str, draws: int) -> Array:
         """Standard normal numbers (draws,), with mean 0 and variance 1 exactly."""

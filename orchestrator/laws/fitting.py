@@ -3,7 +3,8 @@
 Works in centred logs (see `forms`): u = ln size, z = ln error, both (n,), sorted by size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 
@@ -16,6 +17,7 @@ WINSOR = 2.5  # residuals beyond this many noise units do not raise the noise sc
 REACH = {3: 0.7, 4: 1.5}  # ln size over which a point loses 1/e of its weight, by parameters of the form
 REACH_GAPS = 1.0  # ... but never less than the gap between neighbouring sizes
 WEBB = np.sqrt([1.5, 1.0, 0.5])
+FEW = 4  # of the starts, those that go on when the noise is known better
 PLACES = ("small", "whole", "large")
 
 
@@ -33,6 +35,7 @@ class Fit:
     leverage: Array
     noise: float
     starts_agree: float  # share of starts whose cost is the best one's within 1 %
+    ends: Array  # where the best few starts ended, (few, P)
 
 
 def weights_for(place: str, form: Form, u: Array) -> Array:
@@ -63,9 +66,10 @@ def fit_form(form: Form, u: Array, z: Array, noise: float, w: Array, first: Arra
     f, jac = form.curve(thetas[best : best + 1], u)
     residuals = z - f[0]
     agree = float(np.mean(costs <= costs[best] * 1.01 + 1e-6))
+    ends = thetas[np.argsort(costs)[:FEW]]
     seen = noise_scale(residuals, w, form.n_params, NOISE_GUESS)
     leverage = _leverage(jac[0] * np.sqrt(w)[:, None])
-    return Fit(form, thetas[best], float(costs[best]), residuals, leverage, seen, agree)
+    return Fit(form, thetas[best], float(costs[best]), residuals, leverage, seen, agree, ends)
 
 
 def _leverage(jac: Array) -> Array:
@@ -97,17 +101,12 @@ def fit_place(place: str, u: Array, z: Array, forms: list[Form], noise: float = 
     """All forms at one place; noise and fits are found together, as the loss needs the noise."""
     fits: list[Fit] = []
     for _ in range(3):
-        fits = [
-            fit_form(
-                form,
-                u,
-                z,
-                noise,
-                weights_for(place, form, u),
-                np.vstack([form.starts(u, z), *(f.theta for f in fits if f.form is form)]),
-            )
-            for form in forms
-        ]
+        first = [f.ends for f in fits] or [form.starts(u, z) for form in forms]
+        agree = [f.starts_agree for f in fits]
+        weights = [weights_for(place, form, u) for form in forms]
+        fits = [fit_form(*each) for each in zip(forms, repeat(u), repeat(z), repeat(noise), weights, first)]
+        if agree:  # told of the first round, which tried every start
+            fits = [replace(f, starts_agree=a) for f, a in zip(fits, agree, strict=True)]
         seen = min(f.noise for f in fits if f.form.in_ensemble)
         if abs(np.log(seen / noise)) < 0.05:
             break
@@ -125,14 +124,13 @@ def bootstrap(
 ) -> Array:
     """Refit `fit` to wild-cluster copies of the data: theta (B, P).
 
-    multipliers (B, n): one draw per cluster, already spread over its points. jitter (B, n): standard
-    normal, used only where the residuals are too small to carry the noise (few spare points).
+    multipliers (B, n): one draw per cluster, already spread over its points. jitter (B, n): standard normal.
+    A fit pulls its curve to the data and shrinks the variance of residuals to the share 1 - leverage; the
+    rest, which the multipliers can't give back where a curve passes through its points, comes from jitter.
     """
     w = weights_for(place, fit.form, u)
-    r = fit.residuals / np.sqrt(np.maximum(1 - fit.leverage, 0.1))  # HC2
-    near = np.clip(r, -4 * noise, 4 * noise)
-    missing = max(noise**2 - float(np.average(near**2, weights=w)), 0.0)
-    copies = (z - fit.residuals) + multipliers * r + np.sqrt(missing) * jitter
+    pull = np.array([fit.leverage[u == size].sum() for size in u])  # of all runs of one size together
+    copies = (z - fit.residuals) + multipliers * fit.residuals + np.sqrt(np.minimum(pull, 1)) * noise * jitter
     start = np.repeat(fit.theta[None], len(multipliers), 0)
     theta, _ = solve(
         fit.form.curve,

@@ -44,7 +44,7 @@ def from_folder(folder: Path) -> Source:
 
 
 def model_shape(space: Path) -> dict[str, int]:
-    """Samples and classes of a space's models, as `kd.sizes.size` takes them; the data decide the channels."""
+    """Samples and classes of a space's models, as `kd.sizes.size` takes them; results tell the channels."""
     from orchestrator.space import load_space
 
     data = load_space(space).data_config()
@@ -81,7 +81,8 @@ def from_mlflow(uri: str, experiment: str, sweep_id: str | None = None) -> Sourc
         raise InputError(f"experiment {experiment} holds no sweep{wanted}: track one with `kdsweep sync`")
     if len(ids) > 1:
         raise InputError(
-            f"experiment {experiment} holds {len(ids)} sweeps: choose one with --sweep-id, of {', '.join(ids)}"
+            f"experiment {experiment} holds {len(ids)} sweeps: choose one with --sweep-id, "
+            f"of {', '.join(ids)}"
         )
     parent = next((run for run in runs if POINT not in run.data.tags), None)
     tags = parent.data.tags if parent else {}

@@ -1,4 +1,4 @@
-"""Exact costs: the closed forms of kd.sizes against the model itself, its exported graph and torch's counter."""
+"""Exact costs: the closed forms of kd.sizes against the model, its exported graph and torch's counter."""
 
 import pytest
 import torch

@@ -7,9 +7,9 @@ import torch
 
 from kd import births
 from kd.errors import InputError
-from kd.models import build
+from kd.models import build, shape_of
 from kd.prepare import Data
-from kd.prune import born, newborn, shape_of
+from kd.prune import born, newborn
 from kd.recipe import Recipe, Spec
 from kd.train import Run
 
@@ -70,7 +70,7 @@ def test_every_width_can_be_born():
 
 
 def test_channels_that_do_nothing_are_the_first_to_go():
-    """Half the hidden units of an MLP are silenced: pruning to half changes nothing, pruning at random does."""
+    """Half an MLP's hidden units are silenced: pruning to half changes nothing, pruning at random does."""
     parent, (x, target) = settled("mlp", 2, 8), some_windows()
     off = [1, 2, 5, 6]
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_channels_that_do_nothing_are_the_first_to_go():
 
 
 def test_taylor_keeps_what_the_loss_needs_and_magnitude_what_is_large():
-    """Large weights that cancel out: magnitude keeps the units, Taylor knows that the loss doesn't see them."""
+    """Large weights that lead nowhere: magnitude keeps the units, Taylor knows the loss doesn't see them."""
     parent, (x, target) = settled("mlp", 1, 4), some_windows()
     with torch.no_grad():
         parent.hidden[0].weight[:2] *= 100.0  # batch norm takes the scale out again
@@ -127,7 +127,7 @@ def test_a_teacher_that_cannot_says_why(small_data: Data, teacher, tmp_path, sha
     spec = dataclasses.replace(
         TEACHER, id="s", role="student", arch=arch, depth=depth, width=width, birth="pruned", teacher="t"
     )
-    with pytest.raises(InputError, match="point s .* teacher t: .*"):
+    with pytest.raises(InputError, match=r"point s .* teacher t: "):
         newborn(spec, teacher, small_data)
     with pytest.raises(InputError, match="train the teacher first"):
         newborn(spec, tmp_path / "none", small_data)

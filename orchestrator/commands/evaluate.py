@@ -1,0 +1,70 @@
+"""`kdsweep evaluate SWEEP POINT --data PATH`: a trained point on recordings it has never seen."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.laws.source import sweep_folder
+
+
+@click.command()
+@click.argument("sweep")
+@click.argument("point")
+@click.option(
+    "--data", "path", required=True, type=click.Path(path_type=Path), help="Where the recordings are."
+)
+@click.option("--format", default="auto", show_default=True, help="Their format, if it isn't recognised.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def evaluate(sweep: str, point: str, path: Path, format: str, as_json: bool) -> None:
+    """How wrong POINT of SWEEP is on recordings it has never seen.
+
+    POINT is an id, the beginning of one, or "best": the student of least error. The recordings are filtered
+    and cut as the sweep's own.
+    """
+    import sys
+
+    from orchestrator.evaluation import evaluate_point
+
+    def tell(line: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(line, err=True)
+
+    found = evaluate_point(sweep_folder(sweep), point, path, format, tell)
+    if own := found["subjects_of_the_sweep"]:
+        click.echo(
+            f"note: {len(own)} of these subjects are the sweep's own test subjects, so these are its own "
+            "recordings; the point may have been trained on the other subjects",
+            err=True,
+        )
+    click.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else in_words(found))
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The same, for people."""
+    teacher = f" from teacher {found['teacher']}" if found["teacher"] else ""
+    rows = [(f"{name}", f) for name, f in found["by_dataset"].items()]
+    if len(rows) > 1:
+        rows.append(("all", found))
+    wide = max(len("data set"), *(len(name) for name, _ in rows))
+    lines = [
+        f"point {found['point']}: {found['arch']} depth {found['depth']} width {found['width']} "
+        f"({found['params']:,} parameters), {found['strategy']}{teacher}",
+        "",
+        f"{'data set':{wide}}  windows  MAE, BPM   RMSE  within 5  FFT peak  constant",
+    ]
+    for name, f in rows:
+        lines.append(
+            f"{name:{wide}}  {f['windows']:7,}  {f['mae_bpm']:8.2f}  {f['rmse_bpm']:5.2f}  "
+            f"{f['within_5_bpm']:8.0%}  {f['baselines']['fft_peak']['mae_bpm']:8.2f}  "
+            f"{f['baselines']['constant']['mae_bpm']:8.2f}"
+        )
+    by_subject = sorted(found["by_subject"].items(), key=lambda item: item[1]["mae_bpm"])
+    lines += ["", "subject, MAE in BPM (windows)"]
+    lines += [f"{f['mae_bpm']:8.2f}  {name} ({f['windows']:,})" for name, f in by_subject]
+    lines += ["", f"on the sweep's own test subjects: {found['test_mae_bpm']:.2f} BPM"]
+    if found["dropped"]:
+        what = ", ".join(f"{n:,} {reason}" for reason, n in found["dropped"].items())
+        lines.append(f"windows left out: {what}")
+    return "\n".join(lines)

@@ -1,0 +1,159 @@
+"""`kdsweep profile SWEEP`: students measured as they would be shipped, into profile.json."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kd.errors import InputError
+from orchestrator.laws.source import sweep_folder
+
+LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit of the limit
+    "max_params": ("params", 1.0),
+    "max_macs": ("macs", 1.0),
+    "max_memory_kb": ("activation_bytes", 1000.0),
+    "max_flash_kb": ("weight_bytes", 1000.0),
+    "max_mae": ("mae_bpm", 1.0),
+}
+
+
+@click.command()
+@click.argument("sweep")
+@click.option(
+    "--points",
+    multiple=True,
+    default=["front", "law"],
+    show_default=True,
+    help="front: nobody is both smaller and better; law: shapes for the latency law; all; or an id.",
+)
+@click.option(
+    "--budget", multiple=True, metavar="NAME=MOST", help=f"Only students within it: {', '.join(LIMITS)}."
+)
+@click.option("--runs", default=1000, show_default=True, help="Timed inferences per runtime.")
+@click.option("--again", is_flag=True, help="Measure anew what this device measured before.")
+@click.option("--mcu", is_flag=True, help="Also .tflite bytes and tensor arena of the front.")
+@click.option(
+    "--mcu-env",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The environment for --mcu, made if missing.  [default: in the user's cache]",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be measured.")
+@click.option("--json", "as_json", is_flag=True, help="Print profile.json instead of the table.")
+def profile(
+    sweep: str,
+    points: Sequence[str],
+    budget: Sequence[str],
+    runs: int,
+    again: bool,
+    mcu: bool,
+    mcu_env: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Measure students of SWEEP on this machine: bytes, load and latency, and what int8 does to the error.
+
+    Each model runs in a fresh process, on one thread and one pinned core. With the latencies comes a law, so
+    that `kdsweep query --max-latency-ms` also speaks of students nobody measured.
+    """
+    from orchestrator.mcu import default_environment, environment, profile_mcu
+    from orchestrator.opening import open_space
+    from orchestrator.profiling import choose, profile_points
+    from orchestrator.store import Store
+
+    store = Store(sweep_folder(sweep))
+    results, limits = list(store.results()), dict(map(_limit, budget))
+    ids = choose(results, points, limits)
+    if dry_run:
+        for id in ids:
+            click.echo(id)
+        return
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    if mcu:
+        environment(mcu_env or default_environment(), say)  # fail before the long part, not after
+    data = open_space(str(store.path), [], None, say).windows
+    document = profile_points(store, ids, data, runs=runs, again=again, say=say)
+    if mcu:
+        named = [word for word in points if word not in ("law", "front")]
+        chosen = choose(results, named or ["front"], limits)
+        document = profile_mcu(store, chosen, data, mcu_env or default_environment(), say)
+    if as_json:
+        click.echo(json.dumps(document))
+    else:
+        print_profile(document)
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, sign, value = text.partition("=")
+    if not sign or name not in LIMITS:
+        raise InputError(f"--budget {text}: write NAME=MOST, NAME one of {', '.join(LIMITS)}")
+    figure, unit = LIMITS[name]
+    try:
+        return figure, float(value) * unit
+    except ValueError:
+        raise InputError(f"--budget {text}: {value!r} is not a number") from None
+
+
+def print_profile(document: dict[str, Any]) -> None:
+    """A table per device, then its latency laws."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    for key, device in document["devices"].items():
+        table = Table(
+            title=f"{key}: {device['cpu']}, {' '.join(device['flags'])}, batch 1, one thread",
+            box=None,
+            pad_edge=False,
+            title_justify="left",
+        )
+        for name in ("point", "student", "runtime"):
+            table.add_column(name)
+        for name in ("bytes", "load ms", "min ms", "median ms", "p95 ms", "MAE", "drift BPM", "arena B"):
+            table.add_column(name, justify="right")
+        points = document["points"].items()
+        for id, point in sorted(points, key=lambda item: (item[1]["params"], item[0])):
+            if record := point["devices"].get(key):
+                for runtime in ("torch", "fp32", "int8"):
+                    table.add_row(*_row(id, point, record[runtime], runtime))
+        console.print(table)
+        for arch, laws in document["latency_laws"].get(key, {}).items():
+            for precision, law in laws.items():
+                console.print(f"{arch} {precision}: {law_text(law)}", highlight=False)
+
+
+def _row(id: str, point: dict[str, Any], record: dict[str, Any], runtime: str) -> list[str]:
+    first = runtime == "torch"
+    birth = "" if point["birth"] == "random" else f" {point['birth']}"
+    what = f"{point['strategy']}{birth} {point['arch']} {point['depth']}x{point['width']}"
+    ms = record["latency_ms"]
+    mcu = point.get("mcu", {}).get(runtime)
+    return [
+        id if first else "",
+        what if first else "",
+        runtime if first else f"onnx {runtime}",
+        f"{record['file_bytes']:,}",
+        f"{record['load_ms']:.1f}",
+        *(f"{ms[k]:.3f}" for k in ("min", "median", "p95")),
+        f"{record['mae_bpm']:.3f}",
+        f"{record['drift_bpm']['mean']:.3f}" if "drift_bpm" in record else "",
+        f"{mcu['arena_bytes']:,}" if mcu else "",
+    ]
+
+
+def law_text(law: dict[str, Any]) -> str:
+    """A latency law in words."""
+    if "why" in law:
+        return f"no latency law: {law['why']}"
+    worst = max(abs(e) for e in law["left_out_ln"])
+    return (
+        f"{law['fixed_ms']:.4f} ms + {law['per_mac_ms'] * 1e6:.4f} ms per million MACs + "
+        f"{law['per_layer_ms']:.4f} ms per layer; on shapes left out of the fit off by "
+        f"{100 * law['sigma_ln']:.0f} %, at most {100 * worst:.0f} % ({law['shapes']} shapes)"
+    )

@@ -1,0 +1,68 @@
+"""`kdsweep report SWEEP`: one HTML file that says it all, from laws.json and the store."""
+
+import json
+from pathlib import Path
+
+import click
+
+from orchestrator.laws.source import sweep_folder
+
+
+@click.command()
+@click.argument("sweep")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: SWEEP/report.html."
+)
+@click.option(
+    "--mlflow/--no-mlflow",
+    default=None,
+    help="Log report and figures to the sweep's parent run.  [default: if SWEEP/mlflow.db exists]",
+)
+@click.option("--tracking-uri", help="MLflow server to log to; implies --mlflow.  [default: SWEEP/mlflow.db]")
+@click.option("--json", "as_json", is_flag=True, help="Print where it is and what it says as JSON.")
+def report(
+    sweep: str, output: Path | None, mlflow: bool | None, tracking_uri: str | None, as_json: bool
+) -> None:
+    """Write the report of SWEEP: one self-contained HTML file that needs no network.
+
+    It shows what `kdsweep fit` found; fit first, and again when more points are done.
+    """
+    from kd.files import write_atomically
+    from orchestrator.report.page import render
+    from orchestrator.report.sweep import Sweep
+    from orchestrator.report.words import summary
+
+    folder = sweep_folder(sweep)
+    found = Sweep.read(folder)
+    html = render(found)
+    path = output or folder / "report.html"
+    write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    run = None
+    if tracking_uri or (mlflow if mlflow is not None else (folder / "mlflow.db").exists()):
+        from orchestrator.report.artifacts import log
+        from orchestrator.store import Store
+        from orchestrator.tracking import default_uri
+
+        run = log(found, html, tracking_uri or default_uri(Store(folder)))
+    if found.stale:
+        click.echo(
+            f"warning: the sweep has other results than laws.json was fitted to: run `kdsweep fit {sweep}`",
+            err=True,
+        )
+    if as_json:
+        said = {
+            "report": str(path),
+            "bytes": len(html.encode()),
+            "answer": summary(found),
+            "synthetic": found.synthetic,
+            "stale": found.stale,
+            "failed": len(found.errors),
+            "blocked": len(found.blocked),
+            "mlflow_run": run,
+        }
+        click.echo(json.dumps(said, indent=2))
+    else:
+        click.echo(summary(found))
+        click.echo(f"{path} written ({len(html.encode()) / 1e6:.2f} MB)", err=True)
+        if run:
+            click.echo(f"logged to MLflow run {run}, artifacts report/", err=True)

@@ -1,0 +1,145 @@
+"""`kdsweep submit SPACE --site SITE`: the sweep as Slurm jobs. Returns at once; nothing stays behind."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from kd.errors import InputError
+from orchestrator import submission
+from orchestrator.opening import Opened, open_space
+from orchestrator.standing import is_running
+from orchestrator.words import duration
+from slurm import chain
+from slurm.command import Slurm
+from slurm.errors import Away, Refused, SiteError
+from slurm.site import Site, load_site
+
+
+@click.command()
+@click.argument("space")
+@click.argument("overrides", nargs=-1)
+@click.option("--site", "site_name", required=True, help="A site profile: a YAML file, or an example's name.")
+@click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
+@click.option("--nodes", type=click.IntRange(min=1), help="Nodes (gang), or worker jobs (elastic).")
+@click.option("--time", "time_", help="Time limit of a job: minutes, HH:MM:SS, D-HH:MM:SS.")
+@click.option("--elastic/--gang", "elastic", default=None, help="A head and workers that come and go, or one job.")
+@click.option("--max-links", type=click.IntRange(min=1), help="How often the job may run, first time included.")
+@click.option("--dry-run", is_flag=True, help="Print scripts, points and hours; submit nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def submit(
+    space: str,
+    overrides: Sequence[str],
+    site_name: str,
+    out: str | None,
+    nodes: int | None,
+    time_: str | None,
+    elastic: bool | None,
+    max_links: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Run SPACE on Slurm. What is done already stays done; what is queued already is not queued twice.
+
+    OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
+    """
+    mode = None if elastic is None else "elastic" if elastic else "gang"
+    try:
+        site = load_site(site_name, nodes=nodes, time=time_, mode=mode, max_links=max_links)
+        opened = open_space(space, overrides, out, say)
+        if dry_run:
+            _dry_run(opened, site, as_json)
+            return
+        with submission.alone(opened.store.path):
+            answer = _submit(opened, site, site_name)
+    except SiteError as error:
+        raise InputError(str(error)) from None
+    except Refused as error:
+        say(f"error: {error}\nnothing was submitted; kdsweep doctor --site {site_name} checks the profile")
+        sys.exit(1)
+    except Away as error:
+        say(f"{error}\nSlurm doesn't answer; nothing is lost, and nothing will be submitted twice: try again later")
+        sys.exit(75)
+    click.echo(json.dumps(answer) if as_json else "\n".join(answer["jobs"]))
+
+
+def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
+    """Submit, unless it is submitted, running or done; the answer as JSON has it."""
+    slurm, folder = Slurm(site.patience_s), opened.store.path
+    here = submission.latest(folder)
+    if here is not None:
+        record = submission.Record.load(here)
+        ended = any(link["verdict"] in ("done", "stop") for link in chain.read_links(here))
+        if not ended and not (here / chain.CANCELLED).exists() and any(r.job is None for r in record.requests):
+            say(f"going on with submission {record.id}, which was interrupted")
+            submission.send(here, record, slurm, again=True)
+            return _said(record, "submitted", folder)
+        if active := submission.active_rows(here, record, slurm.queue()):
+            states = ", ".join(f"{r.id} {r.state}{f' ({r.reason})' if r.reason else ''}" for r in active)
+            say(f"already submitted, nothing done: {states}")
+            return _said(record, "already", folder)
+    beat = opened.store.progress()
+    if beat and is_running(beat):
+        raise InputError(f"{folder} is being run by process {beat['pid']} on {beat['host']}: wait for it")
+    left = len(opened.plan.points) - len(opened.store.done() & {p.id for p in opened.plan.points})
+    if not left:
+        say(f"{len(opened.plan.points)} of {len(opened.plan.points)} points already done: nothing to submit")
+        return {"submission": None, "state": "done", "jobs": []}
+    for why in opened.plan.refused:
+        say(f"refused: {why}")
+    job = submission.job_of(opened, site)
+    max_array = site.max_array or (slurm.max_array() if site.mode == "elastic" else 1001)
+    record = submission.write_intent(opened, job, site_name, max_array)
+    submission.send(job.here, record, slurm, again=False)
+    say(_hours(submission.estimate(opened, site)))
+    return _said(record, "submitted", folder)
+
+
+def _said(record: submission.Record, state: str, folder: Any) -> dict[str, Any]:
+    say(f"follow it: kdsweep status {folder} --watch; end it: kdsweep cancel {folder}")
+    return {"submission": record.id, "state": state, "jobs": [r.job for r in record.requests if r.job]}
+
+
+def _dry_run(opened: Opened, site: Site, as_json: bool) -> None:
+    """The exact scripts, the points, and the hours."""
+    from orchestrator.commands.plan import MOST_ROWS, print_plan
+    from slurm.job import requests, scripts
+
+    job = submission.job_of(opened, site)
+    texts, hours = scripts(job), submission.estimate(opened, site)
+    calls = [
+        ["sbatch", "--parsable", f"--comment={job.comment}/{r.role}", *r.args, r.script]
+        for r in requests(job, site.max_array or 1001)
+    ]
+    if as_json:
+        done = opened.store.done()
+        points = [p.id for p in opened.plan.points if p.id not in done]
+        click.echo(json.dumps({"scripts": texts, "sbatch": calls, "points": points, "hours": hours}))
+        return
+    for name, text in texts.items():
+        click.echo(f"### {name}\n{text}")
+    click.echo("### in " + str(job.here))
+    for call in calls:
+        click.echo(" ".join(call))
+    click.echo("\n### points")
+    print_plan(opened, MOST_ROWS)
+    click.echo(_hours(hours))
+
+
+def _hours(hours: dict[str, Any]) -> str:
+    """Estimated against requested."""
+    text = (
+        f"{hours['points']} of {hours['total']} points to train in {hours['slots']} slots: about "
+        f"{duration(hours['wall_hours'] * 3600)}, {hours['estimated_hours']:.2f} {hours['unit']}-hours, estimated "
+        f"from {hours['estimated_from']}; requested: {hours['requested_hours']:.2f} {hours['unit']}-hours"
+    )
+    if hours["estimated_hours"] > hours["requested_hours"]:
+        text += "; more than one link of the chain"
+    return text
+
+
+def say(text: str) -> None:
+    """A message."""
+    click.echo(text, err=True)

@@ -1,0 +1,227 @@
+"""How long a window takes on a profiled device: a law over shapes, and its columns in laws.json. numpy only.
+
+Latency = fixed + per MAC * MACs + per layer * layers, all at least 0, per architecture, device and precision.
+Its doubt is the error it makes on shapes left out of its fit.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd.errors import InputError
+
+SCHEMA = "kdsweep-profile/1"
+FILE = "profile.json"
+PRECISIONS = ("fp32", "int8")
+LEAST_SHAPES = 5  # three coefficients, and enough left to see how wrong they are
+SURE = 0.8  # an unmeasured student keeps a latency limit if it does so with this probability
+Array = npt.NDArray[np.floating]
+Shape = tuple[int, int]  # depth, width
+
+
+def empty_profile() -> dict[str, Any]:
+    """A profile.json without measurements."""
+    return {"schema": SCHEMA, "devices": {}, "points": {}, "latency_laws": {}}
+
+
+def read_profile(folder: Path) -> dict[str, Any]:
+    """profile.json of a sweep directory, empty when there is none; InputError when it can't be read."""
+    try:
+        profile = json.loads((folder / FILE).read_bytes())
+    except FileNotFoundError:
+        return empty_profile()
+    except ValueError as error:
+        raise InputError(f"{folder / FILE} is not JSON ({error}): remove it and profile again") from None
+    if profile.get("schema") != SCHEMA:
+        raise InputError(
+            f"{folder / FILE} has schema {profile.get('schema')!r}, this version reads {SCHEMA!r}: "
+            f"remove it and profile again"
+        )
+    return dict(profile)
+
+
+def fit_latency(shapes: Sequence[tuple[float, float]], ms: Sequence[float]) -> dict[str, Any]:
+    """The law of milliseconds over (MACs, layers), (n, 2); {"why"} instead of one for too few shapes.
+
+    sigma_ln: root mean square of left_out_ln, the log error on each shape by the law of all others.
+    """
+    if len(shapes) < LEAST_SHAPES:
+        return {"why": f"{len(shapes)} shapes measured, {LEAST_SHAPES} are needed", "shapes": len(shapes)}
+    x, y = np.array(shapes, float), np.array(ms, float)
+    coefficients = _fit(x, y)
+    every = np.arange(len(y))
+    left_out = [
+        math.log(y[i] / predict_ms(_fit(x[every != i], y[every != i]), x[i : i + 1])[0]) for i in every
+    ]
+    sigma = math.sqrt(sum(e * e for e in left_out) / len(left_out))
+    return {
+        "fixed_ms": coefficients[0],
+        "per_mac_ms": coefficients[1],
+        "per_layer_ms": coefficients[2],
+        "sigma_ln": sigma,
+        "left_out_ln": [round(e, 4) for e in left_out],
+        "shapes": len(y),
+        "most_macs": float(x[:, 0].max()),
+    }
+
+
+def predict_ms(coefficients: Sequence[float], shapes: Array) -> Array:
+    """Milliseconds of shapes (n, 2): MACs and layers."""
+    fixed, per_mac, per_layer = coefficients
+    return np.asarray(fixed + per_mac * shapes[:, 0] + per_layer * shapes[:, 1])
+
+
+def coefficients_of(law: dict[str, Any]) -> tuple[float, float, float]:
+    """The three numbers `predict_ms` takes."""
+    return law["fixed_ms"], law["per_mac_ms"], law["per_layer_ms"]
+
+
+def p_within(law: dict[str, Any], median_ms: float, limit_ms: float) -> float:
+    """P(an unmeasured shape of predicted latency `median_ms` keeps `limit_ms`), by the law's residual.
+
+    Student's t: the spread is itself estimated, from `shapes` measurements and three coefficients.
+    """
+    from scipy.special import stdtr
+
+    return float(stdtr(law["shapes"] - 3, math.log(limit_ms / median_ms) / max(law["sigma_ln"], 1e-9)))
+
+
+def fit_laws(profile: dict[str, Any]) -> dict[str, Any]:
+    """device -> architecture -> precision -> law, from all points of a profile."""
+    measured: dict[tuple[str, str, str], dict[tuple[float, float], list[float]]] = {}
+    for point in profile["points"].values():
+        for device, record in point["devices"].items():
+            for precision in PRECISIONS:
+                of = measured.setdefault((device, point["arch"], precision), defaultdict(list))
+                of[point["macs"], point["layers"]].append(record[precision]["latency_ms"]["median"])
+    laws: dict[str, Any] = {}
+    for (device, arch, precision), shapes in sorted(measured.items()):
+        law = fit_latency(list(shapes), [float(np.mean(ms)) for ms in shapes.values()])
+        laws.setdefault(device, {}).setdefault(arch, {})[precision] = law
+    return laws
+
+
+def attach(document: dict[str, Any], profile: dict[str, Any], device: str | None = None) -> dict[str, Any]:
+    """laws.json's document with what was profiled, in columns of its configurations.
+
+    For each precision P: flash_bytes_P, memory_bytes_P (measured on a microcontroller's runtime where it was,
+    else computed from the shape), latency_ms_P (measured, or what the law says is kept with P = 0.8; None if
+    no law may say) and latency_median_ms_P; document["profile"] says what was measured where.
+
+    device: whose latencies; None = the only one there is. Raises InputError when there is no such device.
+    """
+    devices = profile["devices"]
+    if device is not None and device not in devices:
+        raise InputError(
+            f"--device {device}: this sweep was profiled on {', '.join(sorted(devices)) or 'no device'}"
+        )
+    chosen = device or (next(iter(devices)) if len(devices) == 1 else None)
+    for arch, data in document["architectures"].items():
+        columns = data["configurations"]
+        points = [p for p in profile["points"].values() if p["arch"] == arch]
+        laws = profile["latency_laws"].get(chosen, {}).get(arch, {})
+        for precision in PRECISIONS:
+            _sizes(columns, points, precision)
+            _latencies(columns, points, laws.get(precision), chosen, precision)
+    document["profile"] = {
+        "devices": sorted(devices),
+        "device": chosen,
+        "cpu": devices[chosen]["cpu"] if chosen else None,
+        "latency_laws": profile["latency_laws"].get(chosen, {}),
+        "measured": _measured(profile, chosen),
+        "int8": _int8(profile, chosen),
+    }
+    return document
+
+
+def _sizes(columns: dict[str, Any], points: list[dict[str, Any]], precision: str) -> None:
+    flash, arena = (
+        _mean_by_shape(points, precision, "flash_bytes"),
+        _mean_by_shape(points, precision, "arena_bytes"),
+    )
+    weights = columns["weight_bytes" if precision == "fp32" else "weight_bytes_int8"]
+    peak = columns["activation_bytes"]
+    part = 1 if precision == "fp32" else 4
+    shapes = list(zip(columns["depth"], columns["width"], strict=True))
+    columns[f"flash_bytes_{precision}"] = [flash.get(s, w) for s, w in zip(shapes, weights, strict=True)]
+    columns[f"memory_bytes_{precision}"] = [
+        arena.get(s, p // part) for s, p in zip(shapes, peak, strict=True)
+    ]
+
+
+def _mean_by_shape(points: list[dict[str, Any]], precision: str, what: str) -> dict[Shape, int]:
+    found: dict[Shape, list[int]] = defaultdict(list)
+    for p in points:
+        if p.get("mcu"):
+            found[p["depth"], p["width"]].append(p["mcu"][precision][what])
+    return {shape: round(sum(values) / len(values)) for shape, values in found.items()}
+
+
+def _latencies(
+    columns: dict[str, Any],
+    points: list[dict[str, Any]],
+    law: dict[str, Any] | None,
+    device: str | None,
+    precision: str,
+) -> None:
+    n = len(columns["depth"])
+    median: list[float | None] = [None] * n
+    sure: list[float | None] = [None] * n
+    if law and "why" not in law:
+        from scipy.special import stdtrit
+
+        shapes = np.array([columns["macs"], columns["layers"]], float).T
+        ms = predict_ms(coefficients_of(law), shapes)
+        factor = math.exp(float(stdtrit(law["shapes"] - 3, SURE)) * law["sigma_ln"])
+        median, sure = [round(float(v), 6) for v in ms], [round(float(v) * factor, 6) for v in ms]
+    measured: dict[Shape, list[float]] = defaultdict(list)
+    for p in points:
+        if device in p["devices"]:
+            measured[p["depth"], p["width"]].append(p["devices"][device][precision]["latency_ms"]["median"])
+    for i, shape in enumerate(zip(columns["depth"], columns["width"], strict=True)):
+        if values := measured.get(shape):
+            median[i] = sure[i] = sum(values) / len(values)
+    columns[f"latency_ms_{precision}"], columns[f"latency_median_ms_{precision}"] = sure, median
+
+
+def _measured(profile: dict[str, Any], device: str | None) -> dict[str, list[str]]:
+    """Which shapes ("arch depth x width") have a measured latency here, and a measured arena."""
+    shapes: dict[str, set[str]] = {"latency": set(), "arena": set()}
+    for p in profile["points"].values():
+        name = f"{p['arch']} {p['depth']}x{p['width']}"
+        if device in p["devices"]:
+            shapes["latency"].add(name)
+        if p.get("mcu"):
+            shapes["arena"].add(name)
+    return {what: sorted(names) for what, names in shapes.items()}
+
+
+def _int8(profile: dict[str, Any], device: str | None) -> dict[str, float] | None:
+    """What int8 does to the error: the laws are fitted to float32 errors, and an int8 answer must say so."""
+    records = [p["devices"][device] for p in profile["points"].values() if device in p["devices"]]
+    if not records:
+        return None
+    change = [r["int8"]["mae_bpm"] - r["fp32"]["mae_bpm"] for r in records]
+    drift = [r["int8"]["drift_bpm"]["mean"] for r in records]
+    return {
+        "points": len(records),
+        "mae_change_mean_bpm": round(sum(change) / len(change), 4),
+        "mae_change_most_bpm": round(max(change), 4),
+        "drift_mean_bpm": round(sum(drift) / len(drift), 4),
+    }
+
+
+def _fit(x: Array, y: Array) -> list[float]:
+    """Least squares of the relative error, coefficients not negative."""
+    from scipy.optimize import nnls
+
+    basis = np.column_stack([np.ones(len(y)), x]) / y[:, None]
+    scale = basis.max(0)  # MACs are millions: keep the problem of order 1
+    found, _ = nnls(basis / scale, np.ones(len(y)))
+    return [float(v) for v in found / scale]

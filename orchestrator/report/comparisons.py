@@ -1,0 +1,317 @@
+"""Strategies, teachers, predictions and hours, compared. Each function gives the panels of one figure."""
+
+from typing import Any
+
+import numpy as np
+
+from orchestrator.report.costs import Cost, costs
+from orchestrator.report.figures import by_strategy, cut
+from orchestrator.report.plot import (
+    Axes,
+    Panel,
+    Scale,
+    apart,
+    band,
+    box,
+    css_class,
+    line,
+    marks,
+    rule,
+    si,
+    text,
+)
+from orchestrator.report.sweep import Sweep, group_name, group_order, label
+
+ROWS = 24  # of crossovers in one panel; the table has them all
+PANELS = 12  # of gains; the table has them all
+
+
+def gains(sweep: Sweep) -> list[Panel]:
+    """What each strategy gains over scratch, by size: a panel for each architecture and teacher."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sweep.document["gains"]["arms"]:
+        teacher = f" · teacher {sweep.teacher(row['teacher'])}" if row["teacher"] else ""
+        groups.setdefault(group_name(row) + teacher, []).append(row)
+    ends = [
+        100 * s[k] for rows in groups.values() for r in rows for s in r["by_size"] for k in ("low", "high")
+    ]
+    if not ends:
+        return []
+    y = (min(*ends, 0.0) - 1, max(*ends, 0.0) + 1)
+    ordered = sorted(groups.items(), key=lambda item: group_order(item[0]))
+    return [_gain_panel(sweep, name, rows, y) for name, rows in ordered[:PANELS]]
+
+
+def _gain_panel(sweep: Sweep, name: str, rows: list[dict[str, Any]], y: tuple[float, float]) -> Panel:
+    arms = {a["key"]: a for a in sweep.document["arms"]}
+    rows = sorted(rows, key=lambda r: by_strategy(r["strategy"]))
+    sizes = [s["params"] for r in rows for s in r["by_size"]]
+    panel = Panel(
+        name,
+        f"Gain over scratch, {name}: "
+        + "; ".join(
+            f"{r['strategy']} {100 * r['mean']['median']:.1f} % [{100 * r['mean']['low']:.1f}, "
+            f"{100 * r['mean']['high']:.1f}]"
+            for r in rows
+        ),
+    )
+    axes = Axes.on(
+        panel,
+        (min(sizes) / 1.1, max(sizes) * 1.1),
+        y,
+        ("parameters", "error below scratch, %"),
+        log=(True, False),
+        right=64.0,
+        tick=(si, lambda v: f"{v:+g}" if v else "0"),
+    )
+    panel.add(rule(axes.x.start, axes.y(0), axes.x.end, axes.y(0), "zero"))
+    ends = []
+    for row in rows:
+        css = css_class(row["strategy"])
+        at = {
+            k: [(axes.x(s["params"]), axes.y(100 * s[k])) for s in row["by_size"]]
+            for k in ("low", "median", "high")
+        }
+        panel.add(
+            band(at["low"], at["high"], f"band {css}"),
+            line(at["median"], f"law {css}"),
+            marks(at["median"], row["strategy"], f"dot {css}", 3.4),
+        )
+        ends.append(at["median"][-1][1])
+    wanted = [*ends, axes.y(0)]
+    names = [*(cut(label(arms[r["arm"]]), 12) for r in rows), "scratch"]
+    for words, height in zip(names, apart(wanted, 12.5, axes.y.end, axes.y.start - 2), strict=True):
+        panel.add(text(axes.x.end + 7, height + 3.5, words, "t-strong" if words != "scratch" else "t-note"))
+    return panel
+
+
+def crossovers(sweep: Sweep) -> list[Panel]:
+    """For pairs of strategies: who is better at which size, and where the order turns."""
+    arms = {a["key"]: a for a in sweep.document["arms"]}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sweep.document["crossovers"]:
+        groups.setdefault(group_name(row), []).append(row)
+    out = []
+    for name, rows in sorted(groups.items(), key=lambda item: group_order(item[0])):
+        rows = sorted(rows, key=lambda r: (r["crossing"] is None, _undecided(r)))[:ROWS]
+        out.append(_crossover_panel(sweep, name, rows, arms))
+    return out
+
+
+def _undecided(row: dict[str, Any]) -> bool:
+    return not (_sure(row["p_a_better_at_smallest"]) and _sure(row["p_a_better_at_largest"]))
+
+
+def _sure(p: float) -> bool:
+    return max(p, 1 - p) >= 0.9
+
+
+def _crossover_panel(
+    sweep: Sweep, name: str, rows: list[dict[str, Any]], arms: dict[str, dict[str, Any]]
+) -> Panel:
+    step, top = 30.0, 52.0
+    panel = Panel(
+        name,
+        f"Which strategy is better at which size, {name}: " + "; ".join(r["text"] for r in rows),
+        height=top + step * len(rows) + 30,
+    )
+    low, high = min(r["smallest"] for r in rows), max(r["largest"] for r in rows)
+    x = Scale(low / 1.05, high * 1.05, 4, panel.width - 4, log=True)
+    bottom = panel.height - 30
+    panel.add(
+        rule(x.start, bottom, x.end, bottom, "axis"),
+        text(x.end, panel.height - 2, "parameters", "t-axis", "end"),
+    )
+    panel.add(text(0, 31, "colour: the better one, where 90 % of draws agree; grey: undecided", "t-axis"))
+    for v in x.ticks():
+        panel.add(
+            rule(x(v), top - 8, x(v), bottom, "grid"), text(x(v), bottom + 14, si(v), "t-tick", "middle")
+        )
+    several = len({arms[r[k]]["teacher"] for r in rows for k in "ab"} - {None}) > 1
+    for i, row in enumerate(rows):
+        y = top + step * i + 14
+        a, b = arms[row["a"]], arms[row["b"]]
+        teacher = f", {sweep.teacher(row['teacher'])}" if several and row["teacher"] else ""
+        panel.add(text(x.start, y - 7, f"{label(a)} – {label(b)}{teacher}", "t-halo"))
+        start, end, crossing = x(row["smallest"]), x(row["largest"]), row["crossing"]
+        if crossing:
+            turn = x(crossing["low"]), x(crossing["high"])
+        elif _throughout(row):
+            turn = end, end
+        else:  # what is known of the ends says little of the middle
+            turn = start + 0.15 * (end - start), end - 0.15 * (end - start)
+        panel.add(rule(start, y, end, y, "track-none"))
+        panel.add(
+            rule(start, y, turn[0], y, _winner(row["p_a_better_at_smallest"], a, b)),
+            rule(turn[1], y, end, y, _winner(row["p_a_better_at_largest"], a, b)),
+        )
+        if crossing:
+            panel.add(
+                rule(turn[0], y, turn[1], y, "cross"),
+                marks([(x(crossing["median"]), y)], "scratch", "crossdot", 4),
+                text(x.end, y - 7, f"turns at {si(crossing['median'])}", "t-strong t-halo", "end"),
+            )
+        else:
+            panel.add(text(x.end, y - 7, _verdict(row, a, b), "t-note t-halo", "end"))
+    return panel
+
+
+def _winner(p: float, a: dict[str, Any], b: dict[str, Any]) -> str:
+    if not _sure(p):
+        return "track-none"
+    return f"track {css_class((a if p > 0.5 else b)['strategy'])}"
+
+
+def _verdict(row: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> str:
+    if _throughout(row):
+        return f"{cut(label(a if row['p_a_better_at_smallest'] > 0.5 else b), 16)} throughout"
+    return "not established"
+
+
+def _throughout(row: dict[str, Any]) -> bool:
+    """Whether 90 % of the draws have one of the two better at every size; laws.json says it in words only."""
+    return str(row["text"]).endswith("at every measured size")
+
+
+def teachers(sweep: Sweep) -> list[Panel]:
+    """Error of a student under one teacher against its mean under all: the teacher's size alone at work."""
+    params = {r["id"]: r["params"] for r in sweep.results if r["role"] == "teacher"}
+    cells: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    sizes: dict[tuple[str, ...], tuple[str, str, float]] = {}
+    for r in sweep.results:
+        if r["role"] == "student" and r.get("teacher") in params:
+            key = tuple(
+                str(r.get(k)) for k in ("arch", "depth", "width", "birth", "strategy", "strategy_args")
+            )
+            cells.setdefault(key, {}).setdefault(r["teacher"], []).append(float(np.log(r["mae_bpm"])))
+            sizes[key] = (r["arch"], r["strategy"], r["params"])
+    rows: dict[str, list[tuple[float, float, str]]] = {}  # arch -> (teacher's size, deviation in %, strategy)
+    for key, by in cells.items():
+        if len(by) < 2:
+            continue
+        arch, strategy, _ = sizes[key]
+        means = {t: float(np.mean(v)) for t, v in by.items()}
+        centre = float(np.mean(list(means.values())))
+        rows.setdefault(arch, []).extend(
+            (params[t], 100 * float(np.expm1(m - centre)), strategy) for t, m in means.items()
+        )
+    return [_teacher_panel(sweep, arch, found) for arch, found in sorted(rows.items(), reverse=True)]
+
+
+def _teacher_panel(sweep: Sweep, arch: str, found: list[tuple[float, float, str]]) -> Panel:
+    said = next((t["text"] for t in sweep.document["teachers"] if t["arch"] == arch), "")
+    panel = Panel(
+        f"{arch} students",
+        f"Error of {arch} students under each teacher, against their mean under all teachers. {said}",
+    )
+    xs, ys = [f[0] for f in found], [f[1] for f in found]
+    reach = float(np.quantile(np.abs(ys), 0.98)) * 1.15 + 0.5
+    axes = Axes.on(
+        panel,
+        (min(xs) / 1.4, max(xs) * 1.4),
+        (-reach, reach),
+        ("teacher's parameters", "student's error against its mean, %"),
+        log=(True, False),
+        tick=(si, lambda v: f"{v:+g}" if v else "0"),
+    )
+    panel.add(rule(axes.x.start, axes.y(0), axes.x.end, axes.y(0), "zero"))
+    for strategy in sorted({f[2] for f in found}, key=by_strategy):
+        shift = 5.0 * (by_strategy(strategy)[0] - 3)
+        points = [
+            (axes.x(n) + shift, axes.y(float(np.clip(d, -reach, reach))))
+            for n, d, s in found
+            if s == strategy
+        ]
+        panel.add(marks(points, strategy, f"faint {css_class(strategy)}", 2.4))
+    means = [(n, float(np.mean([d for m, d, _ in found if m == n]))) for n in sorted(set(xs))]
+    at = [(axes.x(n), axes.y(d)) for n, d in means]
+    panel.add(line(at, "front"), marks(at, "scratch", "crossdot", 4.5))
+    panel.add(text(at[-1][0], at[-1][1] - 9, "mean", "t-strong t-halo", "middle"))
+    return panel
+
+
+def calibration(sweep: Sweep) -> list[Panel]:
+    """Where the truth lay in the interval that laws gave for the largest sizes they had not seen."""
+    groups = [(name, [a for a in arms if a["holdouts"]]) for name, arms in sweep.groups()]
+    return [_calibration_panel(sweep, name, arms) for name, arms in groups if arms]
+
+
+def _calibration_panel(sweep: Sweep, name: str, arms: list[dict[str, Any]]) -> Panel:
+    strategies = sorted({a["strategy"] for a in arms}, key=by_strategy)
+    level = f"{sweep.document['calibration']['level']:.0%}"
+    trials = [h for a in arms for h in a["holdouts"]]
+    hits = sum(h["score"] <= 1 for h in trials)
+    step, top = 26.0, 54.0
+    panel = Panel(
+        name,
+        f"Predictions for unseen largest sizes, {name}: {hits} of {len(trials)} inside the {level} interval.",
+        height=top + step * len(strategies) + 36,
+    )
+    reach = max(1.6, *(h["score"] * 1.08 for h in trials))
+    x = Scale(-reach, reach, 66, panel.width - 8)
+    bottom = panel.height - 36
+    panel.add(
+        box(x(-1), top - 10, x(1) - x(-1), bottom - top + 10, "inside"),
+        text((x(-1) + x(1)) / 2, top - 15, f"{level} interval", "t-note", "middle"),
+        rule(x(0), top - 10, x(0), bottom, "guide"),
+        rule(x.start, bottom, x.end, bottom, "axis"),
+    )
+    for v in x.ticks(5):
+        panel.add(text(x(v), bottom + 14, f"{v:+g}" if v else "0", "t-tick", "middle"))
+    panel.add(
+        text(x.start, panel.height - 6, "← better than foretold", "t-axis"),
+        text(x.end, panel.height - 6, "worse than foretold →", "t-axis", "end"),
+    )
+    for i, strategy in enumerate(strategies):
+        y = top + step * (i + 0.5)
+        css = css_class(strategy)
+        panel.add(text(0, y + 4, strategy))
+        held = [h for a in arms if a["strategy"] == strategy for h in a["holdouts"]]
+        for left_out, style, dy in ((1, "dot", -4.0), (2, "ring", 4.0)):
+            points = [
+                (x(float(np.copysign(h["score"], h["error_ln"]))), y + dy)
+                for h in held
+                if h["left_out"] == left_out
+            ]
+            panel.add(marks(points, strategy, f"{style} {css}", 3.6))
+    return panel
+
+
+def cost(sweep: Sweep) -> list[Panel]:
+    """Hours of training by stage and strategy, a panel for each kind of device."""
+    by_kind: dict[str, list[Cost]] = {}
+    for c in costs(sweep):
+        by_kind.setdefault(c.kind, []).append(c)
+    return [_cost_panel(kind, rows) for kind, rows in sorted(by_kind.items(), reverse=True)]
+
+
+def _cost_panel(kind: str, rows: list[Cost]) -> Panel:
+    step, top = 28.0, 34.0
+    total, most = sum(c.hours for c in rows), max(c.hours for c in rows)
+    panel = Panel(
+        f"{hours(total)} {kind}-hours",
+        f"{kind}-hours of training: "
+        + "; ".join(f"{c.what} {hours(c.hours)} for {c.points} points" for c in rows),
+        height=top + step * len(rows) + 6,
+    )
+    for i, c in enumerate(rows):
+        y = top + step * i
+        length = 150 * c.hours / most if most else 0
+        panel.add(
+            text(0, y + 12, c.what),
+            box(
+                96,
+                y + 1,
+                max(length, 1.0),
+                15,
+                f"bar {'c-teacher' if c.stage == 'teacher' else css_class(c.what)}",
+            ),
+            text(96 + length + 6, y + 12, hours(c.hours), "t-strong"),
+            text(panel.width, y + 12, f"{c.points} point{'s' if c.points != 1 else ''}", "t-note", "end"),
+        )
+    return panel
+
+
+def hours(value: float) -> str:
+    """Hours with three digits, whatever their size."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

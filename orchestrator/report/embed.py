@@ -1,0 +1,86 @@
+"""What the page's budget explorer knows: laws.json's predictions, small enough to mail. See explorer.js.
+
+Draws are kept exactly, as the whole numbers they are in laws.json: second differences along the knots, which
+are tiny because laws are smooth, low bytes before high bytes, deflated with the rest.
+"""
+
+import base64
+import json
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator import budget, students
+from orchestrator.laws.arms import strategy_label
+from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
+
+Whole = npt.NDArray[np.int16]
+ARM_KEYS = ("key", "arch", "birth", "strategy", "strategy_args", "teacher", "verdict", "why", "reach")
+SIZE_KEYS = ("smallest", "largest", "runs")
+PACKED = ("median", "noise", "draws")
+
+
+def embed(document: dict[str, Any], teachers: dict[str, str]) -> str:
+    """Base64 of a deflated block: length of the JSON (uint32, little-endian), JSON, int16 planes.
+
+    teachers: id -> the name people read.
+    """
+    blocks: list[bytes] = []
+    shapes: list[list[int]] = []
+
+    def place(packed: dict[str, Any]) -> int:
+        raw = np.frombuffer(base64.b64decode(packed["data"]), dtype=packed["dtype"]).reshape(packed["shape"])
+        blocks.append(differences(raw).tobytes())
+        shapes.append([*packed["shape"], packed["step"]])
+        return len(blocks) - 1
+
+    light = {
+        "sweep": document["sweep"],
+        "level": document["level"],
+        "calibration": document["calibration"],
+        "memory": students.blank(document, {})["memory"],
+        "limits": {name: list(limit) for name, limit in students.LIMITS.items()},
+        "constants": {
+            "near_bpm": students.NEAR_BPM,
+            "more": budget.MORE,
+            "refuse_factor": REFUSE_FACTOR,
+            "warn_factor": WARN_FACTOR,
+        },
+        "teachers": teachers,
+        "run_noise": place(document["run_noise"]),
+        "architectures": {
+            arch: {"configurations": data["configurations"]}
+            for arch, data in document["architectures"].items()
+        },
+        "arms": [
+            {key: arm[key] for key in (*ARM_KEYS, *SIZE_KEYS)}
+            | {"label": strategy_label(arm["strategy"], arm["strategy_args"])}
+            | {"buildable": _buildable(document, j)}
+            | {key: place(arm[key]) for key in PACKED if arm["reach"] > 0}
+            for j, arm in enumerate(document["arms"])
+        ],
+        "arrays": shapes,
+    }
+    text = json.dumps(light, separators=(",", ":"), allow_nan=False).encode()
+    planes = np.frombuffer(b"".join(blocks), dtype=np.uint8)
+    binary = planes[0::2].tobytes() + planes[1::2].tobytes()
+    whole = struct.pack("<I", len(text)) + text + binary
+    return base64.b64encode(zlib.compress(whole, 9)).decode("ascii")
+
+
+def _buildable(document: dict[str, Any], arm: int) -> list[int] | None:
+    """Rows of the configurations an arm can have; None for all of them."""
+    rows = students.buildable(document, arm)
+    return None if rows.all() else np.flatnonzero(rows).tolist()
+
+
+def differences(values: Whole) -> Whole:
+    """Second differences along the last axis, the first two values kept; modulo 2^16, so nothing is lost."""
+    out = values.astype("<u2")
+    for start in (1, 2):
+        if out.shape[-1] > start:
+            out[..., start:] = out[..., start:] - out[..., start - 1 : -1]
+    return out.view("<i2")

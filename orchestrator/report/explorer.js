@@ -1,0 +1,317 @@
+// The budget's answer, computed in the page: a port of orchestrator/budget.py and students.py, draw for draw.
+// Everything it says is what `kdsweep query --json` says. No DOM here; page.js draws.
+"use strict";
+
+const kdsweep = {};
+
+kdsweep.load = async function (base64) {
+  const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const whole = new Uint8Array(await new Response(stream).arrayBuffer());
+  const length = new DataView(whole.buffer).getUint32(0, true);
+  const document = JSON.parse(new TextDecoder().decode(whole.subarray(4, 4 + length)));
+  const binary = whole.subarray(4 + length);
+  const half = binary.length / 2;
+  let place = 0;
+  document.arrays = document.arrays.map((shape) => {
+    const step = shape[shape.length - 1], columns = shape[shape.length - 2];
+    const rows = shape.length === 3 ? shape[0] : 1;
+    const values = new Int16Array(rows * columns);
+    for (let i = 0; i < values.length; i++) values[i] = binary[place + i] | (binary[half + place + i] << 8);
+    place += values.length;
+    for (const start of [2, 1])  // undo the differences, the last first
+      for (let r = 0; r < rows; r++)
+        for (let c = start; c < columns; c++) values[r * columns + c] += values[r * columns + c - 1];
+    return { values, rows, columns, step };
+  });
+  document.cache = new Map();
+  return document;
+};
+
+// ---- numbers, as Python and numpy write them
+
+// Python's format(x, ".3f"): toFixed, with exact ties to even.
+function fixed(x, digits) {
+  const exact = x.toFixed(70).replace(/0+$/, "");
+  const tie = exact.length === exact.indexOf(".") + digits + 2 && exact.endsWith("5");
+  const down = exact.slice(0, -1).replace(/\.$/, "");
+  return tie && Number(down.slice(-1)) % 2 === 0 ? down : x.toFixed(digits);
+}
+
+function round(x, digits) {
+  return Number(fixed(x, digits));
+}
+
+// Python's format(x, "g") with so many digits; grouped: thousands with commas.
+function general(x, digits = 6, grouped = false) {
+  if (x === 0) return "0";
+  let [mantissa, power] = x.toExponential(digits - 1).split("e");
+  const significant = x.toFixed(70).replace(/[-.]/g, "").replace(/^0+|0+$/g, "");
+  if (significant.length === digits + 1 && significant.endsWith("5") && "02468".includes(significant[digits - 1])) {
+    mantissa = significant.slice(0, digits).replace(/^./, (x < 0 ? "-" : "") + "$&.");  // an exact tie
+  }
+  const exponent = Number(power), strip = (s) => (s.includes(".") ? s.replace(/\.?0+$/, "") : s);
+  if (exponent < -4 || exponent >= digits) {
+    return strip(mantissa) + "e" + (exponent < 0 ? "-" : "+") + String(Math.abs(exponent)).padStart(2, "0");
+  }
+  const [whole, rest] = strip(fixed(x, Math.max(digits - 1 - exponent, 0))).split(".");
+  return (grouped ? thousands(whole) : whole) + (rest ? "." + rest : "");
+}
+
+function thousands(whole) {
+  return String(whole).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+}
+
+// numpy's quantile, linear between order statistics.
+function quantile(sorted, q) {
+  const at = q * (sorted.length - 1), left = Math.floor(at), t = at - left;
+  const a = sorted[left], b = sorted[Math.min(left + 1, sorted.length - 1)];
+  return t >= 0.5 ? b - (b - a) * (1 - t) : a + (b - a) * t;
+}
+
+function mean(values) {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i];
+  return sum / values.length;
+}
+
+// ---- students.py
+
+// A student's draws of ln MAE and of MAE, median and noise; kept, because sliders ask again and again.
+function student(document, arm, row) {
+  const key = arm * 1e7 + row;
+  let found = document.cache.get(key);
+  if (found) return found;
+  const law = document.arms[arm];
+  const position = document.architectures[law.arch].configurations.position[row];
+  const draws = at(document.arrays[law.draws], position);
+  const mae = draws.map(Math.exp);
+  found = {
+    arm, row, draws, mae, mean: mean(mae),
+    median: at(document.arrays[law.median], position)[0],
+    noise: at(document.arrays[law.noise], position)[0],
+  };
+  if (document.cache.size > 20000) document.cache.clear();
+  document.cache.set(key, found);
+  return found;
+}
+
+// Linear interpolation along the knots, for every draw.
+function at(array, position) {
+  const left = Math.min(Math.max(Math.floor(position), 0), array.columns - 2), weight = position - left;
+  const out = new Float64Array(array.rows);
+  for (let r = 0; r < array.rows; r++) {
+    const k = r * array.columns + left;
+    out[r] = array.values[k] * array.step * (1 - weight) + array.values[k + 1] * array.step * weight;
+  }
+  return out;
+}
+
+function allowedRows(document, arch, budget) {
+  const columns = document.architectures[arch].configurations;
+  const rows = columns.params.map(() => true);
+  for (const [name, limit] of Object.entries(budget)) {
+    const [column, unit] = document.limits[name];
+    columns[column].forEach((value, i) => { if (!(value <= limit * unit)) rows[i] = false; });
+  }
+  return rows;
+}
+
+function withinReach(document, arm) {
+  const law = document.arms[arm], buildable = law.buildable && new Set(law.buildable);
+  return document.architectures[law.arch].configurations.params.map((n, row) =>
+    n <= law.largest * law.reach && n >= law.smallest / law.reach && (!buildable || buildable.has(row)));
+}
+
+function nearRows(document, budget, usable) {
+  const allowed = {};
+  for (const arch of Object.keys(document.architectures)) allowed[arch] = allowedRows(document, arch, budget);
+  const near = new Map();
+  for (const j of usable) {
+    const reach = withinReach(document, j);
+    near.set(j, allowed[document.arms[j].arch].map((ok, i) => ok && reach[i]));
+  }
+  return [allowed, near];
+}
+
+// Draws are linear between knots, so of all students between two knots only the outermost can win.
+function candidates(document, near) {
+  const out = [];
+  for (const [j, inside] of near) {
+    const place = document.architectures[document.arms[j].arch].configurations.position;
+    const kept = [];
+    inside.forEach((yes, i) => { if (yes) kept.push(i); });
+    kept.forEach((row, k) => {
+      const here = Math.floor(place[row]);
+      const first = k === 0 || Math.floor(place[kept[k - 1]]) !== here;
+      const last = k === kept.length - 1 || Math.floor(place[kept[k + 1]]) !== here;
+      if (first || last) out.push(student(document, j, row));
+    });
+  }
+  return out;
+}
+
+function nothingFits(document, budget) {
+  const smallest = Object.entries(document.architectures).map(([arch, data]) => {
+    const sizes = Object.keys(budget).map((name) => {
+      const [column, unit, what] = document.limits[name];
+      return `${general(Math.min(...data.configurations[column]) / unit)} ${what}`;
+    });
+    return `${arch} needs at least ${sizes.join(", ")}`;
+  });
+  return `no student that the laws may speak of fits this budget: ${smallest.join("; ")} (the smallest within ` +
+    `${general(document.constants.refuse_factor)} times of the measured sizes); allow more, or train smaller students`;
+}
+
+function reachesBeyond(document, allowed, usable) {
+  let most = null;
+  for (const j of usable) {
+    const arm = document.arms[j];
+    const params = document.architectures[arm.arch].configurations.params;
+    let largest = -Infinity;
+    allowed[arm.arch].forEach((yes, i) => { if (yes && params[i] > largest) largest = params[i]; });
+    const limit = arm.largest * arm.reach;
+    if (largest <= limit) return "";
+    if (!most || limit > most.limit) most = { limit, arm };
+  }
+  const { limit, arm } = most;
+  const why = arm.why ? `: ${arm.why}` : ", or train larger students";
+  return `this budget admits students larger than any law may speak of (the largest measured one has ` +
+    `${thousands(arm.largest)} parameters, and ${arm.key} reaches ${general(arm.reach)} times that): ` +
+    `ask for --max-params ${Math.trunc(limit)} or less${why}`;
+}
+
+function interval(document, s) {
+  const scores = document.arrays[document.run_noise], level = document.level;
+  const runs = s.draws.map((draw, b) => draw + scores.values[b] * scores.step * s.noise);
+  runs.sort();
+  const low = quantile(runs, (1 - level) / 2), high = quantile(runs, (1 + level) / 2);
+  return {
+    median: round(Math.exp(s.median), 4),
+    low: round(Math.exp(Math.min(low, s.median)), 4),
+    high: round(Math.exp(Math.max(high, s.median)), 4),
+    level,
+  };
+}
+
+function describe(document, s, pBest, bestOfDraw) {
+  const arm = document.arms[s.arm], columns = document.architectures[arm.arch].configurations;
+  const depth = columns.depth[s.row], width = columns.width[s.row];
+  let point = null;
+  for (const r of arm.runs) {
+    if (r.depth !== depth || r.width !== width) continue;
+    if (!point || r.mae_bpm < point.mae_bpm || (r.mae_bpm === point.mae_bpm && r.id < point.id)) point = r;
+  }
+  let close = 0;
+  s.mae.forEach((v, b) => { if (v <= bestOfDraw[b] + document.constants.near_bpm) close++; });
+  return {
+    arch: arm.arch, depth, width, birth: arm.birth, strategy: arm.strategy, strategy_args: arm.strategy_args,
+    teacher: arm.teacher, params: columns.params[s.row], macs: columns.macs[s.row],
+    weight_bytes: columns.weight_bytes[s.row], activation_bytes: columns.activation_bytes[s.row],
+    trained: point !== null, point: point ? point.id : null,
+    measured_mae_bpm: point ? round(point.mae_bpm, 4) : null,
+    mae_bpm: interval(document, s), p_best: round(pBest, 4),
+    "p_within_0.1_bpm": round(close / s.mae.length, 4), p_feasible: 1.0,
+  };
+}
+
+function extrapolation(document, arm, params) {
+  const distance = Math.max(params / arm.largest, arm.smallest / params, 1.0);
+  const side = params > arm.largest ? "larger than the largest" : "smaller than the smallest";
+  const warning = distance > document.constants.warn_factor
+    ? `WARNING: ${fixed(distance, 1)} times ${side} measured student; train one nearer to it before you decide`
+    : null;
+  return {
+    distance: round(distance, 3), smallest_measured: arm.smallest, largest_measured: arm.largest, warning,
+  };
+}
+
+// ---- budget.py
+
+kdsweep.answer = function (document, budget) {
+  const out = {
+    sweep: document.sweep, budget, verdict: "refuse", why: "", best: null, runner_up: null,
+    extrapolation: null, binding: null, calibration: document.calibration, memory: document.memory,
+  };
+  const usable = document.arms.flatMap((arm, j) => (arm.reach > 0 ? [j] : []));
+  if (!usable.length) {
+    out.why = `no law may be trusted (${document.arms[0].key}: ${document.arms[0].why})`;
+    return out;
+  }
+  const [allowed, near] = nearRows(document, budget, usable);
+  if (![...near.values()].some((rows) => rows.some(Boolean))) return { ...out, why: nothingFits(document, budget) };
+  const beyond = reachesBeyond(document, allowed, usable);
+  if (beyond) return { ...out, why: beyond };
+  const all = candidates(document, near), draws = all[0].draws.length;
+  const bestOfDraw = new Float64Array(draws).fill(Infinity), wins = new Map();
+  for (let b = 0; b < draws; b++) {
+    let winner = all[0];
+    for (const s of all) {
+      if (s.draws[b] < winner.draws[b]) winner = s;
+      if (s.mae[b] < bestOfDraw[b]) bestOfDraw[b] = s.mae[b];
+    }
+    wins.set(winner, (wins.get(winner) || 0) + 1);
+  }
+  const pBest = (s) => (wins.get(s) || 0) / draws;
+  const order = [...all].sort((a, b) => a.mean - b.mean);  // stable, as in numpy
+  const predicted = order[0];
+  const [best, note] = preferTrained(document, near, predicted);
+  out.best = describe(document, best, pBest(predicted), bestOfDraw);
+  const other = order.find((s) => s.arm !== best.arm);
+  if (other) out.runner_up = describe(document, other, pBest(other), bestOfDraw);
+  out.extrapolation = extrapolation(document, document.arms[best.arm], out.best.params);
+  out.binding = binding(document, budget, near, usable);
+  out.verdict = "ok";
+  out.why = [note, out.extrapolation.warning].filter(Boolean).join("; ");
+  const refused = document.arms.filter((arm) => arm.verdict !== "ok");
+  if (refused.length) out.left_out = refused.map((arm) => ({ arm: arm.key, why: arm.why }));
+  return out;
+};
+
+function preferTrained(document, near, predicted) {
+  let leader = null;
+  for (const [j, inside] of near) {
+    const arm = document.arms[j], columns = document.architectures[arm.arch].configurations;
+    const shapes = new Set(arm.runs.map((r) => `${r.depth}x${r.width}`));
+    inside.forEach((yes, row) => {
+      if (!yes || !shapes.has(`${columns.depth[row]}x${columns.width[row]}`)) return;
+      const s = student(document, j, row);
+      if (!leader || s.mean < leader.mean) leader = s;
+    });
+  }
+  if (!leader || leader === predicted) return [predicted, ""];
+  if (leader.arm === predicted.arm && leader.row === predicted.row) return [predicted, ""];
+  const gap = leader.mean - predicted.mean, close = document.constants.near_bpm;
+  if (gap > close) {
+    return [predicted,
+      `the best trained student within the budget is expected to be ${fixed(gap, 2)} BPM worse than this one`];
+  }
+  return [leader, `already trained and as good: an untrained student would gain ${fixed(Math.max(gap, 0), 3)} BPM, ` +
+    `less than ${general(close)}`];
+}
+
+function bestDraws(document, near) {
+  return candidates(document, near).reduce((a, b) => (b.mean < a.mean ? b : a)).mae;
+}
+
+// What 10 % more of the limit that costs most buys.
+function binding(document, budget, near, usable) {
+  const now = bestDraws(document, near), more = document.constants.more;
+  let found = null;
+  for (const [name, limit] of Object.entries(budget)) {
+    const wider = bestDraws(document, nearRows(document, { ...budget, [name]: limit * more }, usable)[1]);
+    const gain = now.map((v, b) => v - wider[b]), average = mean(gain);
+    if (!found || average > found.average) found = { name, limit, gain, average };
+  }
+  const sorted = found.gain.sort();
+  const [low, median, high] = [0.05, 0.5, 0.95].map((q) => quantile(sorted, q));
+  if (Math.abs(median) < 5e-4 && Math.abs(high) < 5e-4) {
+    return { budget: null, gain_bpm: null, text: "no budget binds: 10 % more of any buys nothing" };
+  }
+  return {
+    budget: found.name,
+    gain_bpm: { median: round(median, 4), low: round(low, 4), high: round(high, 4) },
+    text: `${found.name} binds: ${general(found.limit * (more - 1), 4, true)} more ` +
+      `${document.limits[found.name][2]} buy ${fixed(median, 3)} BPM [${fixed(low, 3)}, ${fixed(high, 3)}]`,
+  };
+}

@@ -1,0 +1,75 @@
+"""Pareto fronts: the least error for each budget, measured and foretold. Numbers only."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from orchestrator.students import (
+    LIMITS,
+    Budget,
+    Shares,
+    allowed_rows,
+    candidates,
+    describe,
+    extrapolation,
+    usable_arms,
+    within_reach,
+)
+
+BUDGETS = 28  # at which the predicted front is asked for
+BEYOND = 4.0  # fronts and laws are drawn to this many times the largest measured size: where warnings begin
+SAME = ("arch", "depth", "width", "birth", "strategy", "strategy_args", "teacher")
+
+
+def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: str) -> list[dict[str, Any]]:
+    """The student with the least expected error for each of many budgets, as `budget.answer` describes them.
+
+    Least budget first, each student once; `outside` says that it lies beyond its arm's measured sizes. []
+    when no law may be used, or the sweep has not measured the quantity.
+    """
+    column, unit, _ = LIMITS[limit]
+    values = [v for a in document["architectures"].values() for v in a["configurations"].get(column) or []]
+    shown = [r[column] for r in results if r["role"] == "student" and r.get(column)]
+    usable, _ = usable_arms(document)
+    if not values or not shown or not usable:
+        return []
+    low, high = max(min(values), min(shown) / BEYOND), min(max(values), max(shown) * BEYOND)
+    found: list[dict[str, Any]] = []
+    for most in np.geomspace(low, high, BUDGETS) / unit:
+        budget = Budget(**{limit: float(most) * (1 + 1e-12)})
+        near = {
+            j: allowed_rows(document, document["arms"][j]["arch"], budget) & within_reach(document, j)
+            for j in usable
+        }
+        if not any(rows.any() for rows in near.values()):
+            continue
+        c = candidates(document, near)
+        mae = np.exp(c.draws)
+        k = int(mae.mean(0).argmin())
+        share = Shares(np.bincount(c.draws.argmin(1), minlength=mae.shape[1]) / len(mae), mae.min(1))
+        best = describe(document, c, k, share)
+        arm = document["arms"][c.arm[k]]
+        best["outside"] = extrapolation(arm, best["params"])["distance"] > 1
+        if not found or (best["params"], best["macs"]) != (found[-1]["params"], found[-1]["macs"]):
+            found.append(best)
+    return found
+
+
+def measured(results: list[dict[str, Any]], column: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Mean error of every trained student over its seeds, and those that nothing smaller beats."""
+    cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for r in results:
+        if r["role"] == "student" and r.get(column) is not None:
+            cells.setdefault(tuple(str(r.get(k)) for k in SAME), []).append(r)
+    means = [
+        {**runs[0], "mae_bpm": float(np.mean([r["mae_bpm"] for r in runs])), "seeds": len(runs)}
+        for runs in cells.values()
+    ]
+    means.sort(key=lambda r: (r[column], r["mae_bpm"]))
+    best, kept = math.inf, []
+    for r in means:
+        if r["mae_bpm"] < best:
+            best = r["mae_bpm"]
+            kept.append(r)
+    return means, kept

@@ -1,0 +1,269 @@
+"""From a sweep to one HTML file, and to its figures as SVG files. All markup is in page.html.j2."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from kd.errors import InputError
+from orchestrator.laws.document import SCHEMA
+from orchestrator.report import comparisons, tables, words
+from orchestrator.report import figures as pictures
+from orchestrator.report.embed import embed
+from orchestrator.report.plot import CLASSES, Panel, marks, sheet
+from orchestrator.report.sweep import Sweep
+from orchestrator.report.tables import Table
+from orchestrator.students import LIMITS
+
+MOST_BYTES = 3_000_000  # what a mailed report may weigh
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page. nav: its name where there is little room; lead: sentences before the pictures."""
+
+    id: str
+    title: str
+    nav: str
+    lead: list[str]
+    panels: list[Panel] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    key: str = ""  # which legend stands above the panels
+
+    @property
+    def groups(self) -> list[tuple[str, list[Panel]]]:
+        """Panels under their group's name, in the order they come."""
+        return [(name, list(panels)) for name, panels in groupby(self.panels, lambda p: p.group)]
+
+
+@dataclass(frozen=True)
+class Control:
+    """One budget of the explorer: a number to type, a slider to drag, on a logarithmic scale."""
+
+    name: str
+    label: str
+    of: str
+    unit: str
+    low: float
+    high: float
+    start: float
+
+
+# how the explorer names the limits of `query`
+LABELS = {
+    "max_params": ("Parameters", "", ""),
+    "max_memory_kb": ("Memory", "activation peak", "kB"),
+    "max_flash_kb": ("Flash", "weights", "kB"),
+    "max_macs": ("Compute", "a window", "MACs"),
+    "max_latency_ms": ("Latency", "a window", "ms"),
+}
+FIGURES: dict[str, tuple[str, Callable[[Sweep], list[Panel]]]] = {
+    "laws": ("Error against size: every run, and the laws", pictures.laws),
+    "pareto": ("Measured and predicted Pareto fronts", pictures.pareto),
+    "gains": ("What distillation gains over training from scratch", comparisons.gains),
+    "crossovers": ("Which strategy is better at which size", comparisons.crossovers),
+    "teachers": ("What the teacher's size does", comparisons.teachers),
+    "calibration": ("Left-out largest sizes inside their intervals", comparisons.calibration),
+    "cost": ("Hours of training by strategy", comparisons.cost),
+}
+
+
+def render(sweep: Sweep) -> str:
+    """The page. Raises InputError if it would be too heavy to mail, which takes hundreds of arms."""
+    for rows in (tables.RUNS, 50):
+        text = _render(sweep, rows)
+        if len(text.encode()) < MOST_BYTES:
+            return text
+    raise InputError(
+        f"{sweep.name}: a report of {len(sweep.document['arms'])} arms weighs {len(text) / 1e6:.1f} MB, over "
+        f"{MOST_BYTES / 1e6:g} MB: split the search space into several sweeps"
+    )
+
+
+def figures(
+    document: dict[str, Any], results: list[dict[str, Any]], folder: Path = Path()
+) -> dict[str, bytes]:
+    """The pictures alone, as SVG files by name; those with nothing to show are left out."""
+    return sheets(Sweep(folder, document, results, {}, {}, ""))
+
+
+def sheets(sweep: Sweep) -> dict[str, bytes]:
+    """As `figures`, from a sweep that was read."""
+    drawn = {name: (title, make(sweep)) for name, (title, make) in FIGURES.items()}
+    css = _file("figures.css")
+    return {
+        f"{name}.svg": sheet(f"{sweep.name}: {title}", panels, css)
+        for name, (title, panels) in drawn.items()
+        if panels
+    }
+
+
+def _render(sweep: Sweep, runs: int) -> str:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["mark"] = _mark
+    scripts = [_file("explorer.js"), _file("page.js")]
+    script = "\n".join(scripts)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.from_string(_file("page.html.j2")).render(
+        sweep=sweep,
+        schema=SCHEMA,
+        made=sweep.document["made"],
+        headline=words.headline(sweep),
+        summary=words.summary(sweep),
+        lead=words.lead(sweep),
+        facts=words.facts(sweep),
+        controls=_controls(sweep),
+        sections=_sections(sweep, runs),
+        reproduce=tables.reproduce(sweep),
+        strategies=[s for s in pictures.ORDER if any(a["strategy"] == s for a in sweep.document["arms"])],
+        css=Markup(_file("figures.css") + _file("page.css")),
+        script=Markup(script),
+        script_digest=digest,
+        data=embed(sweep.document, sweep.teachers),
+    )
+
+
+def _file(name: str) -> str:
+    return files("orchestrator.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _mark(strategy: str) -> Markup:
+    """A strategy's marker, as it stands in every figure."""
+    css = CLASSES.get(strategy, "c-other")
+    path = marks([(6, 6)], strategy, f"dot {css}", 4)
+    return Markup('<svg class="mark" viewBox="0 0 12 12" aria-hidden="true">' + path + "</svg>")
+
+
+def _controls(sweep: Sweep) -> list[Control]:
+    """One for each quantity that this sweep knows of every student."""
+    out = []
+    for name, (column, unit, _) in LIMITS.items():
+        values = [
+            v / unit
+            for a in sweep.document["architectures"].values()
+            for v in a["configurations"].get(column, [])
+        ]
+        seen = [r[column] / unit for r in sweep.results if r["role"] == "student" and r.get(column)]
+        if values and seen:
+            label, of, measure = LABELS.get(name, (name, "", ""))
+            out.append(Control(name, label, of, measure, min(values), max(values), max(seen)))
+    return out
+
+
+def _sections(sweep: Sweep, runs: int) -> list[Section]:
+    document = sweep.document
+    drawn = {name: make(sweep) for name, (_, make) in FIGURES.items()}
+    few = [t["text"] for t in document["teachers"]]
+    turns = [c["text"] for c in document["crossovers"] if c["crossing"]]
+    trouble, born = tables.trouble(sweep), tables.born(sweep)
+    sections = [
+        Section(
+            "laws",
+            "How error falls with size",
+            "Laws",
+            [_sentence(document["prefers"]["text"])],
+            drawn["laws"],
+            [tables.laws(sweep), tables.forms(sweep)],
+            "laws",
+        ),
+        Section(
+            "pareto",
+            "What is possible at each size",
+            "Pareto",
+            [
+                "Dots are means over seeds. The stepped line joins the students that nothing smaller beats; "
+                "the purple line and band are the best student that the laws foretell for each budget, "
+                "trained or not."
+            ],
+            drawn["pareto"],
+            [tables.measured(sweep), tables.predicted(sweep)],
+            "strategies",
+        ),
+        Section(
+            "gains",
+            "What distillation gains over scratch",
+            "Gains",
+            _gains(document),
+            drawn["gains"],
+            [t for t in (tables.gains(sweep), tables.soft_against_dkd(sweep)) if t.rows],
+        ),
+        Section(
+            "crossovers",
+            "Where one strategy overtakes another",
+            "Crossovers",
+            [_sentence(t) for t in turns[:6]]
+            or ["No pair of strategies changes its order within the measured sizes."],
+            drawn["crossovers"],
+            [tables.crossovers(sweep)] if document["crossovers"] else [],
+        ),
+        Section(
+            "teachers",
+            "What the teacher's size does",
+            "Teachers",
+            [_sentence(t) for t in few] or ["No student was taught."],
+            drawn["teachers"],
+            [tables.teachers(sweep)],
+            "strategies" if drawn["teachers"] else "",
+        ),
+        Section(
+            "calibration",
+            "How far to trust the intervals",
+            "Calibration",
+            [_sentence(document["calibration"]["text"])],
+            drawn["calibration"],
+            [tables.calibration(sweep)] if document["calibration"]["trials"] else [],
+            "calibration" if drawn["calibration"] else "",
+        ),
+        Section(
+            "trouble", "What failed", "Failures", _trouble(sweep), tables=[trouble] if trouble.rows else []
+        ),
+        Section(
+            "cost",
+            "What it cost",
+            "Cost",
+            _cost(born),
+            drawn["cost"],
+            [tables.cost(sweep), *([born] if born else [])],
+        ),
+        Section("runs", "Every run", "Runs", [], tables=[tables.runs(sweep, runs)]),
+    ]
+    return sections
+
+
+def _gains(document: dict[str, Any]) -> list[str]:
+    if not document["gains"]["arms"]:
+        return ["No architecture has both a scratch law and a distilled one over common sizes."]
+    said = [_sentence(a["text"]) for a in document["gains"]["architectures"]]
+    if words_ := document["soft_against_dkd"]["text"]:
+        said.append(f"DKD against soft distillation: {words_}.")
+    return said
+
+
+def _cost(born: Table | None) -> list[str]:
+    out = ["Hours of one slot, as each point counted its own training; waiting and start-up are not in them."]
+    if born is None:
+        out.append("All students were born alike (random weights), so births are not compared.")
+    return out
+
+
+def _trouble(sweep: Sweep) -> list[str]:
+    n, blocked = len(sweep.errors), len(sweep.blocked)
+    if not n and not blocked:
+        return ["Nothing failed, nothing is blocked."]
+    failed = f"{n} point{'s' if n != 1 else ''} failed"
+    return [f"{failed} and {blocked} cannot be trained because their teacher failed."]
+
+
+def _sentence(text: str) -> str:
+    """With a full stop, and a capital unless it starts with a name such as "mlp:"."""
+    first = text.split(" ", 1)[0]
+    return (text if first.endswith(":") else text[:1].upper() + text[1:]).rstrip(".") + "."

@@ -1,0 +1,148 @@
+"""What a report is made from: one sweep directory, read once. Knows files; draws and says nothing."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.laws.arms import strategy_label
+from orchestrator.laws.document import read_document, results_digest
+from orchestrator.plan import Plan, Point
+from orchestrator.report.fronts import predicted
+from orchestrator.store import Store
+from orchestrator.students import LIMITS
+
+KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its directory shows it. document: laws.json; plan: points of plan.json, by id."""
+
+    folder: Path
+    document: dict[str, Any]
+    results: list[dict[str, Any]]
+    errors: dict[str, dict[str, Any]]
+    plan: dict[str, Point]
+    space: str
+
+    @staticmethod
+    def read(folder: Path) -> "Sweep":
+        """Raises InputError when laws.json is missing, or a file is damaged."""
+        store = Store(folder)
+        return Sweep(
+            folder,
+            read_document(folder / "laws.json"),
+            list(store.results()),
+            store.errors(),
+            _plan(folder / "plan.json"),
+            _text(folder / "space.yaml"),
+        )
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.document["sweep"])
+
+    @cached_property
+    def teachers(self) -> dict[str, str]:
+        """Id -> how people call a teacher, all different."""
+        found = [r for r in self.results if r["role"] == "teacher"]
+        names = {r["id"]: f"{r['arch']} {r['depth']}×{r['width']}" for r in found}
+        twice = {n for n in names.values() if list(names.values()).count(n) > 1}
+        return {id: f"{name} ({id[:6]})" if name in twice else name for id, name in names.items()}
+
+    def teacher(self, id: str | None) -> str:
+        """A teacher's name, its id when it is not known."""
+        return self.teachers.get(id, id) if id else ""
+
+    @property
+    def stale(self) -> bool:
+        """Whether there are other results now than those the laws were fitted to."""
+        return bool(self.document["made"]["results_digest"] != results_digest(self.results))
+
+    @cached_property
+    def source(self) -> str:
+        """Where the recordings came from, "synthetic" when they were made up; "" when nobody can tell."""
+        try:
+            data = (yaml.safe_load(self.space) or {}).get("data") or {}
+        except (yaml.YAMLError, AttributeError):
+            return ""
+        if not self.space or not isinstance(data, dict):
+            return ""
+        return str(data.get("path") or data.get("source") or "synthetic")  # synthetic is a space's default
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether no person ever wore what was recorded."""
+        return self.source == "synthetic"
+
+    @cached_property
+    def blocked(self) -> list[Point]:
+        """Points of the plan that can't be trained because their teacher failed."""
+        return [p for p in self._open if p.teacher in self.errors and p.id not in self.errors]
+
+    @cached_property
+    def waiting(self) -> list[Point]:
+        """Points of the plan that nobody has tried yet."""
+        blocked = {p.id for p in self.blocked}
+        return [p for p in self._open if p.id not in self.errors and p.id not in blocked]
+
+    @property
+    def _open(self) -> list[Point]:
+        done = {r["id"] for r in self.results}
+        return [p for id, p in self.plan.items() if id not in done]
+
+    @cached_property
+    def fronts(self) -> dict[str, list[dict[str, Any]]]:
+        """Limit -> the predicted front against it; flash is 4 bytes a parameter, so one will do."""
+        return {
+            limit: predicted(self.document, self.results, limit)
+            for limit in LIMITS
+            if limit != "max_flash_kb"
+        }
+
+    def history(self, id: str) -> list[dict[str, float]]:
+        """Epoch, validation error and seconds of every epoch of a trained point; [] when it wasn't kept."""
+        try:
+            lines = (Store(self.folder).folder(id) / "history.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [{key: row[key] for key in KEPT_HISTORY} for row in map(json.loads, lines)]
+
+    def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The laws' arms by what may be drawn into one panel: "resnet1d", "resnet1d, pruned", ..."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for arm in self.document["arms"]:
+            found.setdefault(group_name(arm), []).append(arm)
+        yield from sorted(found.items(), key=lambda item: group_order(item[0]))
+
+
+def group_order(name: str) -> tuple[bool, bool, str]:
+    """Sort key of groups: random births first, the plainest architecture last."""
+    return (", " in name, name.startswith("mlp"), name)
+
+
+def group_name(arm: dict[str, Any]) -> str:
+    """Architecture, and birth unless it is the usual one."""
+    return str(arm["arch"]) + (f", {arm['birth']}" if arm["birth"] != "random" else "")
+
+
+def label(arm: dict[str, Any]) -> str:
+    """Strategy of an arm or a run, with the arguments that differ from its defaults."""
+    return strategy_label(arm["strategy"], arm.get("strategy_args") or {})
+
+
+def _plan(path: Path) -> dict[str, Point]:
+    return {p.id: p for p in Plan.load(path).points} if path.exists() else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

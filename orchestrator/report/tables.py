@@ -1,0 +1,390 @@
+"""The tables of a report: every number behind a picture, in rows that sort. No HTML here."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.report import fronts
+from orchestrator.report.costs import Births, births, costs
+from orchestrator.report.plot import si
+from orchestrator.report.sweep import Sweep, label
+
+RUNS = 400  # rows of the table of runs: the best ones; the directory has them all
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is read, and what is sorted by when that differs."""
+
+    text: str
+    value: float | str | None = None
+    strategy: str | None = None  # shown with its marker
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns are (name, whether numbers stand in it)."""
+
+    title: str
+    columns: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    open: bool = False  # whether it shows without a click
+
+
+def _columns(names: str) -> list[tuple[str, bool]]:
+    """From "arm, #runs": # stands before columns of numbers."""
+    return [(n.strip().removeprefix("#"), n.strip().startswith("#")) for n in names.split(",")]
+
+
+def number(value: float | None, form: str = ".2f", factor: float = 1.0) -> Cell:
+    """A number, a dash where there is none."""
+    return Cell("–", None) if value is None else Cell(format(value * factor, form), value)
+
+
+def size(value: float) -> Cell:
+    """A whole number with its thousands apart."""
+    return Cell(f"{value:,.0f}", value)
+
+
+def span(i: dict[str, float], form: str = ".2f", factor: float = 1.0) -> Cell:
+    """Median and interval."""
+    median, low, high = (format(factor * i[k], form) for k in ("median", "low", "high"))
+    return Cell(f"{median} [{low}, {high}]", i["median"])
+
+
+def strategy(arm: dict[str, Any]) -> Cell:
+    """A strategy, and what is unusual about it."""
+    return Cell(label(arm), None, arm["strategy"])
+
+
+def laws(sweep: Sweep) -> Table:
+    """One row an arm: the two exponentials, and whether its law may speak."""
+    rows = []
+    for arm in sweep.document["arms"]:
+        forms = {f["name"]: f for f in arm["forms"]}
+        verdict = "ok" if arm["verdict"] == "ok" else f"refused: {arm['why']}"
+        rows.append(
+            [
+                Cell(arm["arch"] + ("" if arm["birth"] == "random" else f", {arm['birth']}")),
+                strategy(arm),
+                Cell(sweep.teacher(arm["teacher"])),
+                size(len(arm["runs"])),
+                Cell(f"{si(arm['smallest'])} – {si(arm['largest'])}", arm["largest"]),
+                *_form(forms.get("log_exponential")),
+                *_form(forms.get("exponential")),
+                Cell(verdict),
+            ]
+        )
+    names = (
+        "architecture, strategy, teacher, #runs, #parameters, a exp(−b ln N) + c, #off %, #left out %, "
+        "a exp(−b N) + c, #off %, #left out %, verdict"
+    )
+    return Table("Every law", _columns(names), rows)
+
+
+def _form(form: dict[str, Any] | None) -> list[Cell]:
+    if form is None:
+        return [Cell("–"), Cell("–"), Cell("–")]
+    p = form["params"]
+    values = " · ".join(f"{k} {v:.3g}" if v is not None else f"{k} –" for k, v in p.items())
+    return [Cell(values), number(form["fit_error"], ".1f", 100), number(form["holdout_error"], ".1f", 100)]
+
+
+def forms(sweep: Sweep) -> Table:
+    """Which form of law the data prefer."""
+    rows = [
+        [
+            Cell(f["title"]),
+            number(f["aicc"], ".1f"),
+            number(f["fit_error"], ".2f", 100),
+            number(f["holdout_error"], ".2f", 100),
+            Cell("yes" if f["in_ensemble"] else "drawn, compared"),
+        ]
+        for f in sweep.document["prefers"]["forms"]
+    ]
+    names = "form, #AICc beyond the best, #off on seen %, #off on left-out largest sizes %, in the ensemble"
+    return Table("Forms of law, over all arms", _columns(names), rows)
+
+
+def measured(sweep: Sweep) -> Table:
+    """The measured front."""
+    rows = [
+        [
+            *_student(sweep, r),
+            size(r["params"]),
+            number(r["activation_bytes"], ",.1f", 1e-3),
+            size(r["macs"]),
+            number(r["mae_bpm"]),
+            size(r["seeds"]),
+        ]
+        for r in fronts.measured(sweep.results, "params")[1]
+    ]
+    names = "student, strategy, teacher, #parameters, #memory kB, #MACs, #MAE BPM, #seeds"
+    return Table("Measured front by parameters", _columns(names), rows)
+
+
+def predicted(sweep: Sweep) -> Table:
+    """The predicted front."""
+    rows = [
+        [
+            *_student(sweep, b),
+            size(b["params"]),
+            number(b["activation_bytes"], ",.1f", 1e-3),
+            size(b["macs"]),
+            span(b["mae_bpm"]),
+            number(b["p_best"], ".0%"),
+            Cell("trained" if b["trained"] else "not yet" + (", beyond the data" if b["outside"] else "")),
+        ]
+        for b in sweep.fronts["max_params"]
+    ]
+    names = "student, strategy, teacher, #parameters, #memory kB, #MACs, #MAE of a new run, #P(best), trained"
+    return Table("Predicted front by parameters", _columns(names), rows)
+
+
+def _student(sweep: Sweep, r: dict[str, Any]) -> list[Cell]:
+    birth = "" if (r.get("birth") or "random") == "random" else f", {r['birth']}"
+    return [
+        Cell(f"{r['arch']} {r['depth']}×{r['width']}{birth}", f"{r['arch']} {r['depth']:4} {r['width']:6}"),
+        strategy(r),
+        Cell(sweep.teacher(r.get("teacher"))),
+    ]
+
+
+def gains(sweep: Sweep) -> Table:
+    """What each arm gains over scratch."""
+    arms = {a["key"]: a for a in sweep.document["arms"]}
+    rows = [
+        [
+            Cell(r["arch"] + ("" if r["birth"] == "random" else f", {r['birth']}")),
+            strategy(arms[r["arm"]]),
+            Cell(sweep.teacher(r["teacher"])),
+            span(r["mean"], ".1f", 100),
+            span(r["by_size"][0], ".1f", 100),
+            span(r["by_size"][-1], ".1f", 100),
+            number(r["p_better"], ".2f"),
+        ]
+        for r in sweep.document["gains"]["arms"]
+    ]
+    names = "architecture, strategy, teacher, #mean gain %, #at the smallest, #at the largest, #P(better)"
+    return Table("Gain over scratch, of the mean over runs", _columns(names), rows)
+
+
+def soft_against_dkd(sweep: Sweep) -> Table:
+    """Is decoupling better, or only louder?"""
+    found = sweep.document["soft_against_dkd"]
+    rows = [
+        [
+            Cell(kind),
+            Cell(c["arch"] + ("" if c["birth"] == "random" else f", {c['birth']}")),
+            Cell(sweep.teacher(c["teacher"])),
+            number(c["soft_weight"], ".3g"),
+            number(c["dkd_weight"], ".3g"),
+            span(c["gain"], ".1f", 100),
+            number(c["p_dkd_better"], ".2f"),
+        ]
+        for kind, key in (("as published", "as_published"), ("matched weight", "matched"))
+        for c in found[key]
+    ]
+    names = "setting, architecture, teacher, #weight of soft, #weight of dkd, #gain of dkd %, #P(dkd better)"
+    return Table("Soft against DKD, as published and at matched weight", _columns(names), rows)
+
+
+def crossovers(sweep: Sweep) -> Table:
+    """All pairs of strategies."""
+    rows = [
+        [
+            Cell(r["text"]),
+            Cell(sweep.teacher(r["teacher"])),
+            size(r["smallest"]),
+            size(r["largest"]),
+            Cell("–")
+            if r["crossing"] is None
+            else Cell(
+                f"{si(r['crossing']['median'])} [{si(r['crossing']['low'])}, {si(r['crossing']['high'])}]",
+                r["crossing"]["median"],
+            ),
+            number(r["p_one_crossing"], ".2f"),
+        ]
+        for r in sweep.document["crossovers"]
+    ]
+    names = "finding, teacher, #from, #to, #order turns at, #P(one turn)"
+    return Table("Every pair of strategies", _columns(names), rows)
+
+
+def teachers(sweep: Sweep) -> Table:
+    """The teachers themselves."""
+    rows = [
+        [
+            Cell(sweep.teacher(r["id"])),
+            size(r["params"]),
+            size(r["macs"]),
+            number(r["mae_bpm"]),
+            size(sum(s.get("teacher") == r["id"] for s in sweep.results)),
+        ]
+        for r in sorted(sweep.results, key=lambda r: (r["params"], r["id"]))
+        if r["role"] == "teacher"
+    ]
+    return Table("Teachers", _columns("teacher, #parameters, #MACs, #MAE BPM, #students"), rows, open=True)
+
+
+def calibration(sweep: Sweep) -> Table:
+    """Hits, with limits."""
+    rows = [
+        [
+            Cell("the largest" if t["left_out"] == 1 else f"the {t['left_out']} largest"),
+            Cell(f"{t['hits']} of {t['groups']}", t["hits"] / t["groups"]),
+            Cell(f"{t['low']:.0%} to {t['high']:.0%}", t["low"]),
+            number(t["mean_abs_error_ln"], ".1f", 100),
+        ]
+        for t in sweep.document["calibration"]["trials"]
+    ]
+    names = "sizes left out, #inside the interval, #95 % Clopper-Pearson limits, #mean miss %"
+    return Table("Hits of the intervals", _columns(names), rows, open=True)
+
+
+def trouble(sweep: Sweep) -> Table:
+    """Failed points with what they died of, then those that wait for a failed teacher."""
+    rows = []
+    for id, error in sweep.errors.items():
+        p = sweep.plan.get(id)
+        what = f"{p.arch} {p.depth}×{p.width} {p.role if p.role == 'teacher' else p.strategy}" if p else ""
+        epoch = error.get("epoch")
+        rows.append(
+            [
+                Cell(id),
+                Cell(what),
+                Cell("failed"),
+                Cell(f"{error.get('type', 'Error')}: {error.get('message', 'no message was kept')}"),
+                number(epoch, ".0f"),
+            ]
+        )
+    for point in sweep.blocked:
+        what = f"{point.arch} {point.depth}×{point.width} {point.strategy}"
+        why = f"its teacher {sweep.teacher(point.teacher)} failed"
+        rows.append([Cell(point.id), Cell(what), Cell("blocked"), Cell(why), Cell("–")])
+    return Table(
+        "Failed and blocked points", _columns("point, what, state, why, #after epoch"), rows, open=True
+    )
+
+
+def cost(sweep: Sweep) -> Table:
+    """Hours by stage and strategy."""
+    rows = [
+        [
+            Cell(c.stage),
+            Cell(c.what, None, c.what) if c.stage == "student" else Cell(c.what),
+            Cell(c.kind),
+            size(c.points),
+            size(c.epochs) if c.epochs else Cell("–"),
+            number(c.hours, ".4f" if c.hours < 0.1 else ".2f"),
+            number(c.seconds / c.points, ".1f"),
+        ]
+        for c in costs(sweep)
+    ]
+    return Table(
+        "Training by stage and strategy",
+        _columns("stage, what, device, #points, #epochs, #hours, #seconds a point"),
+        rows,
+        open=True,
+    )
+
+
+def born(sweep: Sweep) -> Table | None:
+    """Births at equal epochs and equal compute; None when all students were born alike."""
+    found = births(sweep)
+    if not found:
+        return None
+    rows = [
+        [
+            Cell(f"{b.arch} {b.depth}×{b.width}", f"{b.arch} {b.depth:4} {b.width:6}"),
+            Cell(b.strategy, None, b.strategy),
+            Cell(b.birth),
+            size(b.pairs),
+            _against(b.test),
+            _against(b.at_epochs, "" if b.epochs is None else f" after {b.epochs}"),
+            _against(b.at_total, "" if b.total_s is None else f" after {b.total_s:.0f} s", _nothing(b)),
+        ]
+        for b in found
+    ]
+    names = (
+        "student, strategy, birth, #pairs, #test MAE, #validation MAE at equal epochs, "
+        "#validation MAE at equal compute"
+    )
+    note = (
+        "Random birth → the other, BPM. Equal epochs: of the student's own training, which gives a pruned "
+        "student its teacher's for nothing. Equal compute: seconds of all training, the teacher's share "
+        "included, until the cheaper of the two ended."
+    )
+    return Table("Births: random weights against pruned teachers", _columns(names), rows, note, open=True)
+
+
+def _nothing(b: Births) -> str:
+    return "– (no history kept)" if b.epochs is None else "– (its teacher alone takes longer)"
+
+
+def _against(pair: tuple[float, float] | None, when: str = "", why: str = "–") -> Cell:
+    if pair is None:
+        return Cell(why)
+    return Cell(f"{pair[0]:.2f} → {pair[1]:.2f}{when}", pair[1] - pair[0])
+
+
+def runs(sweep: Sweep, most: int = RUNS) -> Table:
+    """Every trained student, best first."""
+    students = sorted(
+        (r for r in sweep.results if r["role"] == "student"), key=lambda r: (r["mae_bpm"], str(r["id"]))
+    )
+    rows = [
+        [
+            *_student(sweep, r),
+            size(r["seed"]),
+            size(r["params"]),
+            number(r["mae_bpm"]),
+            number(r.get("rmse_bpm")),
+            number(r.get("within_5_bpm"), ".0%"),
+            number(r["train_seconds"], ".1f"),
+            Cell(str(r["id"])),
+        ]
+        for r in students[:most]
+    ]
+    more = len(students) - len(rows)
+    note = f"The best {len(rows)}; {more} more are in the sweep directory." if more else ""
+    names = (
+        "student, strategy, teacher, #seed, #parameters, #MAE BPM, #RMSE BPM, #within 5 BPM, "
+        "#training s, point"
+    )
+    return Table(f"All {len(students)} trained students", _columns(names), rows, note)
+
+
+def reproduce(sweep: Sweep) -> list[tuple[str, str]]:
+    """What the numbers come from, as (term, value)."""
+    made = sweep.document["made"]
+    versions = _distinct(
+        json.dumps(r["versions"], sort_keys=True) for r in sweep.results if r.get("versions")
+    )
+    said = [", ".join(f"{k} {v}" for k, v in json.loads(v).items()) for v in versions]
+    devices = _distinct(str(r["device"]) for r in sweep.results if r.get("device"))
+    return [
+        ("data", sweep.source or "not said in the directory"),
+        ("data fingerprint", _joined(made["data_fingerprint"])),
+        ("recipe version", _joined(made["recipe_version"])),
+        ("commit of the training code", _joined(made["git_commit"])),
+        ("trained with", "; ".join(said) or "not recorded"),
+        ("trained on", ", ".join(devices) or "not recorded"),
+        (
+            "laws",
+            f"kdsweep {made['kdsweep']}, numpy {made['numpy']}, seed {made['seed']}, {made['draws']} draws, "
+            f"{made['results']} results (digest {made['results_digest']}), fitted {made['at']}",
+        ),
+    ]
+
+
+def _joined(value: Any) -> str:
+    if value is None:
+        return "not recorded"
+    return "several: " + ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return sorted(set(values))

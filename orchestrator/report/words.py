@@ -1,0 +1,111 @@
+"""The answer in one sentence, and what stands beneath it. Plain text; the page marks it up."""
+
+from typing import Any
+
+from orchestrator.budget import answer
+from orchestrator.report.costs import costs
+from orchestrator.report.sweep import Sweep, label
+from orchestrator.students import Budget
+
+Part = tuple[str, bool]  # words, and whether they carry the weight
+FRACTION = 4  # "a quarter of its parameters costs ..."
+
+
+def headline(sweep: Sweep) -> list[Part]:
+    """The best student no larger than the largest measured, and its error; or why none is named."""
+    a = _best(sweep)
+    if a["verdict"] == "refuse":
+        return [("No student can be recommended: ", True), (f"{a['why']}.", False)]
+    best = a["best"]
+    mae = best["mae_bpm"]
+    return [
+        ("Ship a ", False),
+        (f"{best['arch']} of depth {best['depth']} and width {best['width']}", True),
+        (_birth(best) + _taught(sweep, best) + ": ", False),
+        (f"{mae['median']:.2f} BPM", True),
+        (f" mean absolute error on test subjects ({mae['low']:.2f} to {mae['high']:.2f} for ", False),
+        (f"{100 * mae['level']:.0f} % of training runs) with {best['params']:,} parameters.", False),
+    ]
+
+
+def lead(sweep: Sweep) -> list[str]:
+    """Sentences that follow: whether it exists, how sure the choice is, what less costs."""
+    a = _best(sweep)
+    if a["verdict"] == "refuse":
+        return []
+    best, out = a["best"], []
+    if best["trained"]:
+        out.append(f"It is trained: point {best['point']} measured {best['measured_mae_bpm']:.2f} BPM.")
+    else:
+        out.append("It is not trained yet; its error is foretold from its neighbours.")
+    out.append(_sure(sweep, a))
+    small = answer(sweep.document, Budget(max_params=best["params"] / FRACTION))
+    if small["verdict"] == "ok" and small["extrapolation"]["distance"] == 1:
+        s = small["best"]
+        costs_bpm = s["mae_bpm"]["median"] - best["mae_bpm"]["median"]
+        out.append(
+            f"A quarter of its parameters costs {costs_bpm:.2f} BPM: {s['arch']} {s['depth']}×{s['width']}, "
+            f"{label(s)}, {s['mae_bpm']['median']:.2f} BPM with {s['params']:,}."
+        )
+    return out
+
+
+def _sure(sweep: Sweep, a: dict[str, Any]) -> str:
+    best, other = a["best"], a["runner_up"]
+    close = best["p_within_0.1_bpm"]
+    text = f"It is within 0.1 BPM of the best possible choice with probability {_chance(close)}"
+    if other is None:
+        return text + "."
+    gap = other["mae_bpm"]["median"] - best["mae_bpm"]["median"]
+    name = f"{other['arch']} {other['depth']}×{other['width']}{_taught(sweep, other)}"
+    worse = "worse" if gap >= 0 else "better in the median"
+    return f"{text}; the runner-up, {name}, is {abs(gap):.2f} BPM {worse}."
+
+
+def _chance(p: float) -> str:
+    """A probability from 400 draws says no more than this."""
+    return "over 99 %" if p > 0.995 else f"{100 * p:.0f} %"
+
+
+def _taught(sweep: Sweep, s: dict[str, Any]) -> str:
+    if s["strategy"] == "scratch":
+        return " trained from scratch"
+    several = len(sweep.teachers) > 1 and s["teacher"]
+    teacher = f" from the teacher {sweep.teacher(s['teacher'])}" if several else ""
+    return f" distilled with {label(s)}{teacher}"
+
+
+def _birth(s: dict[str, Any]) -> str:
+    return "" if s["birth"] == "random" else f", born {s['birth']},"
+
+
+def _best(sweep: Sweep) -> dict[str, Any]:
+    largest = max(arm["largest"] for arm in sweep.document["arms"])
+    return answer(sweep.document, Budget(max_params=float(largest)))
+
+
+def facts(sweep: Sweep) -> list[tuple[str, str]]:
+    """Figures of the whole sweep, as (value, what it is)."""
+    students = sum(r["role"] == "student" for r in sweep.results)
+    teachers = len(sweep.results) - students
+    by_kind: dict[str, float] = {}
+    for c in costs(sweep):
+        by_kind[c.kind] = by_kind.get(c.kind, 0.0) + c.hours
+    hours = " + ".join(f"{h:.3g} {k}" for k, h in sorted(by_kind.items(), reverse=True))
+    out = [
+        (f"{students:,}", f"students trained, with {teachers} teacher{'s' if teachers != 1 else ''}"),
+        (hours, "hours of training"),
+        (str(len(sweep.document["arms"])), "laws fitted, one for each way to make a student"),
+    ]
+    if sweep.errors:
+        out.append((f"{len(sweep.errors)}", f"point{'s' if len(sweep.errors) > 1 else ''} failed"))
+    if sweep.blocked:
+        out.append((f"{len(sweep.blocked)}", "blocked by failed teachers"))
+    if sweep.waiting:
+        out.append((f"{len(sweep.waiting):,}", "points of the plan not trained yet"))
+    return out
+
+
+def summary(sweep: Sweep) -> str:
+    """The headline as one string."""
+    return "".join(words for words, _ in headline(sweep))

@@ -1,0 +1,188 @@
+"""The chain of a sweep's jobs: what each link did, and whether another follows. `python -P -m slurm.chain ...`.
+
+A link is one run of the job that holds the driver. Standard library only: the job's script calls this on the
+node. It decides and records; what Slurm is told is in the script, for all to read.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from slurm.node import HEAD, read_head, write_head
+
+LINKS, RECORD, CANCELLED = "links.jsonl", "submission.json", "cancelled"
+IDLE_LINKS = 2  # links that trained nothing, one after the other, before the chain stops
+GO, OVER, STOP = 0, 10, 75  # exit codes of `begin`: train; nothing left, or not wanted; give up
+
+
+def read_links(here: Path) -> list[dict[str, Any]]:
+    """The links in order: what `begin` wrote, with what `end` added, if it came to that."""
+    links: dict[str, dict[str, Any]] = {}
+    for entry in _lines(here / LINKS):
+        if entry["event"] == "begin":
+            links[entry["link"]] = {"code": None, "verdict": None, "ended": None, **entry}
+        elif entry["event"] == "end" and entry["link"] in links:
+            links[entry["link"]] |= {k: entry[k] for k in ("code", "verdict", "why", "ended")}
+            links[entry["link"]]["progress_after"] = entry["progress"]
+    return list(links.values())
+
+
+def successors(here: Path) -> list[str]:
+    """Ids of jobs that this submission's jobs submitted."""
+    return [entry["job"] for entry in _lines(here / LINKS) if entry["event"] == "successor"]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """A line that a full disk or a kill cut short is left out."""
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
+def progress(sweep: Path) -> list[int]:
+    """[points done, epochs of the others]: grows, compared as a list, whenever training got further."""
+    done, epochs = 0, 0
+    for folder in (sweep / "points").glob("*/"):
+        if (folder / "result.json").exists():
+            done += 1
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                epochs += (folder / "history.jsonl").read_bytes().count(b"\n")
+    return [done, epochs]
+
+
+def idle_links(links: list[dict[str, Any]], now: list[int]) -> int:
+    """How many links, the last ones, got no further than any before. now: the progress after the last one."""
+    after = [link["progress"] for link in links[1:]] + [now]
+    best, idle = links[0]["progress"] if links else now, 0
+    for reached in after[: len(links)]:
+        idle = 0 if reached > best else idle + 1
+        best = max(best, reached)
+    return idle
+
+
+def verdict(code: int, links: list[dict[str, Any]], now: list[int], max_links: int, cancelled: bool) -> tuple[str, str]:
+    """("done" | "again" | "stop", why) after a link whose driver ended with `code`; links: all, with this one."""
+    if code == 0:
+        return "done", "every point is trained"
+    if code == 3:
+        return "done", "every point is trained, has failed, or waits for one that has: kdsweep logs SWEEP --failed"
+    if code not in (75, 130) and code < 128:  # above 128: a signal ended it
+        return "stop", f"the driver failed with {code}; see above"
+    if cancelled:
+        return "stop", "cancelled; kdsweep submit goes on"
+    if len(links) >= max_links:
+        return "stop", f"{max_links} links, as many as allowed; kdsweep submit goes on"
+    if idle_links(links, now) >= IDLE_LINKS:
+        return "stop", f"nothing was trained in {IDLE_LINKS} links: points take longer than a job, or jobs don't start well"
+    return "again", "more to do"
+
+
+def begin(here: Path, link: str) -> int:
+    """Record that a link begins, unless nothing should."""
+    links = read_links(here)
+    record = json.loads((here / RECORD).read_text())
+    now = progress(here.parent.parent)
+    if (here / CANCELLED).exists():
+        say("cancelled")
+        return OVER
+    ended = [known for known in links if known["verdict"] in ("done", "stop") and known["link"] != link]
+    if ended:
+        say(f"nothing to do: {ended[-1]['why']}")
+        return OVER
+    if len(links) >= record["max_links"] and all(known["link"] != link for known in links):
+        say(f"{record['max_links']} links, as many as allowed; kdsweep submit goes on")
+        return STOP
+    if links and idle_links(links, now) >= IDLE_LINKS:
+        say(f"nothing was trained in {IDLE_LINKS} links; see the outputs in {here}")
+        return STOP
+    _append(
+        here,
+        {
+            "event": "begin",
+            "link": link,
+            "job": os.environ.get("SLURM_JOB_ID", ""),
+            "host": socket.gethostname(),
+            "time": time.time(),
+            "progress": now,
+        },
+    )
+    return GO
+
+
+def end(here: Path, link: str, code: int) -> str:
+    """Record how a link ended, tell the workers, and say what follows."""
+    record = json.loads((here / RECORD).read_text())
+    now = progress(here.parent.parent)
+    what, why = verdict(code, read_links(here), now, record["max_links"], (here / CANCELLED).exists())
+    say(f"link {link} ended with {code}: {what}: {why}")
+    entry = {"event": "end", "link": link, "code": code, "verdict": what, "why": why, "ended": time.time()}
+    try:
+        _append(here, {**entry, "progress": now})
+    except OSError as error:  # a full disk: don't go on in circles on it
+        say(f"{here / LINKS}: {error}; no further link")
+        what = "stop"
+    head = read_head(here)
+    if head and head["link"] == link:
+        try:
+            write_head(here, {**head, "state": "gone" if what == "again" else "over"})
+        except OSError:
+            (here / HEAD).unlink(missing_ok=True)
+    return what
+
+
+def worker_goes_on(here: Path, restarts: int) -> bool:
+    """Whether a worker whose time is over should be put back into the queue."""
+    record = json.loads((here / RECORD).read_text())
+    head = read_head(here)
+    over = (head is not None and head["state"] == "over") or (here / CANCELLED).exists()
+    return not over and restarts + 1 < record["max_links"]
+
+
+def _append(here: Path, entry: dict[str, Any]) -> None:
+    line = (json.dumps(entry) + "\n").encode()
+    fd = os.open(here / LINKS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if os.write(fd, line) < len(line):
+            raise OSError(28, "the disk is full")
+    finally:
+        os.close(fd)
+
+
+def say(text: str) -> None:
+    """A line in the job's output."""
+    print(f"{time.strftime('%H:%M:%S')} chain: {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """begin: exit code says whether to train. end, worker: the word on stdout says what follows."""
+    parser = argparse.ArgumentParser(prog="python -m slurm.chain", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("begin", "end", "successor", "worker"):
+        sub = commands.add_parser(name)
+        sub.add_argument("here", type=Path)
+        sub.add_argument("link" if name in ("begin", "end") else "value")
+        if name == "end":
+            sub.add_argument("code", type=int)
+    args = parser.parse_args(argv)
+    if args.command == "begin":
+        return begin(args.here, args.link)
+    if args.command == "end":
+        print(end(args.here, args.link, args.code))
+    elif args.command == "successor":
+        _append(args.here, {"event": "successor", "job": args.value, "time": time.time()})
+    else:
+        print("again" if worker_goes_on(args.here, int(args.value)) else "over")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

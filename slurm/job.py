@@ -1,0 +1,232 @@
+"""A sweep's job scripts: values in, text out. Nothing here talks to Slurm or reads a file but the templates.
+
+Two kinds of submission: `gang`, one job of N nodes with the driver on the first; `elastic`, a head job with the
+driver and arrays of one-node worker jobs.
+"""
+
+import re
+import shlex
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm.errors import SiteError
+from slurm.site import Head, Site, seconds
+
+MARGIN_S = 15.0  # a worker is gone so long before its time limit
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submission of a sweep.
+
+    id: [0-9a-z-]+, unique. here: the submission's folder. driver: the command that runs the driver, without
+    --address. Folders are absolute.
+    """
+
+    id: str
+    sweep: str
+    here: Path
+    site: Site
+    driver: tuple[str, ...]
+
+    @property
+    def python(self) -> tuple[str, ...]:
+        """The command that runs Python on a node."""
+        return (*self.site.container, self.site.python or sys.executable)
+
+    @property
+    def name(self) -> str:
+        """Name of the job with the driver."""
+        return f"kds-{slug(self.sweep)}"
+
+    @property
+    def worker_name(self) -> str:
+        """Name of this submission's worker jobs, and of no other job."""
+        return f"kds-worker-{self.id}"
+
+    @property
+    def comment(self) -> str:
+        """What every job of this submission carries; its role follows after a slash."""
+        return f"kdsweep/{self.id}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of sbatch: role (gang, head, workers), script's file name, further arguments."""
+
+    role: str
+    script: str
+    args: tuple[str, ...] = ()
+
+
+def slug(name: str) -> str:
+    """A name as job names may have it: ASCII letters, digits, dots, dashes, at most 40."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", plain).strip(".-")[:40] or "sweep"
+
+
+def scripts(job: Job) -> dict[str, str]:
+    """The scripts of a submission, by file name."""
+    if job.site.mode == "gang":
+        return {"gang.sbatch": gang_script(job)}
+    return {"head.sbatch": head_script(job), "worker.sbatch": worker_script(job)}
+
+
+def requests(job: Job, max_array: int) -> list[Request]:
+    """The calls of sbatch, in order. max_array: Slurm's MaxArraySize, one more than the largest task index."""
+    if job.site.mode == "gang":
+        return [Request("gang", "gang.sbatch")]
+    arrays = split_array(job.site.nodes, max_array)
+    workers = [Request(f"workers-{i}", "worker.sbatch", (f"--array=0-{n - 1}",)) for i, n in enumerate(arrays)]
+    return [Request("head", "head.sbatch"), *workers]
+
+
+def split_array(tasks: int, max_array: int) -> list[int]:
+    """Sizes of the arrays that hold so many tasks.
+
+    >>> split_array(2500, 1001)
+    [1000, 1000, 500]
+    """
+    most = max(max_array - 1, 1)
+    full, rest = divmod(tasks, most)
+    return [most] * full + ([rest] if rest else [])
+
+
+def gang_script(job: Job) -> str:
+    """One job that holds everything."""
+    site = job.site
+    more = [("no-kill", "")] if site.nodes > 1 else []
+    return _render(
+        "driver.sbatch.j2",
+        job,
+        options=_options(job, job.name, site.nodes, more),
+        script="gang.sbatch",
+        comment=f"{job.comment}/gang",
+        requeue=site.preempt == "requeue",
+        gang=True,
+        nodes=site.nodes,
+    )
+
+
+def head_script(job: Job) -> str:
+    """The head job of an elastic sweep."""
+    site, head = job.site, job.site.head
+    return _render(
+        "driver.sbatch.j2",
+        job,
+        options=_head_options(job, head),
+        script="head.sbatch",
+        comment=f"{job.comment}/head",
+        requeue=(head.preempt or site.preempt) == "requeue",
+        gang=False,
+        nodes=1,
+    )
+
+
+def worker_script(job: Job) -> str:
+    """A worker job of an elastic sweep, for arrays and single ones."""
+    return _render(
+        "worker.sbatch.j2",
+        job,
+        options=_options(job, job.worker_name, 1, []),
+        script="worker.sbatch",
+        comment=f"{job.comment}/worker",
+        requeue=job.site.preempt == "requeue",
+    )
+
+
+Options = list[tuple[str, str]]
+
+
+def _options(job: Job, name: str, nodes: int, more: Options) -> Options:
+    site = job.site
+    gpus: Options = []
+    if site.gres:
+        gpus = [("gres", site.gres)]
+    elif site.gpus_per_node:
+        gpus = [("gpus-per-node", str(site.gpus_per_node))]
+    return [
+        ("job-name", name),
+        *_where(site.account, site.partition, site.qos),
+        ("nodes", str(nodes)),
+        ("ntasks-per-node", "1"),
+        ("cpus-per-task", str(site.cpus)),
+        *gpus,
+        ("mem", site.memory),
+        ("time", site.time),
+        *_fate(site, site.preempt),
+        *more,
+        *site.options.items(),
+    ]
+
+
+def _head_options(job: Job, head: Head) -> Options:
+    site = job.site
+    own = head.partition is not None
+    return [
+        ("job-name", job.name),
+        *_where(head.account or site.account, head.partition or site.partition, head.qos if own else site.qos),
+        ("nodes", "1"),
+        ("ntasks-per-node", "1"),
+        ("cpus-per-task", str(head.cpus)),
+        ("mem", head.memory),
+        ("time", head.time or site.time),
+        *_fate(site, head.preempt or site.preempt),
+        *head.options.items(),
+    ]
+
+
+def _where(account: str | None, partition: str | None, qos: str | None) -> Iterator[tuple[str, str]]:
+    for name, value in (("account", account), ("partition", partition), ("qos", qos)):
+        if value:
+            yield name, value
+
+
+def _fate(site: Site, preempt: str) -> Options:
+    """How a job ends, and where it says so."""
+    mail = [("mail-user", site.mail_user), ("mail-type", site.mail_type)] if site.mail_user else []
+    return [
+        ("signal", f"B:USR1@{site.warn_s}"),
+        ("requeue" if preempt == "requeue" else "no-requeue", ""),
+        ("open-mode", "append"),
+        ("output", "%x-%j.out"),
+        *mail,
+    ]
+
+
+def _render(template: str, job: Job, **values: object) -> str:
+    import jinja2
+
+    for text in (str(job.here), *job.python, *job.driver):
+        # sbatch ends its options at the first command, so text in commands can't become one; but a script
+        # with line breaks and control characters in its words is no script an administrator can read.
+        if any(ord(c) < 32 or ord(c) == 127 for c in text):
+            raise SiteError(f"{text!r}: control characters in a path or argument: rename it")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("slurm"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        comment_start_string="{##",  # bash has its own {#
+        comment_end_string="##}",
+        autoescape=False,  # it is shell: `q` quotes
+    )
+    environment.filters["q"] = lambda word: shlex.quote(str(word))
+    site = job.site
+    flags = [f"--scratch={site.scratch}"]
+    if template == "worker.sbatch.j2":
+        flags.append(f"--grace={max(site.warn_s - MARGIN_S, site.warn_s / 2):g}")
+    flags += ["--dashboard"] if site.dashboard else []
+    flags += [f"--login={site.login}"] if site.login else []
+    return environment.get_template(template).render(
+        job=job, node_flags=flags, driver=job.driver, worker_name=job.worker_name, **values
+    )
+
+
+def node_hours(site: Site) -> float:
+    """Hours of nodes that a submission asks for at most in one go, without the head."""
+    return site.nodes * seconds(site.time) / 3600

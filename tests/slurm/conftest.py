@@ -1,0 +1,53 @@
+"""One real Slurm for all tests of this room that want it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
+
+from cluster import SlurmCluster, missing
+from world import FAST, SLOW, STRATEGIES, Login, Sweep
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[SlurmCluster]:
+    """Three nodes of 4 CPUs and 2 fake GPUs; arrays hold at most two tasks."""
+    if lacking := missing():
+        text = f"a real Slurm needs {', '.join(lacking)}; .ci/run installs it"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    root = Path(tempfile.mkdtemp(prefix="kdsweep-slurm-", dir="/var/tmp"))  # nodes see a /tmp of their own
+    small = root / "small"
+    small.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)
+        with SlurmCluster(root, MaxArraySize=3) as cluster:
+            yield cluster
+    finally:
+        subprocess.run(["umount", str(small)], check=False)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def login(slurm_cluster: SlurmCluster) -> Iterator[Login]:
+    """The login node; afterwards no job is left."""
+    yield Login(slurm_cluster)
+    slurm_cluster.end_all_jobs()
+
+
+@pytest.fixture(scope="session")
+def gang(slurm_cluster: SlurmCluster) -> Sweep:
+    """The sweep that others are compared with, on two nodes with two GPUs each; never interrupted."""
+    login = Login(slurm_cluster)
+    space = login.space(SLOW, {**FAST, "strategies": STRATEGIES}, {**FAST, "seeds": [1]})
+    sweep = login.submit(space, login.site(nodes=2, cpus_per_node=4, gpus_per_node=2), "gang")
+    sweep.until_over(timeout=300)
+    return sweep
