@@ -102,8 +102,9 @@ class Stack:
         self.objective = Objective(self.weights, labels, teachers, dtype)
         self.labels = labels
         self.model = shape.build(self.members).to(self.device, dtype)
+        features = int(self.model.fc.in_features)  # type: ignore[union-attr, arg-type]
         self.connectors = {
-            width: linear(self.model.fc.in_features, width, members=len(few.members)).to(self.device, dtype)  # type: ignore[arg-type]
+            width: linear(features, width, members=len(few.members)).to(self.device, dtype)
             for width, few in self.objective.featured.items()
         }
         self._own(starts)

@@ -62,13 +62,11 @@ class Runs:
         self.x, self.bpm = self._tensor(data.train.x), self._tensor(data.train.bpm)
         self._val_x = self._tensor(data.val.x)
         self.points: list[Standing] = []
-        teachers: dict[Path, TeacherOutputs] = {}
+        teachers: dict[Path | None, TeacherOutputs] = {}
         for spec, folder, from_folder in zip(specs, folders, from_folders, strict=True):
-            teacher = None
-            if spec.strategy != "scratch":
-                if from_folder not in teachers:
-                    teachers[from_folder] = TeacherOutputs(spec, from_folder, len(data.train), self.device, dtype)  # type: ignore[index]
-                teacher = teachers[from_folder]  # type: ignore[index]
+            if spec.strategy != "scratch" and from_folder not in teachers:
+                teachers[from_folder] = TeacherOutputs(spec, from_folder, len(data.train), self.device, dtype)
+            teacher = None if spec.strategy == "scratch" else teachers[from_folder]
             self.points.append(Standing(spec, folder, teacher))
         starts = [
             point.start(self.shape, from_folder, data, self.device)
