@@ -2,16 +2,19 @@
 
 import dataclasses
 import time
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kd import metrics
 from kd.objective import Labels
-from kd.prepare import Data
 from kd.recipe import Spec
 from kd.stack import Shape, Stack, Start
 from kd.teacher import as_tensor
+
+if TYPE_CHECKING:
+    from kd.prepare import Data
 
 STEPS = 20  # a timed epoch of the probe
 WORTH = 1.1  # doubling the members must make students per second grow by this factor
@@ -19,7 +22,7 @@ MOST = 512  # members of a stack; more make epochs, and the wait for a checkpoin
 SHARE = 0.8  # of the free memory that a stack may take
 
 
-def most_together(spec: Spec, data: Data, device: str) -> int:
+def most_together(spec: Spec, data: "Data", device: str) -> int:
     """How many points like `spec` to train as one stack on a GPU."""
     channels, samples = data.train.x.shape[1:]
     shape = Shape(spec.arch, spec.depth, spec.width, channels, samples, data.classes)

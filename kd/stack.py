@@ -168,14 +168,7 @@ class Stack:
 
         epochs: how many epochs each has behind it. The device is not waited for.
         """
-        self.model.train()
-        epochs = tuple(epochs)
-        if epochs != self._prepared[0]:
-            self._prepare(epochs)
-        self._orders.copy_(self._prepared[1])
-        self._coefficients.copy_(torch.from_numpy(self._schedule(epochs)))
-        self._ramp.copy_(torch.tensor([self._distill_ramp(m, e) for m, e in enumerate(epochs)]))
-        self._loss.zero_()
+        self._fill(tuple(epochs))
         with self._precise():
             if self.device.type == "cuda":
                 self._replay()
@@ -184,6 +177,17 @@ class Stack:
                 for order, coefficients in zip(self._orders, self._coefficients, strict=True):
                     self._loss += self._train_step(order, coefficients)
         return self._loss / self.steps
+
+    def _fill(self, epochs: tuple[int, ...]) -> None:
+        """Bring to the device what an epoch's steps read."""
+        self.model.train()
+        if epochs != self._prepared[0]:
+            self._prepare(epochs)
+        self._orders.copy_(self._prepared[1])
+        self._coefficients.copy_(torch.from_numpy(self._schedule(epochs)))
+        self._ramp.copy_(torch.tensor([self._distill_ramp(m, e) for m, e in enumerate(epochs)]))
+        self._loss.zero_()
+        self._cursor.zero_()
 
     def _prepare(self, epochs: tuple[int, ...]) -> None:
         """Draw the windows of each step, (steps, N, M): each member's own, whoever trains beside it."""
@@ -219,7 +223,6 @@ class Stack:
         """An epoch as one CUDA graph per step, which finds its batch and coefficients by a cursor."""
         if self._graph is None:
             self._capture()
-        self._cursor.zero_()
         assert self._graph is not None
         for _ in range(self.steps):
             self._graph.replay()
@@ -232,14 +235,15 @@ class Stack:
             self.optimiser.gradient,
             self._running,
             self._loss,
+            self._cursor,
         )
         before = [tensor.clone() for tensor in kept]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_STEPS):
-                self._step_at_cursor()
                 self._cursor.zero_()
+                self._step_at_cursor()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

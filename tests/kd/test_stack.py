@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kd.layout import Layout
 from kd.norm import BatchNormRelu
@@ -234,6 +235,45 @@ def test_members_end_each_in_its_own_time(small_data, teachers, tmp_path):
         while alone.step():
             pass
         assert alone.finish()["mae_bpm"] == pytest.approx(figures[i]["mae_bpm"], abs=0.05)
+
+
+class Recorded(TorchDispatchMode):
+    """What a step asks of a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.append((str(func), args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_by_cursor_is_the_step_and_can_be_captured(small_data, teachers, tmp_path):
+    """What a CUDA graph replays ends in the same bits; it reads no number back and brings none along."""
+    specs, from_folders = points(teachers)
+    loop = stack(specs, from_folders, small_data, tmp_path / "loop").stack
+    graph = stack(specs, from_folders, small_data, tmp_path / "graph").stack
+    for epoch in range(2):
+        losses = loop.epoch([epoch] * len(specs))
+        graph._fill((epoch,) * len(specs))
+        for _ in range(graph.steps):
+            with Recorded() as recorded:
+                graph._step_at_cursor()
+        assert torch.equal(losses, graph._loss / graph.steps)
+    assert torch.equal(loop.optimiser.flat, graph.optimiser.flat)
+    assert graph._cursor.item() == graph.steps
+    waits = ("_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "lift_fresh", "unique")
+    assert not [name for name, _ in recorded.calls if any(wait in name for wait in waits)]
+    masks = [
+        index
+        for name, args in recorded.calls
+        if name.startswith("aten.index")
+        for index in (args[1] if isinstance(args[1], list) else [])
+        if index is not None and index.dtype == torch.bool
+    ]
+    assert not masks
+    assert len(recorded.calls) > 100
 
 
 def test_points_of_different_shapes_are_refused(small_data, teachers, tmp_path):
