@@ -4,7 +4,7 @@ of its own (the extra [mcu] doesn't go with mlflow), which `orchestrator.mcu` ma
     python -m kd.mcu MODEL.safetensors WINDOWS.npz OUT
 
 WINDOWS.npz: calibration and held-out windows (N, C, S). OUT gets fp32.tflite, int8.tflite and logits.npz
-(fp32 and int8, (N, K), of the held-out windows); the last line printed is JSON: bytes and arenas.
+(torch, fp32 and int8, (N, K), of the held-out windows); the last line printed is JSON: bytes and arenas.
 """
 
 import json
@@ -21,7 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from kd.models import build, shape_of
-from kd.onnxfile import LogitsOnly
+from kd.onnxfile import TOLERANCE, LogitsOnly
+from kd.teacher import outputs
 
 
 def main(model_file: str, windows_file: str, out: str) -> None:
@@ -36,6 +37,8 @@ def main(model_file: str, windows_file: str, out: str) -> None:
     _, channels, samples = calibration.shape
     model = build(*shape_of(state), channels=channels, samples=samples, classes=len(state["fc.bias"]))
     model.load_state_dict(state)
+    for parameter in model.parameters():  # litert-torch 0.10 reads the values of channels-last weights in
+        parameter.data = parameter.data.contiguous()  # the wrong order, and says nothing
     files = {name: Path(out) / f"{name}.tflite" for name in ("fp32", "int8")}
     litert_torch.convert(LogitsOnly(model).eval(), (torch.zeros(1, channels, samples),)).export(
         str(files["fp32"])
@@ -46,6 +49,10 @@ def main(model_file: str, windows_file: str, out: str) -> None:
     ranges = quantised.calibrate({key: [{name: window[None]} for window in calibration]})
     quantised.quantize(ranges).export_model(str(files["int8"]), overwrite=True)
     logits = {name: run_tflite(file, held_out) for name, file in files.items()}
+    logits["torch"] = outputs(model, torch.from_numpy(held_out))[0].numpy()
+    error = np.abs(logits["fp32"] - logits["torch"]).max() / max(np.abs(logits["torch"]).max(), 1.0)
+    if not error <= TOLERANCE:
+        raise AssertionError(f"the .tflite answers otherwise than its model: logits differ by {error:.2g}")
     np.savez(Path(out) / "logits.npz", **logits)
     record = {name: {"flash_bytes": file.stat().st_size, **arena(file)} for name, file in files.items()}
     print(json.dumps(record))

@@ -117,11 +117,11 @@ def measure_mcu(store: Store, result: dict[str, Any], data: Data, python: Path) 
         with np.load(Path(temporary) / "logits.npz") as logits:
             predicted = {
                 name: metrics.decode_expectation(torch.from_numpy(logits[name]), centres).numpy()
-                for name in ("fp32", "int8")
+                for name in ("torch", "fp32", "int8")
             }
-    for name, values in predicted.items():
-        record[name]["mae_bpm"] = metrics.error_figures(values, bpm)["mae_bpm"]
-        record[name]["drift_bpm"] = drift(values, predicted["fp32"])
+    for name in ("fp32", "int8"):
+        record[name]["mae_bpm"] = metrics.error_figures(predicted[name], bpm)["mae_bpm"]
+        record[name]["drift_bpm"] = drift(predicted[name], predicted["torch"])
     return record | {"model_sha256": result["model_sha256"], "held_out_windows": len(bpm)}
 
 

@@ -146,7 +146,8 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
         max_links=job.site.max_links,
         created=time.time(),
         requests=[
-            Request(r.role, r.script, list(r.args), f"{job.comment}/{r.role}") for r in requests(job, max_array)
+            Request(r.role, r.script, list(r.args), f"{job.comment}/{r.role}")
+            for r in requests(job, max_array)
         ],
     )
     opened.save_space()

@@ -22,6 +22,7 @@ from orchestrator.plan import Plan
 from orchestrator.store import Store
 
 SWEEP, POINT, FINISHED_AT = "kdsweep.sweep", "kdsweep.point", "kdsweep.finished_at"
+FINAL = {"val_mae_bpm": "best_val_mae_bpm"}  # a result's figure that would end the curve of that name
 BATCH = 1000  # metrics MLflow takes in one log_batch; params and tags: 100
 LABELS = {"id", "finished_at", "versions", "git_commit", "host", "device", "model_sha256", "teacher_sha256"}
 
@@ -135,7 +136,7 @@ class Tracker:
         ]
         last = len(history)
         metrics += [
-            Metric(key, float(value), at_ms, last)
+            Metric(FINAL.get(key, key), float(value), at_ms, last)
             for key, value in figures.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ray import cloudpickle
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
@@ -67,9 +68,15 @@ class Listen(_Stateless, Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died."""
         last = trial.last_result or {}
-        self._conductor.trial_lost(
-            trial.trial_id, trial.get_pickled_error(), last.get("node_ip"), last.get("pid")
-        )
+        self._conductor.trial_lost(trial.trial_id, error_of(trial), last.get("node_ip"), last.get("pid"))
+
+
+def error_of(trial: Any) -> Any:
+    """What ended a trial. `trial.get_pickled_error` finds it only after Tune has copied it to its storage."""
+    if trial.run_metadata.pickled_error_filename is None:
+        return None
+    with open(trial.pickled_error_file, "rb") as file:
+        return cloudpickle.load(file)  # written by this very process, a moment ago
 
 
 class Stop(_Stateless, Stopper):

@@ -69,12 +69,17 @@ def idle_links(links: list[dict[str, Any]], now: list[int]) -> int:
     return idle
 
 
-def verdict(code: int, links: list[dict[str, Any]], now: list[int], max_links: int, cancelled: bool) -> tuple[str, str]:
+def verdict(
+    code: int, links: list[dict[str, Any]], now: list[int], max_links: int, cancelled: bool
+) -> tuple[str, str]:
     """("done" | "again" | "stop", why) after a link whose driver ended with `code`; links: all, with this one."""
     if code == 0:
         return "done", "every point is trained"
     if code == 3:
-        return "done", "every point is trained, has failed, or waits for one that has: kdsweep logs SWEEP --failed"
+        return (
+            "done",
+            "every point is trained, has failed, or waits for one that has: kdsweep logs SWEEP --failed",
+        )
     if code not in (75, 130) and code < 128:  # above 128: a signal ended it
         return "stop", f"the driver failed with {code}; see above"
     if cancelled:
@@ -82,7 +87,10 @@ def verdict(code: int, links: list[dict[str, Any]], now: list[int], max_links: i
     if len(links) >= max_links:
         return "stop", f"{max_links} links, as many as allowed; kdsweep submit goes on"
     if idle_links(links, now) >= IDLE_LINKS:
-        return "stop", f"nothing was trained in {IDLE_LINKS} links: points take longer than a job, or jobs don't start well"
+        return (
+            "stop",
+            f"nothing was trained in {IDLE_LINKS} links: points take longer than a job, or jobs don't start well",
+        )
     return "again", "more to do"
 
 

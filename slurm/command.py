@@ -31,7 +31,9 @@ TRANSIENT = (
 class Slurm:
     """Slurm's commands for one user. patience_s: how long a controller that doesn't answer is asked again."""
 
-    def __init__(self, patience_s: float = 60.0, env: Mapping[str, str] | None = None, limit_s: float = 30.0) -> None:
+    def __init__(
+        self, patience_s: float = 60.0, env: Mapping[str, str] | None = None, limit_s: float = 30.0
+    ) -> None:
         self.patience_s, self.limit_s = patience_s, limit_s
         self.env = dict(os.environ if env is None else env)
         for name in [n for n in self.env if n.startswith(("SBATCH_", "SLURM_")) and n != "SLURM_CONF"]:
@@ -65,7 +67,9 @@ class Slurm:
                 check=False,
             )
         except FileNotFoundError:
-            raise Refused(f"{command[0]}: no such command: is this a login node of a Slurm cluster?") from None
+            raise Refused(
+                f"{command[0]}: no such command: is this a login node of a Slurm cluster?"
+            ) from None
         except subprocess.TimeoutExpired:
             raise Away(f"{command[0]} got no answer from Slurm within {self.limit_s:.0f} s") from None
         if done.returncode == 0:
@@ -80,6 +84,7 @@ class Slurm:
 
         comment: unique to this submission. Raises Away when nobody can tell whether it was submitted.
         """
+
         def ask() -> str:
             nonlocal tried
             if tried and (found := self.submitted(comment)):
@@ -108,7 +113,17 @@ class Slurm:
         columns = "JobID,State,NodeList,Comment,JobName"
         try:
             return states.parse_sacct(
-                self.run("sacct", "--parsable2", "--noheader", "-X", "-o", columns, "-j", ",".join(ids), retry=False)
+                self.run(
+                    "sacct",
+                    "--parsable2",
+                    "--noheader",
+                    "-X",
+                    "-o",
+                    columns,
+                    "-j",
+                    ",".join(ids),
+                    retry=False,
+                )
             )
         except (Away, Refused):  # "Slurm accounting storage is disabled"
             return []

@@ -80,7 +80,9 @@ def requests(job: Job, max_array: int) -> list[Request]:
     if job.site.mode == "gang":
         return [Request("gang", "gang.sbatch")]
     arrays = split_array(job.site.nodes, max_array)
-    workers = [Request(f"workers-{i}", "worker.sbatch", (f"--array=0-{n - 1}",)) for i, n in enumerate(arrays)]
+    workers = [
+        Request(f"workers-{i}", "worker.sbatch", (f"--array=0-{n - 1}",)) for i, n in enumerate(arrays)
+    ]
     return [Request("head", "head.sbatch"), *workers]
 
 
@@ -168,7 +170,9 @@ def _head_options(job: Job, head: Head) -> Options:
     own = head.partition is not None
     return [
         ("job-name", job.name),
-        *_where(head.account or site.account, head.partition or site.partition, head.qos if own else site.qos),
+        *_where(
+            head.account or site.account, head.partition or site.partition, head.qos if own else site.qos
+        ),
         ("nodes", "1"),
         ("ntasks-per-node", "1"),
         ("cpus-per-task", str(head.cpus)),

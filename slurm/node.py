@@ -194,7 +194,15 @@ class Node:
         memory = int(self.share.memory_mb * 2**20 * RAY_SHARE) - store
         if memory > 0:
             resources.append(f"--memory={memory}")
-        command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            "--disable-usage-stats",
+        ]
         command += [f"--temp-dir={self.directory / 'r'}", f"--object-store-memory={store}"]
         self.ray = subprocess.Popen(
             [*command, *flags, *resources, *ports.flags(self.args.role == "head")],
@@ -442,8 +450,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-slots", action="store_true", help="offer no CPU and no GPU")
     parser.add_argument("--dashboard", action="store_true")
     parser.add_argument("--login", help="host for the ssh -L line")
-    parser.add_argument("--stay", action="store_true", help="signals change nothing; the head says when it's over")
-    parser.add_argument("--nodes", type=int, default=0, help="how many other nodes to wait for, within reason")
+    parser.add_argument(
+        "--stay", action="store_true", help="signals change nothing; the head says when it's over"
+    )
+    parser.add_argument(
+        "--nodes", type=int, default=0, help="how many other nodes to wait for, within reason"
+    )
     parser.add_argument("--grace", type=float, default=90.0, help="seconds from USR1 to the end")
     parser.add_argument("--patience", type=float, default=HEAD_PATIENCE_S, help="seconds without a head")
     args = parser.parse_args(argv)

@@ -95,8 +95,12 @@ class Site(_Model):
     preempt: Literal["requeue", "cancel"] = "requeue"
     warn_s: Annotated[int, Field(ge=1, le=65535)] = 120  # USR1 comes so long before the time limit
     max_links: Count = 20  # how often a job may run, first time included
-    setup: list[str] = Field(default_factory=list)  # shell lines run first on the job's first node: module load ...
-    container: list[str] = Field(default_factory=list)  # command put before python: [apptainer, exec, --nv, x.sif]
+    setup: list[str] = Field(
+        default_factory=list
+    )  # shell lines run first on the job's first node: module load ...
+    container: list[str] = Field(
+        default_factory=list
+    )  # command put before python: [apptainer, exec, --nv, x.sif]
     python: str | None = None  # default: the Python that runs kdsweep now
     scratch: str = "/tmp"  # node-local, for Ray's sockets and logs; may be $TMPDIR and the like
     dashboard: bool = True
@@ -148,11 +152,15 @@ class Site(_Model):
 def _check_options(options: dict[str, str]) -> None:
     for name, value in options.items():
         if not re.match(r"^[a-z][a-z0-9-]*$", name):
-            raise ValueError(f"options: {name!r}: write an sbatch option without its dashes, such as constraint")
+            raise ValueError(
+                f"options: {name!r}: write an sbatch option without its dashes, such as constraint"
+            )
         if name in MANAGED:
             raise ValueError(f"options: kdsweep sets {name} itself: use the profile's own keys")
         if not re.match(r"^[A-Za-z0-9_.:,@+=\-\[\]&|*/]*$", value):
-            raise ValueError(f"options: {name}: {value!r} has characters that sbatch might not take as they stand")
+            raise ValueError(
+                f"options: {name}: {value!r} has characters that sbatch might not take as they stand"
+            )
 
 
 def load_site(name: str, **changes: Any) -> Site:

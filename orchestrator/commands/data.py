@@ -27,9 +27,10 @@ def data() -> None:
 @click.option("--format", default="auto", show_default=True, help="The format, if it isn't recognised.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def check(path: Path, format: str, as_json: bool) -> None:
-    """What is at PATH: format, data sets, subjects, hours, windows, heart rates; what was dropped and why.
+    """What recordings are at PATH, and what becomes of them.
 
-    Windows are cut as a search space without settings of its own cuts them.
+    Format, data sets, subjects, hours, windows, heart rates; what was dropped and why. Windows are cut as a
+    search space without settings of its own cuts them.
     """
     import sys
 

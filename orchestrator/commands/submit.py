@@ -25,8 +25,12 @@ from slurm.site import Site, load_site
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes (gang), or worker jobs (elastic).")
 @click.option("--time", "time_", help="Time limit of a job: minutes, HH:MM:SS, D-HH:MM:SS.")
-@click.option("--elastic/--gang", "elastic", default=None, help="A head and workers that come and go, or one job.")
-@click.option("--max-links", type=click.IntRange(min=1), help="How often the job may run, first time included.")
+@click.option(
+    "--elastic/--gang", "elastic", default=None, help="A head and workers that come and go, or one job."
+)
+@click.option(
+    "--max-links", type=click.IntRange(min=1), help="How often the job may run, first time included."
+)
 @click.option("--dry-run", is_flag=True, help="Print scripts, points and hours; submit nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def submit(
@@ -60,7 +64,9 @@ def submit(
         say(f"error: {error}\nnothing was submitted; kdsweep doctor --site {site_name} checks the profile")
         sys.exit(1)
     except Away as error:
-        say(f"{error}\nSlurm doesn't answer; nothing is lost, and nothing will be submitted twice: try again later")
+        say(
+            f"{error}\nSlurm doesn't answer; nothing is lost, and nothing will be submitted twice: try again later"
+        )
         sys.exit(75)
     click.echo(json.dumps(answer) if as_json else "\n".join(answer["jobs"]))
 
@@ -72,7 +78,11 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
     if here is not None:
         record = submission.Record.load(here)
         ended = any(link["verdict"] in ("done", "stop") for link in chain.read_links(here))
-        if not ended and not (here / chain.CANCELLED).exists() and any(r.job is None for r in record.requests):
+        if (
+            not ended
+            and not (here / chain.CANCELLED).exists()
+            and any(r.job is None for r in record.requests)
+        ):
             say(f"going on with submission {record.id}, which was interrupted")
             submission.send(here, record, slurm, again=True)
             return _said(record, "submitted", folder)

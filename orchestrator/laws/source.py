@@ -117,7 +117,11 @@ FROM_PARAMS = {"depth": int, "width": int, "seed": int, "recipe_version": int}
 
 def _result(run: Any) -> dict[str, Any]:
     """A child run as its result.json was."""
-    result: dict[str, Any] = {k: int(v) if k in WHOLE else v for k, v in run.data.metrics.items()}
+    from orchestrator.tracking import FINAL
+
+    names = {shown: key for key, shown in FINAL.items()}
+    figures = {k: v for k, v in run.data.metrics.items() if k not in FINAL}
+    result: dict[str, Any] = {names.get(k, k): int(v) if k in WHOLE else v for k, v in figures.items()}
     result |= {"teacher": None, "strategy_args": {}, "recipe": {}}
     for key, text in run.data.params.items():
         group, dot, name = key.partition(".")

@@ -20,9 +20,9 @@ from orchestrator.report.plot import (
     si,
     text,
 )
-from orchestrator.report.sweep import Sweep, group_name, group_order, label
+from orchestrator.report.sweep import Sweep, group_name, group_order
 
-ROWS = 24  # of crossovers in one panel; the table has them all
+ROWS = 12  # of crossovers in one panel, those that say most; the table has them all
 PANELS = 12  # of gains; the table has them all
 
 
@@ -79,7 +79,7 @@ def _gain_panel(sweep: Sweep, name: str, rows: list[dict[str, Any]], y: tuple[fl
         )
         ends.append(at["median"][-1][1])
     wanted = [*ends, axes.y(0)]
-    names = [*(cut(label(arms[r["arm"]]), 12) for r in rows), "scratch"]
+    names = [*(cut(sweep.label(arms[r["arm"]]), 12) for r in rows), "scratch"]
     for words, height in zip(names, apart(wanted, 12.5, axes.y.end, axes.y.start - 2), strict=True):
         panel.add(text(axes.x.end + 7, height + 3.5, words, "t-strong" if words != "scratch" else "t-note"))
     return panel
@@ -93,7 +93,7 @@ def crossovers(sweep: Sweep) -> list[Panel]:
         groups.setdefault(group_name(row), []).append(row)
     out = []
     for name, rows in sorted(groups.items(), key=lambda item: group_order(item[0])):
-        rows = sorted(rows, key=lambda r: (r["crossing"] is None, _undecided(r)))[:ROWS]
+        rows = sorted(rows, key=lambda r: (r["crossing"] is None, not _throughout(r), _undecided(r)))[:ROWS]
         out.append(_crossover_panel(sweep, name, rows, arms))
     return out
 
@@ -132,7 +132,7 @@ def _crossover_panel(
         y = top + step * i + 14
         a, b = arms[row["a"]], arms[row["b"]]
         teacher = f", {sweep.teacher(row['teacher'])}" if several and row["teacher"] else ""
-        panel.add(text(x.start, y - 7, f"{label(a)} – {label(b)}{teacher}", "t-halo"))
+        panel.add(text(x.start, y - 7, f"{sweep.label(a)} – {sweep.label(b)}{teacher}", "t-halo"))
         start, end, crossing = x(row["smallest"]), x(row["largest"]), row["crossing"]
         if crossing:
             turn = x(crossing["low"]), x(crossing["high"])
@@ -152,7 +152,7 @@ def _crossover_panel(
                 text(x.end, y - 7, f"turns at {si(crossing['median'])}", "t-strong t-halo", "end"),
             )
         else:
-            panel.add(text(x.end, y - 7, _verdict(row, a, b), "t-note t-halo", "end"))
+            panel.add(text(x.end, y - 7, _verdict(sweep, row, a, b), "t-note t-halo", "end"))
     return panel
 
 
@@ -162,9 +162,9 @@ def _winner(p: float, a: dict[str, Any], b: dict[str, Any]) -> str:
     return f"track {css_class((a if p > 0.5 else b)['strategy'])}"
 
 
-def _verdict(row: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> str:
+def _verdict(sweep: Sweep, row: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> str:
     if _throughout(row):
-        return f"{cut(label(a if row['p_a_better_at_smallest'] > 0.5 else b), 16)} throughout"
+        return f"{cut(sweep.label(a if row['p_a_better_at_smallest'] > 0.5 else b), 16)} throughout"
     return "not established"
 
 

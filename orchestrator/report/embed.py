@@ -14,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator import budget, students
-from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
+from orchestrator.report.sweep import Sweep
 
 Whole = npt.NDArray[np.int16]
 ARM_KEYS = ("key", "arch", "birth", "strategy", "strategy_args", "teacher", "verdict", "why", "reach")
+COLUMNS = ("depth", "width", "params", "macs", "weight_bytes", "activation_bytes", "position")
 SIZE_KEYS = ("smallest", "largest", "runs")
 PACKED = ("median", "noise", "draws")
 
 
-def embed(document: dict[str, Any], teachers: dict[str, str]) -> str:
-    """Base64 of a deflated block: length of the JSON (uint32, little-endian), JSON, int16 planes.
-
-    teachers: id -> the name people read.
-    """
+def embed(sweep: Sweep) -> str:
+    """Base64 of a deflated block: length of the JSON (uint32, little-endian), JSON, int16 planes."""
+    document = sweep.document
+    columns = {*COLUMNS, *(column for column, _, _ in students.LIMITS.values())}
     blocks: list[bytes] = []
     shapes: list[list[int]] = []
 
@@ -49,15 +49,15 @@ def embed(document: dict[str, Any], teachers: dict[str, str]) -> str:
             "refuse_factor": REFUSE_FACTOR,
             "warn_factor": WARN_FACTOR,
         },
-        "teachers": teachers,
+        "teachers": sweep.teachers,
         "run_noise": place(document["run_noise"]),
         "architectures": {
-            arch: {"configurations": data["configurations"]}
+            arch: {"configurations": {k: v for k, v in data["configurations"].items() if k in columns}}
             for arch, data in document["architectures"].items()
         },
         "arms": [
             {key: arm[key] for key in (*ARM_KEYS, *SIZE_KEYS)}
-            | {"label": strategy_label(arm["strategy"], arm["strategy_args"])}
+            | {"label": sweep.label(arm)}
             | {"buildable": _buildable(document, j)}
             | {key: place(arm[key]) for key in PACKED if arm["reach"] > 0}
             for j, arm in enumerate(document["arms"])

@@ -112,7 +112,7 @@ function allowedRows(document, arch, budget) {
   const rows = columns.params.map(() => true);
   for (const [name, limit] of Object.entries(budget)) {
     const [column, unit] = document.limits[name];
-    columns[column].forEach((value, i) => { if (!(value <= limit * unit)) rows[i] = false; });
+    columns[column].forEach((value, i) => { if (value === null || value > limit * unit) rows[i] = false; });
   }
   return rows;
 }
@@ -155,7 +155,7 @@ function nothingFits(document, budget) {
   const smallest = Object.entries(document.architectures).map(([arch, data]) => {
     const sizes = Object.keys(budget).map((name) => {
       const [column, unit, what] = document.limits[name];
-      return `${general(Math.min(...data.configurations[column]) / unit)} ${what}`;
+      return `${general(Math.min(...data.configurations[column].filter((v) => v !== null)) / unit)} ${what}`;
     });
     return `${arch} needs at least ${sizes.join(", ")}`;
   });

@@ -20,7 +20,7 @@ from orchestrator.report.plot import (
     si,
     text,
 )
-from orchestrator.report.sweep import Sweep, label
+from orchestrator.report.sweep import Sweep, full_label
 from orchestrator.students import LIMITS
 
 ORDER = ("scratch", "hard", "soft", "dkd", "feature")  # of strategies, everywhere
@@ -43,7 +43,7 @@ def laws(sweep: Sweep) -> list[Panel]:
             min(arm["smallest"] for arm in group) / 1.15,
             max(arm["largest"] * min(BEYOND, max(arm["reach"], 1.15)) for arm in group),
         )
-        y = (errors.min() * 0.88, top * 1.06)
+        y = (_least(sweep, group, float(errors.min()), x) * 0.93, top * 1.06)
         if len(strategies) > 1 and any(arm["reach"] > 0 for arm in group):
             out.append(_overview(sweep, name, group, strategies, x, y))
         for strategy in strategies:
@@ -51,6 +51,15 @@ def laws(sweep: Sweep) -> list[Panel]:
             others = [arm for arm in group if arm["strategy"] != strategy]
             out.append(_law_panel(sweep, name, strategy, own, others, x, y))
     return out
+
+
+def _least(sweep: Sweep, group: list[dict[str, Any]], least: float, x: tuple[float, float]) -> float:
+    """The least error that a run or a law shows, but no law may squeeze the runs into half a panel."""
+    for arm in group:
+        if arm["reach"] > 0:
+            shown = _knots(sweep, arm) <= min(x[1], arm["largest"] * min(arm["reach"], BEYOND))
+            least = min(least, max(float(np.exp(unpack(arm["median"])[shown]).min()), 0.6 * least))
+    return least
 
 
 def _overview(
@@ -116,7 +125,7 @@ def _law_panel(
         x,
         y,
         ("parameters", "test MAE, BPM"),
-        right=74.0 if several else 12.0,
+        right=92.0 if several else 12.0,
         tick=(si, lambda v: f"{v:g}"),
     )
     panel.data = {
@@ -143,10 +152,9 @@ def _law_panel(
         ):
             panel.add(text(axes.x.end + 4, at + 3.5, _short(sweep, arm, own), "t-note"))
     for k, arm in enumerate([a for a in own if a["verdict"] != "ok"][:2]):
-        words = "no law: " if arm["reach"] == 0 else "not beyond the data: "
-        panel.add(
-            text(axes.x.start + 4, axes.y.start - 8 - 12 * k, words + cut(arm["why"], 52), "t-note t-halo")
-        )
+        name = f"{_short(sweep, arm, own)}: " if several else ""
+        words = name + ("no law: " if arm["reach"] == 0 else "not beyond the data: ") + arm["why"]
+        panel.add(text(axes.x.start + 4, axes.y.start - 8 - 12 * k, cut(words, 54), "t-note t-halo"))
     return panel
 
 
@@ -210,8 +218,8 @@ def _short(sweep: Sweep, arm: dict[str, Any], own: list[dict[str, Any]]) -> str:
     parts = []
     if len({a["teacher"] for a in own}) > 1:
         parts.append(sweep.teacher(arm["teacher"]) or "no teacher")
-    if len({label(a) for a in own}) > 1:
-        parts.append(label(arm).partition(" ")[2] or "published")
+    if len({full_label(a) for a in own}) > 1:
+        parts.append(full_label(arm).partition(" ")[2] or "published")
     return cut(" ".join(parts), 14)
 
 

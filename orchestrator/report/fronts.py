@@ -29,7 +29,8 @@ def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: st
     when no law may be used, or the sweep has not measured the quantity.
     """
     column, unit, _ = LIMITS[limit]
-    values = [v for a in document["architectures"].values() for v in a["configurations"].get(column) or []]
+    columns = [a["configurations"].get(column) or [] for a in document["architectures"].values()]
+    values = [v for values_ in columns for v in values_ if v is not None]
     shown = [r[column] for r in results if r["role"] == "student" and r.get(column)]
     usable, _ = usable_arms(document)
     if not values or not shown or not usable:

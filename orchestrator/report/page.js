@@ -75,7 +75,7 @@ function intervals(laws, students, room) {
   const low = Math.min(...students.map((s) => s.mae_bpm.low)), high = Math.max(...students.map((s) => s.mae_bpm.high));
   const margin = 0.08 * (high - low) + 1e-6;
   const x = (v) => left + (v - low + margin) / (high - low + 2 * margin) * (right - left);
-  const height = 54 * students.length + 26;
+  const row = 68, height = row * students.length + 26;
   const said = students.map((s) => `${named(laws, s)} ${s.mae_bpm.median.toFixed(2)} BPM, ` +
     `${s.mae_bpm.low.toFixed(2)} to ${s.mae_bpm.high.toFixed(2)}`).join("; ");
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said });
@@ -85,10 +85,10 @@ function intervals(laws, students, room) {
     svg.append(drawn("text", { class: "t-tick", x: x(v), y: height - 6, "text-anchor": "middle" }, general(v, 4)));
   }
   students.forEach((s, i) => {
-    const y = 54 * i + 36, css = COLOURS[s.strategy] ?? "c-other", m = s.mae_bpm;
-    const words = `${i === 0 ? "best" : "runner-up"}: ${s.arch} ${s.depth}×${s.width}, ${label(laws, s)}`;
+    const y = row * i + 34, css = COLOURS[s.strategy] ?? "c-other", m = s.mae_bpm;
+    const words = `${i === 0 ? "best" : "runner-up"}: ${named(laws, s)}`;
     svg.append(drawn("text", { class: "t-halo" + (i ? "" : " t-strong"), x: left, y: y - 16 }, words));
-    svg.append(drawn("text", { class: "t-note t-halo", x: right, y: y - 16, "text-anchor": "end" },
+    svg.append(drawn("text", { class: "t-note t-halo", x: left, y: y + 20 },
       `${m.median.toFixed(2)} [${m.low.toFixed(2)}, ${m.high.toFixed(2)}] BPM`));
     svg.append(drawn("rect", {
       class: `bar ${css}`, x: x(m.low), y: y - 5, width: Math.max(x(m.high) - x(m.low), 1), height: 10, rx: 5,
@@ -127,11 +127,16 @@ function show(laws, answer, place) {
   if (answer.runner_up) {
     box.append(element("p", "why", `Runner-up: ${named(laws, answer.runner_up)}, ${share(answer.runner_up.p_best)} to be the best.`));
   }
-  const notes = [bound(answer.binding), ...answer.why.split("; ")].filter(Boolean);
-  for (const note of notes) {
-    box.append(element("p", note.startsWith("WARNING") ? "why warn" : "why", sentence(note)));
+  const warning = answer.extrapolation.warning ?? "";
+  const note = answer.why.slice(0, answer.why.length - warning.length).replace(/; $/, "");
+  for (const words of [bound(answer.binding), note].filter(Boolean)) box.append(element("p", "why", sentence(words)));
+  if (warning) box.append(element("p", "why warn", sentence(warning)));
+  if (answer.left_out) {
+    const more = element("details", "why");
+    more.append(element("summary", "", `${answer.left_out.length} laws take no part, or not beyond their data`));
+    for (const arm of answer.left_out) more.append(element("p", "note", `${arm.arm}: ${arm.why}`));
+    box.append(more);
   }
-  for (const arm of answer.left_out ?? []) box.append(element("p", "why note", `Left out: ${arm.arm}: ${arm.why}.`));
   place.replaceChildren(box);
 }
 

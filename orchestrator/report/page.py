@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from kd.errors import InputError
 from orchestrator.laws.document import SCHEMA
-from orchestrator.report import comparisons, tables, words
+from orchestrator.report import comparisons, records, tables, words
 from orchestrator.report import figures as pictures
 from orchestrator.report.embed import embed
 from orchestrator.report.plot import CLASSES, Panel, marks, sheet
@@ -77,7 +77,7 @@ FIGURES: dict[str, tuple[str, Callable[[Sweep], list[Panel]]]] = {
 
 def render(sweep: Sweep) -> str:
     """The page. Raises InputError if it would be too heavy to mail, which takes hundreds of arms."""
-    for rows in (tables.RUNS, 50):
+    for rows in (records.RUNS, 50):
         text = _render(sweep, rows)
         if len(text.encode()) < MOST_BYTES:
             return text
@@ -123,12 +123,12 @@ def _render(sweep: Sweep, runs: int) -> str:
         facts=words.facts(sweep),
         controls=_controls(sweep),
         sections=_sections(sweep, runs),
-        reproduce=tables.reproduce(sweep),
+        reproduce=records.reproduce(sweep),
         strategies=[s for s in pictures.ORDER if any(a["strategy"] == s for a in sweep.document["arms"])],
         css=Markup(_file("figures.css") + _file("page.css")),
         script=Markup(script),
         script_digest=digest,
-        data=embed(sweep.document, sweep.teachers),
+        data=embed(sweep),
     )
 
 
@@ -151,11 +151,15 @@ def _controls(sweep: Sweep) -> list[Control]:
             v / unit
             for a in sweep.document["architectures"].values()
             for v in a["configurations"].get(column, [])
+            if v is not None
         ]
         seen = [r[column] / unit for r in sweep.results if r["role"] == "student" and r.get(column)]
-        if values and seen:
+        if values:
             label, of, measure = LABELS.get(name, (name, "", ""))
-            out.append(Control(name, label, of, measure, min(values), max(values), max(seen)))
+            start = max(seen) if seen else sorted(values)[len(values) // 2]
+            if name == "max_params" and (best := words.recommended(sweep)["best"]):
+                start = best["params"]
+            out.append(Control(name, label, of, measure, min(values), max(values), start))
     return out
 
 
@@ -164,7 +168,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
     drawn = {name: make(sweep) for name, (_, make) in FIGURES.items()}
     few = [t["text"] for t in document["teachers"]]
     turns = [c["text"] for c in document["crossovers"] if c["crossing"]]
-    trouble, born = tables.trouble(sweep), tables.born(sweep)
+    trouble, born = records.trouble(sweep), records.born(sweep)
     sections = [
         Section(
             "laws",
@@ -232,9 +236,9 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             "Cost",
             _cost(born),
             drawn["cost"],
-            [tables.cost(sweep), *([born] if born else [])],
+            [records.cost(sweep), *([born] if born else [])],
         ),
-        Section("runs", "Every run", "Runs", [], tables=[tables.runs(sweep, runs)]),
+        Section("runs", "Every run", "Runs", [], tables=[records.runs(sweep, runs)]),
     ]
     return sections
 

@@ -46,6 +46,8 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    if high / low < 4:  # a log axis this short reads like a linear one
+        return _ticks(low, high, most)
     decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
     choices: list[tuple[float, ...]] = [
         (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9),

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from orchestrator.latency import FILE as PROFILE
+from orchestrator.latency import attach, read_profile
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.plan import Plan, Point
@@ -34,9 +36,12 @@ class Sweep:
     def read(folder: Path) -> "Sweep":
         """Raises InputError when laws.json is missing, or a file is damaged."""
         store = Store(folder)
+        document = read_document(folder / "laws.json")
+        if (folder / PROFILE).exists():
+            document = attach(document, read_profile(folder))
         return Sweep(
             folder,
-            read_document(folder / "laws.json"),
+            document,
             list(store.results()),
             store.errors(),
             _plan(folder / "plan.json"),
@@ -59,6 +64,18 @@ class Sweep:
     def teacher(self, id: str | None) -> str:
         """A teacher's name, its id when it is not known."""
         return self.teachers.get(id, id) if id else ""
+
+    @cached_property
+    def settings(self) -> dict[str, int]:
+        """Strategy -> how many sets of arguments it was tried with."""
+        found: dict[str, set[str]] = {}
+        for arm in self.document["arms"]:
+            found.setdefault(arm["strategy"], set()).add(full_label(arm))
+        return {strategy: len(labels) for strategy, labels in found.items()}
+
+    def label(self, arm: dict[str, Any]) -> str:
+        """Strategy of an arm or a run, with its unusual arguments where the sweep has it with others too."""
+        return full_label(arm) if self.settings.get(arm["strategy"], 1) > 1 else str(arm["strategy"])
 
     @property
     def stale(self) -> bool:
@@ -132,7 +149,7 @@ def group_name(arm: dict[str, Any]) -> str:
     return str(arm["arch"]) + (f", {arm['birth']}" if arm["birth"] != "random" else "")
 
 
-def label(arm: dict[str, Any]) -> str:
+def full_label(arm: dict[str, Any]) -> str:
     """Strategy of an arm or a run, with the arguments that differ from its defaults."""
     return strategy_label(arm["strategy"], arm.get("strategy_args") or {})
 

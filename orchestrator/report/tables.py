@@ -1,16 +1,12 @@
-"""The tables of a report: every number behind a picture, in rows that sort. No HTML here."""
+"""The tables behind the pictures: every number in rows that sort. No HTML here."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.report import fronts
-from orchestrator.report.costs import Births, births, costs
 from orchestrator.report.plot import si
-from orchestrator.report.sweep import Sweep, label
-
-RUNS = 400  # rows of the table of runs: the best ones; the directory has them all
+from orchestrator.report.sweep import Sweep, full_label
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Table:
     open: bool = False  # whether it shows without a click
 
 
-def _columns(names: str) -> list[tuple[str, bool]]:
+def columns(names: str) -> list[tuple[str, bool]]:
     """From "arm, #runs": # stands before columns of numbers."""
     return [(n.strip().removeprefix("#"), n.strip().startswith("#")) for n in names.split(",")]
 
@@ -56,7 +52,7 @@ def span(i: dict[str, float], form: str = ".2f", factor: float = 1.0) -> Cell:
 
 def strategy(arm: dict[str, Any]) -> Cell:
     """A strategy, and what is unusual about it."""
-    return Cell(label(arm), None, arm["strategy"])
+    return Cell(full_label(arm), None, arm["strategy"])
 
 
 def laws(sweep: Sweep) -> Table:
@@ -81,7 +77,7 @@ def laws(sweep: Sweep) -> Table:
         "architecture, strategy, teacher, #runs, #parameters, a exp(−b ln N) + c, #off %, #left out %, "
         "a exp(−b N) + c, #off %, #left out %, verdict"
     )
-    return Table("Every law", _columns(names), rows)
+    return Table("Every law", columns(names), rows)
 
 
 def _form(form: dict[str, Any] | None) -> list[Cell]:
@@ -105,14 +101,14 @@ def forms(sweep: Sweep) -> Table:
         for f in sweep.document["prefers"]["forms"]
     ]
     names = "form, #AICc beyond the best, #off on seen %, #off on left-out largest sizes %, in the ensemble"
-    return Table("Forms of law, over all arms", _columns(names), rows)
+    return Table("Forms of law, over all arms", columns(names), rows)
 
 
 def measured(sweep: Sweep) -> Table:
     """The measured front."""
     rows = [
         [
-            *_student(sweep, r),
+            *student(sweep, r),
             size(r["params"]),
             number(r["activation_bytes"], ",.1f", 1e-3),
             size(r["macs"]),
@@ -122,14 +118,14 @@ def measured(sweep: Sweep) -> Table:
         for r in fronts.measured(sweep.results, "params")[1]
     ]
     names = "student, strategy, teacher, #parameters, #memory kB, #MACs, #MAE BPM, #seeds"
-    return Table("Measured front by parameters", _columns(names), rows)
+    return Table("Measured front by parameters", columns(names), rows)
 
 
 def predicted(sweep: Sweep) -> Table:
     """The predicted front."""
     rows = [
         [
-            *_student(sweep, b),
+            *student(sweep, b),
             size(b["params"]),
             number(b["activation_bytes"], ",.1f", 1e-3),
             size(b["macs"]),
@@ -140,10 +136,11 @@ def predicted(sweep: Sweep) -> Table:
         for b in sweep.fronts["max_params"]
     ]
     names = "student, strategy, teacher, #parameters, #memory kB, #MACs, #MAE of a new run, #P(best), trained"
-    return Table("Predicted front by parameters", _columns(names), rows)
+    return Table("Predicted front by parameters", columns(names), rows)
 
 
-def _student(sweep: Sweep, r: dict[str, Any]) -> list[Cell]:
+def student(sweep: Sweep, r: dict[str, Any]) -> list[Cell]:
+    """The cells that name a student: shape, strategy, teacher."""
     birth = "" if (r.get("birth") or "random") == "random" else f", {r['birth']}"
     return [
         Cell(f"{r['arch']} {r['depth']}×{r['width']}{birth}", f"{r['arch']} {r['depth']:4} {r['width']:6}"),
@@ -168,7 +165,7 @@ def gains(sweep: Sweep) -> Table:
         for r in sweep.document["gains"]["arms"]
     ]
     names = "architecture, strategy, teacher, #mean gain %, #at the smallest, #at the largest, #P(better)"
-    return Table("Gain over scratch, of the mean over runs", _columns(names), rows)
+    return Table("Gain over scratch, of the mean over runs", columns(names), rows)
 
 
 def soft_against_dkd(sweep: Sweep) -> Table:
@@ -188,7 +185,7 @@ def soft_against_dkd(sweep: Sweep) -> Table:
         for c in found[key]
     ]
     names = "setting, architecture, teacher, #weight of soft, #weight of dkd, #gain of dkd %, #P(dkd better)"
-    return Table("Soft against DKD, as published and at matched weight", _columns(names), rows)
+    return Table("Soft against DKD, as published and at matched weight", columns(names), rows)
 
 
 def crossovers(sweep: Sweep) -> Table:
@@ -210,7 +207,7 @@ def crossovers(sweep: Sweep) -> Table:
         for r in sweep.document["crossovers"]
     ]
     names = "finding, teacher, #from, #to, #order turns at, #P(one turn)"
-    return Table("Every pair of strategies", _columns(names), rows)
+    return Table("Every pair of strategies", columns(names), rows)
 
 
 def teachers(sweep: Sweep) -> Table:
@@ -226,7 +223,7 @@ def teachers(sweep: Sweep) -> Table:
         for r in sorted(sweep.results, key=lambda r: (r["params"], r["id"]))
         if r["role"] == "teacher"
     ]
-    return Table("Teachers", _columns("teacher, #parameters, #MACs, #MAE BPM, #students"), rows, open=True)
+    return Table("Teachers", columns("teacher, #parameters, #MACs, #MAE BPM, #students"), rows, open=True)
 
 
 def calibration(sweep: Sweep) -> Table:
@@ -241,150 +238,4 @@ def calibration(sweep: Sweep) -> Table:
         for t in sweep.document["calibration"]["trials"]
     ]
     names = "sizes left out, #inside the interval, #95 % Clopper-Pearson limits, #mean miss %"
-    return Table("Hits of the intervals", _columns(names), rows, open=True)
-
-
-def trouble(sweep: Sweep) -> Table:
-    """Failed points with what they died of, then those that wait for a failed teacher."""
-    rows = []
-    for id, error in sweep.errors.items():
-        p = sweep.plan.get(id)
-        what = f"{p.arch} {p.depth}×{p.width} {p.role if p.role == 'teacher' else p.strategy}" if p else ""
-        epoch = error.get("epoch")
-        rows.append(
-            [
-                Cell(id),
-                Cell(what),
-                Cell("failed"),
-                Cell(f"{error.get('type', 'Error')}: {error.get('message', 'no message was kept')}"),
-                number(epoch, ".0f"),
-            ]
-        )
-    for point in sweep.blocked:
-        what = f"{point.arch} {point.depth}×{point.width} {point.strategy}"
-        why = f"its teacher {sweep.teacher(point.teacher)} failed"
-        rows.append([Cell(point.id), Cell(what), Cell("blocked"), Cell(why), Cell("–")])
-    return Table(
-        "Failed and blocked points", _columns("point, what, state, why, #after epoch"), rows, open=True
-    )
-
-
-def cost(sweep: Sweep) -> Table:
-    """Hours by stage and strategy."""
-    rows = [
-        [
-            Cell(c.stage),
-            Cell(c.what, None, c.what) if c.stage == "student" else Cell(c.what),
-            Cell(c.kind),
-            size(c.points),
-            size(c.epochs) if c.epochs else Cell("–"),
-            number(c.hours, ".4f" if c.hours < 0.1 else ".2f"),
-            number(c.seconds / c.points, ".1f"),
-        ]
-        for c in costs(sweep)
-    ]
-    return Table(
-        "Training by stage and strategy",
-        _columns("stage, what, device, #points, #epochs, #hours, #seconds a point"),
-        rows,
-        open=True,
-    )
-
-
-def born(sweep: Sweep) -> Table | None:
-    """Births at equal epochs and equal compute; None when all students were born alike."""
-    found = births(sweep)
-    if not found:
-        return None
-    rows = [
-        [
-            Cell(f"{b.arch} {b.depth}×{b.width}", f"{b.arch} {b.depth:4} {b.width:6}"),
-            Cell(b.strategy, None, b.strategy),
-            Cell(b.birth),
-            size(b.pairs),
-            _against(b.test),
-            _against(b.at_epochs, "" if b.epochs is None else f" after {b.epochs}"),
-            _against(b.at_total, "" if b.total_s is None else f" after {b.total_s:.0f} s", _nothing(b)),
-        ]
-        for b in found
-    ]
-    names = (
-        "student, strategy, birth, #pairs, #test MAE, #validation MAE at equal epochs, "
-        "#validation MAE at equal compute"
-    )
-    note = (
-        "Random birth → the other, BPM. Equal epochs: of the student's own training, which gives a pruned "
-        "student its teacher's for nothing. Equal compute: seconds of all training, the teacher's share "
-        "included, until the cheaper of the two ended."
-    )
-    return Table("Births: random weights against pruned teachers", _columns(names), rows, note, open=True)
-
-
-def _nothing(b: Births) -> str:
-    return "– (no history kept)" if b.epochs is None else "– (its teacher alone takes longer)"
-
-
-def _against(pair: tuple[float, float] | None, when: str = "", why: str = "–") -> Cell:
-    if pair is None:
-        return Cell(why)
-    return Cell(f"{pair[0]:.2f} → {pair[1]:.2f}{when}", pair[1] - pair[0])
-
-
-def runs(sweep: Sweep, most: int = RUNS) -> Table:
-    """Every trained student, best first."""
-    students = sorted(
-        (r for r in sweep.results if r["role"] == "student"), key=lambda r: (r["mae_bpm"], str(r["id"]))
-    )
-    rows = [
-        [
-            *_student(sweep, r),
-            size(r["seed"]),
-            size(r["params"]),
-            number(r["mae_bpm"]),
-            number(r.get("rmse_bpm")),
-            number(r.get("within_5_bpm"), ".0%"),
-            number(r["train_seconds"], ".1f"),
-            Cell(str(r["id"])),
-        ]
-        for r in students[:most]
-    ]
-    more = len(students) - len(rows)
-    note = f"The best {len(rows)}; {more} more are in the sweep directory." if more else ""
-    names = (
-        "student, strategy, teacher, #seed, #parameters, #MAE BPM, #RMSE BPM, #within 5 BPM, "
-        "#training s, point"
-    )
-    return Table(f"All {len(students)} trained students", _columns(names), rows, note)
-
-
-def reproduce(sweep: Sweep) -> list[tuple[str, str]]:
-    """What the numbers come from, as (term, value)."""
-    made = sweep.document["made"]
-    versions = _distinct(
-        json.dumps(r["versions"], sort_keys=True) for r in sweep.results if r.get("versions")
-    )
-    said = [", ".join(f"{k} {v}" for k, v in json.loads(v).items()) for v in versions]
-    devices = _distinct(str(r["device"]) for r in sweep.results if r.get("device"))
-    return [
-        ("data", sweep.source or "not said in the directory"),
-        ("data fingerprint", _joined(made["data_fingerprint"])),
-        ("recipe version", _joined(made["recipe_version"])),
-        ("commit of the training code", _joined(made["git_commit"])),
-        ("trained with", "; ".join(said) or "not recorded"),
-        ("trained on", ", ".join(devices) or "not recorded"),
-        (
-            "laws",
-            f"kdsweep {made['kdsweep']}, numpy {made['numpy']}, seed {made['seed']}, {made['draws']} draws, "
-            f"{made['results']} results (digest {made['results_digest']}), fitted {made['at']}",
-        ),
-    ]
-
-
-def _joined(value: Any) -> str:
-    if value is None:
-        return "not recorded"
-    return "several: " + ", ".join(value) if isinstance(value, list) else str(value)
-
-
-def _distinct(values: Iterable[str]) -> list[str]:
-    return sorted(set(values))
+    return Table("Hits of the intervals", columns(names), rows, open=True)

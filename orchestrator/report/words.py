@@ -4,7 +4,7 @@ from typing import Any
 
 from orchestrator.budget import answer
 from orchestrator.report.costs import costs
-from orchestrator.report.sweep import Sweep, label
+from orchestrator.report.sweep import Sweep
 from orchestrator.students import Budget
 
 Part = tuple[str, bool]  # words, and whether they carry the weight
@@ -12,8 +12,8 @@ FRACTION = 4  # "a quarter of its parameters costs ..."
 
 
 def headline(sweep: Sweep) -> list[Part]:
-    """The best student no larger than the largest measured, and its error; or why none is named."""
-    a = _best(sweep)
+    """The best student within the sizes that were measured, and its error; or why none is named."""
+    a = recommended(sweep)
     if a["verdict"] == "refuse":
         return [("No student can be recommended: ", True), (f"{a['why']}.", False)]
     best = a["best"]
@@ -30,7 +30,7 @@ def headline(sweep: Sweep) -> list[Part]:
 
 def lead(sweep: Sweep) -> list[str]:
     """Sentences that follow: whether it exists, how sure the choice is, what less costs."""
-    a = _best(sweep)
+    a = recommended(sweep)
     if a["verdict"] == "refuse":
         return []
     best, out = a["best"], []
@@ -39,13 +39,15 @@ def lead(sweep: Sweep) -> list[str]:
     else:
         out.append("It is not trained yet; its error is foretold from its neighbours.")
     out.append(_sure(sweep, a))
+    if warning := a["extrapolation"]["warning"]:
+        out.append(f"{warning[0]}{warning[1:].lower()}.")
     small = answer(sweep.document, Budget(max_params=best["params"] / FRACTION))
     if small["verdict"] == "ok" and small["extrapolation"]["distance"] == 1:
         s = small["best"]
         costs_bpm = s["mae_bpm"]["median"] - best["mae_bpm"]["median"]
         out.append(
             f"A quarter of its parameters costs {costs_bpm:.2f} BPM: {s['arch']} {s['depth']}×{s['width']}, "
-            f"{label(s)}, {s['mae_bpm']['median']:.2f} BPM with {s['params']:,}."
+            f"{sweep.label(s)}, {s['mae_bpm']['median']:.2f} BPM with {s['params']:,}."
         )
     return out
 
@@ -72,16 +74,25 @@ def _taught(sweep: Sweep, s: dict[str, Any]) -> str:
         return " trained from scratch"
     several = len(sweep.teachers) > 1 and s["teacher"]
     teacher = f" from the teacher {sweep.teacher(s['teacher'])}" if several else ""
-    return f" distilled with {label(s)}{teacher}"
+    return f" distilled with {sweep.label(s)}{teacher}"
 
 
 def _birth(s: dict[str, Any]) -> str:
     return "" if s["birth"] == "random" else f", born {s['birth']},"
 
 
-def _best(sweep: Sweep) -> dict[str, Any]:
-    largest = max(arm["largest"] for arm in sweep.document["arms"])
-    return answer(sweep.document, Budget(max_params=float(largest)))
+def recommended(sweep: Sweep) -> dict[str, Any]:
+    """The answer with the least error that no law was stretched for; stretched or refused if there is none.
+
+    Architectures are measured up to different sizes, so each of these is tried as the budget.
+    """
+    sizes = sorted({float(arm["largest"]) for arm in sweep.document["arms"]}, reverse=True)
+    answers = [answer(sweep.document, Budget(max_params=size)) for size in sizes]
+    good = [a for a in answers if a["verdict"] == "ok"]
+    inside = [a for a in good if a["extrapolation"]["distance"] == 1]
+    if not good:
+        return answers[0]
+    return min(inside or good, key=lambda a: float(a["best"]["mae_bpm"]["median"]))
 
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ def test_answers_are_those_of_query(opened: Opened, sweep: Sweep) -> None:
     wanted = [asked(sweep.document, budget) for budget in budgets]
     assert found == wanted
     assert {a["verdict"] for a in wanted} == {"ok", "refuse"}
+    assert "Latency was not measured in this sweep" in opened.tab.inner_text("#budget")
     best = [a["best"] for a in wanted if a["best"]]
     assert len(best) > BUDGETS / 3
     for key in ("arch", "strategy", "trained", "birth"):  # budgets that all had one answer would prove little
@@ -123,8 +124,6 @@ def test_answers_are_those_of_query(opened: Opened, sweep: Sweep) -> None:
 
 
 def test_whole_refusal_is_that_of_query(browser: Browser, sweep: Sweep, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     arms = [
         arm | {"reach": 0.0, "verdict": "refuse", "why": "too few sizes"} for arm in sweep.document["arms"]
     ]
@@ -135,6 +134,30 @@ def test_whole_refusal_is_that_of_query(browser: Browser, sweep: Sweep, tmp_path
     budget = {"max_params": 5000.0}
     assert opened.tab.evaluate("b => kdsweep.answer(kdsweep.laws, b)", budget) == asked(document, budget)
     assert "Refused: no law may be trusted" in opened.tab.inner_text("#answer")
+    assert opened.said == []
+    opened.tab.close()
+
+
+def test_any_limit_that_query_takes_has_a_slider(
+    browser: Browser, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantity that only some students have, like latency on a device: the others keep no limit on it."""
+    monkeypatch.setitem(LIMITS, "max_latency_ms", ("ms", 1.0, "ms"))
+    monkeypatch.setattr("orchestrator.budget.refuse_unmeasured", lambda document, budget: None)
+    document = json.loads(json.dumps(sweep.document))
+    for data in document["architectures"].values():
+        columns = data["configurations"]
+        columns["ms"] = [None if k % 3 == 0 else 1e-6 * macs for k, macs in enumerate(columns["macs"])]
+    path = tmp_path / "latency.html"
+    path.write_text(page.render(replace(sweep, document=document)), encoding="utf-8")
+    opened = visit(browser, path)
+    opened.tab.locator("[data-name=max_params] input[type=checkbox]").uncheck()
+    opened.tab.locator("[data-name=max_latency_ms] input[type=number]").fill("0.05")
+    last = opened.tab.evaluate("kdsweep.last")
+    assert last == asked(document, {"max_latency_ms": 0.05})
+    assert last["verdict"] == "ok"
+    assert "The limit on latency binds" in opened.tab.inner_text("#answer")
+    assert "Latency was not measured" not in opened.tab.content()
     assert opened.said == []
     opened.tab.close()
 

@@ -23,7 +23,7 @@ training: {max_epochs: 40, batch_size: 32}
 """
 POINTS = 1 + 4 * 3
 FILES = {"result.json", "history.jsonl", "model.safetensors", "logits.npy", "features.npy"}
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def command(*args: str) -> list[str]:
 
 
 def kdsweep(here: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), cwd=here, capture_output=True, text=True, timeout=250)
+    return subprocess.run(command(*args), cwd=here, capture_output=True, text=True, timeout=300)
 
 
 def start(here: Path, *args: str) -> subprocess.Popen[str]:
@@ -56,7 +56,7 @@ def results(sweep: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def wait_for(what: Any, seconds: float = 120) -> None:
+def wait_for(what: Any, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen"

@@ -175,7 +175,15 @@ class SlurmCluster:
         """Start slurmctld, with the state it left."""
         names = " && ".join(f'mount --bind "$1/{file}" /etc/{file}' for file in ("hosts", "resolv.conf"))
         self.controller = subprocess.Popen(
-            ["unshare", "--mount", "bash", "-c", f'{names} && exec slurmctld -D -f "$1/slurm.conf"', "_", self.root],
+            [
+                "unshare",
+                "--mount",
+                "bash",
+                "-c",
+                f'{names} && exec slurmctld -D -f "$1/slurm.conf"',
+                "_",
+                self.root,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=(self.root / "log" / "slurmctld.err").open("ab"),
         )
@@ -239,7 +247,15 @@ class SlurmCluster:
         for path in (folder, folder / "key"):
             shutil.chown(path, "munge", "munge")
         self.munged = subprocess.Popen(
-            ["setpriv", "--reuid=munge", "--regid=munge", "--init-groups", "munged", "--foreground", "--force"]
+            [
+                "setpriv",
+                "--reuid=munge",
+                "--regid=munge",
+                "--init-groups",
+                "munged",
+                "--foreground",
+                "--force",
+            ]
             + [f"--{name}={folder}/{file}" for name, file in MUNGE_FILES.items()],
             stdout=subprocess.DEVNULL,
             stderr=(self.root / "log" / "munged.err").open("ab"),

@@ -50,4 +50,5 @@ def gang(slurm_cluster: SlurmCluster) -> Sweep:
     space = login.space(SLOW, {**FAST, "strategies": STRATEGIES}, {**FAST, "seeds": [1]})
     sweep = login.submit(space, login.site(nodes=2, cpus_per_node=4, gpus_per_node=2), "gang")
     sweep.until_over(timeout=300)
+    slurm_cluster.wait_for(sweep.jobs[0], "COMPLETED")
     return sweep

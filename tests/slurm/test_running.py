@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 import pytest
-from world import SLOW, Login, Sweep
+from world import SLOW, Login, Sweep, compare
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -25,8 +25,15 @@ def test_elastic_grows_and_shrinks_with_what_slurm_gives(gang: Sweep, login: Log
     cluster = login.cluster
     # At first there is room for the head and one worker.
     blockers = [
-        cluster.run("sbatch", "--parsable", "--nodes=1", "--exclusive", f"--nodelist={node}", "--output=/dev/null",
-                    "--wrap=sleep 600")
+        cluster.run(
+            "sbatch",
+            "--parsable",
+            "--nodes=1",
+            "--exclusive",
+            f"--nodelist={node}",
+            "--output=/dev/null",
+            "--wrap=sleep 600",
+        )
         for node in ("node2", "node3")
     ]
     for job in blockers:
@@ -52,11 +59,3 @@ def test_elastic_grows_and_shrinks_with_what_slurm_gives(gang: Sweep, login: Log
     for job in (first, second):  # the head ends the workers, also those that wait
         sweep.until(lambda job=job: job not in cluster.run("squeue", "-h", "-o", "%A").split())
     assert "its worker died" not in sweep.said()
-
-
-def compare(sweep: Sweep, reference: Sweep) -> None:
-    """Same points, same bits."""
-    expected = reference.results()
-    for id, result in sweep.results().items():
-        assert result["model_sha256"] == expected[id]["model_sha256"]
-        assert result["mae_by_subject"] == expected[id]["mae_by_subject"]

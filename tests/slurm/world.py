@@ -79,7 +79,9 @@ class Login:
     def submit(self, space: str, site: str, name: str, *more: str, **kw: Any) -> "Sweep":
         """Submit into the sweep directory `name`."""
         sweep = Sweep(self, self.home / "sweeps" / name)
-        sweep.jobs = self.run("submit", space, "--site", site, "--out", str(sweep.path), *more, **kw).stdout.split()
+        sweep.jobs = self.run(
+            "submit", space, "--site", site, "--out", str(sweep.path), *more, **kw
+        ).stdout.split()
         return sweep
 
 
@@ -148,3 +150,11 @@ class Sweep:
             return any(row["max_epochs"] > row["epoch"] >= epochs for row in self.beat()["running"])
 
         self.until(lambda: self.beat()["done"] and trains(), timeout)
+
+
+def compare(sweep: Sweep, reference: Sweep) -> None:
+    """Same points, same bits."""
+    expected = reference.results()
+    for id, result in sweep.results().items():
+        assert result["model_sha256"] == expected[id]["model_sha256"]
+        assert result["mae_by_subject"] == expected[id]["mae_by_subject"]

@@ -1,0 +1,157 @@
+"""The tables of what happened: failures, costs, births, runs, and what it takes to do it again."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.report.costs import Births, births, costs
+from orchestrator.report.sweep import Sweep
+from orchestrator.report.tables import Cell, Table, columns, number, size, student
+
+RUNS = 400  # rows of the table of runs: the best ones; the directory has them all
+
+
+def trouble(sweep: Sweep) -> Table:
+    """Failed points with what they died of, then those that wait for a failed teacher."""
+    rows = []
+    for id, error in sweep.errors.items():
+        p = sweep.plan.get(id)
+        what = f"{p.arch} {p.depth}×{p.width} {p.role if p.role == 'teacher' else p.strategy}" if p else ""
+        epoch = error.get("epoch")
+        rows.append(
+            [
+                Cell(id),
+                Cell(what),
+                Cell("failed"),
+                Cell(f"{error.get('type', 'Error')}: {error.get('message', 'no message was kept')}"),
+                number(epoch, ".0f"),
+            ]
+        )
+    for point in sweep.blocked:
+        what = f"{point.arch} {point.depth}×{point.width} {point.strategy}"
+        why = f"its teacher {sweep.teacher(point.teacher)} failed"
+        rows.append([Cell(point.id), Cell(what), Cell("blocked"), Cell(why), Cell("–")])
+    return Table(
+        "Failed and blocked points", columns("point, what, state, why, #after epoch"), rows, open=True
+    )
+
+
+def cost(sweep: Sweep) -> Table:
+    """Hours by stage and strategy."""
+    rows = [
+        [
+            Cell(c.stage),
+            Cell(c.what, None, c.what) if c.stage == "student" else Cell(c.what),
+            Cell(c.kind),
+            size(c.points),
+            size(c.epochs) if c.epochs else Cell("–"),
+            number(c.hours, ".3g"),
+            number(c.seconds / c.points, ".1f"),
+        ]
+        for c in costs(sweep)
+    ]
+    return Table(
+        "Training by stage and strategy",
+        columns("stage, what, device, #points, #epochs, #hours, #seconds a point"),
+        rows,
+        open=True,
+    )
+
+
+def born(sweep: Sweep) -> Table | None:
+    """Births at equal epochs and equal compute; None when all students were born alike."""
+    found = births(sweep)
+    if not found:
+        return None
+    rows = [
+        [
+            Cell(f"{b.arch} {b.depth}×{b.width}", f"{b.arch} {b.depth:4} {b.width:6}"),
+            Cell(b.strategy, None, b.strategy),
+            Cell(b.birth),
+            size(b.pairs),
+            _against(b.test),
+            _against(b.at_epochs, "" if b.epochs is None else f" after {b.epochs}"),
+            _against(b.at_total, "" if b.total_s is None else f" after {b.total_s:.0f} s", _nothing(b)),
+        ]
+        for b in found
+    ]
+    names = (
+        "student, strategy, birth, #pairs, #test MAE, #validation MAE at equal epochs, "
+        "#validation MAE at equal compute"
+    )
+    note = (
+        "Random birth → the other, BPM. Equal epochs: of the student's own training, which gives a pruned "
+        "student its teacher's for nothing. Equal compute: seconds of all training, the teacher's share "
+        "included, until the cheaper of the two ended."
+    )
+    return Table("Births: random weights against pruned teachers", columns(names), rows, note, open=True)
+
+
+def _nothing(b: Births) -> str:
+    return "– (no history kept)" if b.epochs is None else "– (its teacher alone takes longer)"
+
+
+def _against(pair: tuple[float, float] | None, when: str = "", why: str = "–") -> Cell:
+    if pair is None:
+        return Cell(why)
+    return Cell(f"{pair[0]:.2f} → {pair[1]:.2f}{when}", pair[1] - pair[0])
+
+
+def runs(sweep: Sweep, most: int = RUNS) -> Table:
+    """Every trained student, best first."""
+    students = sorted(
+        (r for r in sweep.results if r["role"] == "student"), key=lambda r: (r["mae_bpm"], str(r["id"]))
+    )
+    rows = [
+        [
+            *student(sweep, r),
+            size(r["seed"]),
+            size(r["params"]),
+            number(r["mae_bpm"]),
+            number(r.get("rmse_bpm")),
+            number(r.get("within_5_bpm"), ".0%"),
+            number(r["train_seconds"], ".1f"),
+            Cell(str(r["id"])),
+        ]
+        for r in students[:most]
+    ]
+    more = len(students) - len(rows)
+    note = f"The best {len(rows)}; {more} more are in the sweep directory." if more else ""
+    names = (
+        "student, strategy, teacher, #seed, #parameters, #MAE BPM, #RMSE BPM, #within 5 BPM, "
+        "#training s, point"
+    )
+    return Table(f"All {len(students)} trained students", columns(names), rows, note)
+
+
+def reproduce(sweep: Sweep) -> list[tuple[str, str]]:
+    """What the numbers come from, as (term, value)."""
+    made = sweep.document["made"]
+    versions = _distinct(
+        json.dumps(r["versions"], sort_keys=True) for r in sweep.results if r.get("versions")
+    )
+    said = [", ".join(f"{k} {v}" for k, v in json.loads(v).items()) for v in versions]
+    devices = _distinct(str(r["device"]) for r in sweep.results if r.get("device"))
+    return [
+        ("data", sweep.source or "not said in the directory"),
+        ("data fingerprint", _joined(made["data_fingerprint"])),
+        ("recipe version", _joined(made["recipe_version"])),
+        ("commit of the training code", _joined(made["git_commit"])),
+        ("trained with", "; ".join(said) or "not recorded"),
+        ("trained on", ", ".join(devices) or "not recorded"),
+        (
+            "laws",
+            f"kdsweep {made['kdsweep']}, numpy {made['numpy']}, seed {made['seed']}, {made['draws']} draws, "
+            f"{made['results']} results (digest {made['results_digest']}), fitted {made['at']}",
+        ),
+    ]
+
+
+def _joined(value: Any) -> str:
+    if value is None:
+        return "not recorded"
+    return "several: " + ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return sorted(set(values))

@@ -1,0 +1,131 @@
+"""When a chain goes on and when it stops, from what its links recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from slurm import chain
+from slurm.node import read_head, write_head
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    folder = tmp_path / "slurm" / "1"
+    folder.mkdir(parents=True)
+    (folder / chain.RECORD).write_text(json.dumps({"max_links": 4}))
+    return folder
+
+
+def train(here: Path, point: str, epochs: int, done: bool = False) -> None:
+    folder = here.parent.parent / "points" / point
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "history.jsonl").write_text("{}\n" * epochs)
+    if done:
+        (folder / "result.json").write_text("{}")
+
+
+def link(here: Path, name: str, code: int) -> str:
+    assert chain.begin(here, name) == chain.GO
+    return chain.end(here, name, code)
+
+
+def test_progress_counts_points_before_epochs(here: Path) -> None:
+    sweep = here.parent.parent
+    assert chain.progress(sweep) == [0, 0]
+    train(here, "a", 30)
+    before = chain.progress(sweep)
+    train(here, "a", 40, done=True)
+    train(here, "b", 1)
+    assert before == [0, 30] < chain.progress(sweep) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(0, "done"), (3, "done"), (1, "stop"), (2, "stop"), (75, "again")]
+)
+@pytest.mark.parametrize("epochs", [5])
+def test_verdicts(here: Path, code: int, expected: str, epochs: int) -> None:
+    assert chain.begin(here, "1-0") == chain.GO
+    train(here, "a", epochs)
+    assert chain.end(here, "1-0", code) == expected
+
+
+@pytest.mark.parametrize("code", [137, 138, 143, 130])
+def test_a_killed_driver_is_followed(here: Path, code: int) -> None:
+    assert link(here, "1-0", code) == "again"
+
+
+def test_nothing_follows_what_is_done(here: Path) -> None:
+    train(here, "a", 5, done=True)
+    assert link(here, "1-0", 0) == "done"
+    assert chain.begin(here, "2-0") == chain.OVER
+
+
+def test_two_links_without_progress_end_the_chain(here: Path) -> None:
+    assert link(here, "1-0", 75) == "again"
+    assert link(here, "1-1", 75) == "stop"
+
+
+def test_training_that_is_always_lost_is_no_progress(here: Path) -> None:
+    """Points trained, never far enough for a checkpoint, start anew each time."""
+    assert chain.begin(here, "1-0") == chain.GO
+    train(here, "a", 7)
+    assert chain.end(here, "1-0", 75) == "again"
+    for name, expected in (("1-1", "again"), ("1-2", "stop")):
+        assert chain.begin(here, name) == chain.GO
+        train(here, "a", 7)
+        assert chain.end(here, name, 75) == expected
+
+
+def test_links_that_were_killed_before_they_could_say_so_count(here: Path) -> None:
+    assert chain.begin(here, "1-0") == chain.GO
+    assert chain.begin(here, "1-1") == chain.GO
+    assert chain.begin(here, "1-2") == chain.STOP
+
+
+def test_max_links(here: Path) -> None:
+    for n in range(3):
+        train(here, "a", n)
+        assert chain.begin(here, f"1-{n}") == chain.GO
+        train(here, "a", n + 1)
+        assert chain.end(here, f"1-{n}", 75) == "again"
+    assert chain.begin(here, "1-3") == chain.GO
+    train(here, "a", 9)
+    assert chain.end(here, "1-3", 75) == "stop"
+
+
+def test_cancelled(here: Path) -> None:
+    assert chain.begin(here, "1-0") == chain.GO
+    train(here, "a", 3)
+    (here / chain.CANCELLED).touch()
+    assert chain.end(here, "1-0", 75) == "stop"
+    assert chain.begin(here, "1-1") == chain.OVER
+    assert not chain.worker_goes_on(here, 0)
+
+
+def test_workers_are_told(here: Path) -> None:
+    assert chain.begin(here, "1-0") == chain.GO
+    train(here, "a", 3)
+    write_head(here, {"link": "1-0", "state": "up", "address": "10.0.0.1:1", "token": "t"})
+    assert chain.worker_goes_on(here, 0)
+    assert not chain.worker_goes_on(here, 3), "as often as max_links"
+    assert chain.end(here, "1-0", 75) == "again"
+    assert (read_head(here) or {})["state"] == "gone"
+    assert chain.begin(here, "1-1") == chain.GO
+    write_head(here, {"link": "1-1", "state": "up", "address": "10.0.0.1:1", "token": "t"})
+    train(here, "a", 4, done=True)
+    assert chain.end(here, "1-1", 0) == "done"
+    assert (read_head(here) or {})["state"] == "over"
+    assert not chain.worker_goes_on(here, 0)
+
+
+def test_half_a_line_is_left_out(here: Path) -> None:
+    assert chain.begin(here, "1-0") == chain.GO
+    with (here / chain.LINKS).open("a") as file:
+        file.write('{"event": "end", "li')
+    assert [entry["link"] for entry in chain.read_links(here)] == ["1-0"]
+
+
+def test_a_successor_is_remembered(here: Path) -> None:
+    assert chain.main(["successor", str(here), "17"]) == 0
+    assert chain.successors(here) == ["17"]

@@ -1,0 +1,88 @@
+"""What a node takes from its allocation, its ports, its directory."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slurm import node
+from slurm.node import Ports, Share
+
+
+@pytest.mark.parametrize(
+    ("env", "share"),
+    [
+        (
+            {
+                "SLURM_CPUS_PER_TASK": "4",
+                "SLURM_CPUS_ON_NODE": "64",
+                "SLURM_GPUS_ON_NODE": "2",
+                "SLURM_MEM_PER_NODE": "4000",
+            },
+            Share(4, 2, 4000),
+        ),
+        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_MEM_PER_CPU": "500"}, Share(8, 0, 4000)),
+        ({"SLURM_CPUS_ON_NODE": "8", "CUDA_VISIBLE_DEVICES": "0,3"}, Share(8, 2, 0)),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, Share(1, 0, 0)),
+    ],
+)
+def test_the_allocation_and_not_the_host(env: dict[str, str], share: Share) -> None:
+    assert Share.of(env) == share
+
+
+def test_ports_are_explicit_distinct_and_within_their_block() -> None:
+    ports = Ports(20000, 50)
+    values = [int(flag.partition("=")[2]) for flag in ports.flags(head=True)]
+    assert len(set(values)) == len(values)
+    assert min(values) == 20000
+    assert max(values) == 20049
+    assert len(ports.flags(head=False)) == len(values) - 3
+
+
+def test_taken_ports_are_avoided() -> None:
+    free = node.find_ports("127.0.0.1", 40, seed=5)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free.first + 17))
+        other = node.find_ports("127.0.0.1", 40, seed=5)
+    assert not set(range(free.first, free.first + 40)) & set(range(other.first, other.first + 40))
+    assert other.first + other.count <= node.LAST_PORT
+
+
+def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o700)
+    scratch = Path("/tmp")
+    first, lock = node.make_directory(str(scratch), "1234567890")
+    try:
+        assert stat.S_IMODE(first.stat().st_mode) == 0o700
+        assert len(str(first / "r").encode()) + 64 <= 107
+        second, other = node.make_directory(str(scratch), "1234567890")
+        assert first.exists(), "its owner lives"
+        os.close(other)
+        third, last = node.make_directory(str(scratch), "1234567890")
+        assert not second.exists(), "its owner is gone"
+        os.close(last)
+        third.rename(tmp_path / "third")
+    finally:
+        os.close(lock)
+        node.shutil.rmtree(first)
+
+
+def test_a_scratch_too_deep_for_sockets_is_not_used(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    directory, lock = node.make_directory(str(deep), "1")
+    os.close(lock)
+    node.shutil.rmtree(directory)
+    assert directory.parent == Path("/tmp")
+
+
+def test_starting_costs_no_heavy_import() -> None:
+    code = "import sys, slurm.node, slurm.chain; print(*[m for m in ('ray', 'torch', 'numpy', 'pydantic', 'jinja2') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "\n"
+    )
