@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kd import births
 from kd.errors import InputError
 from orchestrator.laws.forms import Array
-from orchestrator.laws.packing import unpack
+from orchestrator.laws.packing import unpack, unpack_at
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
 
 NEAR_BPM = 0.1  # students this close to the best are as good as it
@@ -201,19 +201,12 @@ def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
         arm = document["arms"][j]
         place = np.array(document["architectures"][arm["arch"]]["configurations"]["position"])
         position = place[rows[arms == j]]
-        draws.append(at(unpack(arm["draws"]), position))
-        median.append(at(unpack(arm["median"]), position))
-        noise.append(at(unpack(arm["noise"]), position))
+        draws.append(unpack_at(arm["draws"], position))
+        median.append(unpack_at(arm["median"], position))
+        noise.append(unpack_at(arm["noise"], position))
     return Candidates(
         arms, rows, np.concatenate(draws, axis=1), np.concatenate(median), np.concatenate(noise)
     )
-
-
-def at(values: Array, position: Array) -> Array:
-    """Linear interpolation along the last axis at fractional indices (m,)."""
-    left = np.clip(np.floor(position).astype(int), 0, values.shape[-1] - 2)
-    weight = position - left
-    return np.asarray(values[..., left] * (1 - weight) + values[..., left + 1] * weight)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A sweep and its Slurm jobs: what was asked for, whether it was sent, what became of it. No torch, no Ray.
 
-`<sweep>/slurm/<id>/` is one submission: scripts, space.yaml, submission.json (the intent, written before sbatch
-and completed with job ids after it), the jobs' outputs, links.jsonl and head.json, which the jobs write.
+`<sweep>/slurm/<id>/` is one submission: scripts, space.yaml, submission.json (the intent, written before
+sbatch and completed with job ids after it), the jobs' outputs, links.jsonl and head.json, which they write.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd.errors import InputError
 from kd.files import write_atomically
-from slurm import chain, states
+from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
 from slurm.states import UNKNOWN, JobState
@@ -99,14 +99,14 @@ def fit_on(opened: "Opened", site: "Site") -> tuple[float, int]:
     packs = Slot(cpus=r.cpus, gpus=gpus, threads=r.threads).fit_in({"CPU": site.cpus, "GPU": site.gpus})
     if not packs:
         raise InputError(
-            f"no point fits on a node of this site: one takes {r.cpus:g} CPUs and {gpus:g} GPUs (resources), a "
-            f"node has {site.cpus} and {site.gpus}: change resources.cpus, resources.gpus or the site"
+            f"no point fits on a node of this site: one takes {r.cpus:g} CPUs and {gpus:g} GPUs (resources), "
+            f"a node has {site.cpus} and {site.gpus}: change resources.cpus, resources.gpus or the site"
         )
     return gpus, packs
 
 
 def estimate(opened: "Opened", site: "Site") -> dict[str, Any]:
-    """Hours the points left will hold, as estimated, and hours asked for; GPU-hours, or CPU-hours without GPUs."""
+    """Hours that the points left will hold, and hours asked for: of GPUs, or of CPUs where there are none."""
     from orchestrator.commands.plan import cost_scale
     from slurm.job import node_hours
 
@@ -164,7 +164,7 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
 
 
 def send(here: Path, record: Record, slurm: Slurm, *, again: bool) -> None:
-    """Submit what is not known to be submitted. again: an earlier call may have got further than it could say.
+    """Submit what is not known to be. again: an earlier call may have got further than it could say.
 
     Raises Away: call it again later. Raises Refused: what was submitted is cancelled.
     """

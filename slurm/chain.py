@@ -1,4 +1,4 @@
-"""The chain of a sweep's jobs: what each link did, and whether another follows. `python -P -m slurm.chain ...`.
+"""The chain of a sweep's jobs: what each link did, and whether another follows: `python -P -m slurm.chain`.
 
 A link is one run of the job that holds the driver. Standard library only: the job's script calls this on the
 node. It decides and records; what Slurm is told is in the script, for all to read.
@@ -72,7 +72,7 @@ def idle_links(links: list[dict[str, Any]], now: list[int]) -> int:
 def verdict(
     code: int, links: list[dict[str, Any]], now: list[int], max_links: int, cancelled: bool
 ) -> tuple[str, str]:
-    """("done" | "again" | "stop", why) after a link whose driver ended with `code`; links: all, with this one."""
+    """("done" | "again" | "stop", why) after a link whose driver ended with `code`. links: with this one."""
     if code == 0:
         return "done", "every point is trained"
     if code == 3:
@@ -89,7 +89,7 @@ def verdict(
     if idle_links(links, now) >= IDLE_LINKS:
         return (
             "stop",
-            f"nothing was trained in {IDLE_LINKS} links: points take longer than a job, or jobs don't start well",
+            f"nothing was trained in {IDLE_LINKS} links: jobs are too short for a point, or start badly",
         )
     return "again", "more to do"
 

@@ -11,7 +11,7 @@ from slurm import states
 from slurm.errors import Away, Refused
 from slurm.states import JobState
 
-# What Slurm's commands print when the controller is busy, restarting or unreachable; anything else is a refusal.
+# What Slurm's commands print when the controller is busy or away; anything else is a refusal.
 TRANSIENT = (
     "unable to contact slurm controller",
     "socket timed out",
@@ -85,6 +85,8 @@ class Slurm:
         comment: unique to this submission. Raises Away when nobody can tell whether it was submitted.
         """
 
+        tried = False
+
         def ask() -> str:
             nonlocal tried
             if tried and (found := self.submitted(comment)):
@@ -94,7 +96,6 @@ class Slurm:
                 self._once(["sbatch", "--parsable", f"--comment={comment}", *args], cwd)
             )
 
-        tried = False
         return self._patiently(ask)
 
     def submitted(self, comment: str) -> str | None:

@@ -1,7 +1,7 @@
 """A sweep's job scripts: values in, text out. Nothing here talks to Slurm or reads a file but the templates.
 
-Two kinds of submission: `gang`, one job of N nodes with the driver on the first; `elastic`, a head job with the
-driver and arrays of one-node worker jobs.
+Two kinds of submission: `gang`, one job of N nodes with the driver on the first; `elastic`, a head job with
+the driver and arrays of one-node worker jobs.
 """
 
 import re
@@ -76,7 +76,7 @@ def scripts(job: Job) -> dict[str, str]:
 
 
 def requests(job: Job, max_array: int) -> list[Request]:
-    """The calls of sbatch, in order. max_array: Slurm's MaxArraySize, one more than the largest task index."""
+    """The calls of sbatch, in order. max_array: MaxArraySize, one more than the largest task index."""
     if job.site.mode == "gang":
         return [Request("gang", "gang.sbatch")]
     arrays = split_array(job.site.nodes, max_array)
@@ -100,17 +100,22 @@ def split_array(tasks: int, max_array: int) -> list[int]:
 def gang_script(job: Job) -> str:
     """One job that holds everything."""
     site = job.site
-    more = [("no-kill", "")] if site.nodes > 1 else []
     return _render(
         "driver.sbatch.j2",
         job,
-        options=_options(job, job.name, site.nodes, more),
+        options=gang_options(job),
         script="gang.sbatch",
         comment=f"{job.comment}/gang",
         requeue=site.preempt == "requeue",
         gang=True,
         nodes=site.nodes,
     )
+
+
+def gang_options(job: Job) -> "Options":
+    """What a gang asks of Slurm."""
+    more = [("no-kill", "")] if job.site.nodes > 1 else []
+    return _options(job, job.name, job.site.nodes, more)
 
 
 def head_script(job: Job) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 
 HEAD = "head.json"
 DONE, LEAVING, FAILED = 0, 75, 1  # exit codes: the sweep is over; this node's time is; Ray can't be started
-# Ports of one Ray node: eight for its services, the rest for its worker processes. Below Linux's ephemeral ports.
+# Ports of one Ray node: nine for its services, the rest for its workers. Below Linux's ephemeral ports.
 FIRST_PORT, LAST_PORT, SERVICES = 20000, 32700, 9
 TRIES, HEAD_PATIENCE_S, NODES_PATIENCE_S, POLL_S = 6, 300.0, 60.0, 0.5
 OBJECT_STORE_MB = 100  # nothing big passes through Ray; its least is 75 MB

@@ -52,12 +52,16 @@ def _time(value: str) -> str:
 Time = Annotated[str, AfterValidator(_time)]
 
 # sbatch options that kdsweep sets itself; a profile's `options` may not say them again
-MANAGED = frozenset(
-    """account partition qos nodes ntasks ntasks-per-node cpus-per-task cpus-per-gpu gpus gpus-per-node
-    gpus-per-task gres mem mem-per-cpu mem-per-gpu time signal requeue no-requeue open-mode output error job-name
-    comment array dependency export chdir wrap parsable mail-type mail-user no-kill kill-on-invalid-dep input
-    test-only wait hold uid gid get-user-env""".split()
-)
+# fmt: off
+MANAGED = frozenset({
+    "account", "partition", "qos", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task",
+    "cpus-per-gpu", "gpus", "gpus-per-node", "gpus-per-task", "gres", "mem", "mem-per-cpu",
+    "mem-per-gpu", "time", "signal", "requeue", "no-requeue", "open-mode", "output", "error",
+    "job-name", "comment", "array", "dependency", "export", "chdir", "wrap", "parsable", "mail-type",
+    "mail-user", "no-kill", "kill-on-invalid-dep", "input", "test-only", "wait", "hold", "uid", "gid",
+    "get-user-env",
+})
+# fmt: on
 
 
 class _Model(BaseModel):
@@ -91,7 +95,7 @@ class Site(_Model):
     partition: Word | None = None
     qos: Word | None = None
     mode: Literal["gang", "elastic"] = "gang"
-    # What becomes of a preempted job: Slurm requeues it, or cancels it (then a successor is submitted in advance).
+    # What becomes of a preempted job: Slurm requeues it, or cancels it (so a successor is submitted early)
     preempt: Literal["requeue", "cancel"] = "requeue"
     warn_s: Annotated[int, Field(ge=1, le=65535)] = 120  # USR1 comes so long before the time limit
     max_links: Count = 20  # how often a job may run, first time included
@@ -164,7 +168,7 @@ def _check_options(options: dict[str, str]) -> None:
 
 
 def load_site(name: str, **changes: Any) -> Site:
-    """A profile by path, or an example by name; `changes` (None = none) replace its values. Raises SiteError."""
+    """A profile by path, or an example by name; `changes` that aren't None replace values. SiteError."""
     path = Path(name)
     if not path.is_file() and re.match(r"^[A-Za-z0-9_-]+$", name):
         path = EXAMPLES / f"{name}.yaml"

@@ -48,7 +48,7 @@ def parse_squeue(text: str) -> list[JobState]:
 def _row(job: dict[str, Any]) -> JobState:
     state = job["job_state"]
     states = state if isinstance(state, list) else [state]  # a list since 23.02: base state, then flags
-    base = str(_number(job.get("array_job_id")) or job["job_id"])
+    base: str = str(_number(job.get("array_job_id")) or job["job_id"])
     task, waiting = _number(job.get("array_task_id")), job.get("array_task_string") or ""
     id = str(job["job_id"])
     if base != "0" and waiting:
@@ -93,7 +93,7 @@ def parse_scontrol(text: str) -> list[JobState]:
     for line in text.splitlines():
         if not line.startswith("JobId="):
             continue
-        fields = dict(re.findall(r"(?:^| )([A-Za-z:/]+)=(\S*)", line))
+        fields: dict[str, str] = dict(re.findall(r"(?:^| )([A-Za-z:/]+)=(\S*)", line))
         base = fields.get("ArrayJobId", fields["JobId"])
         task = fields.get("ArrayTaskId")
         id = fields["JobId"] if task is None else f"{base}_{task}" if task.isdigit() else f"{base}_[{task}]"
@@ -113,7 +113,7 @@ def parse_scontrol(text: str) -> list[JobState]:
 
 
 def parse_sacct(text: str) -> list[JobState]:
-    """`sacct --parsable2 --noheader -X -o JobID,State,NodeList,Comment,JobName`, where there is accounting."""
+    """`sacct --parsable2 --noheader -X -o JobID,State,NodeList,Comment,JobName`, where it works."""
     rows = []
     for line in text.splitlines():
         parts = line.split("|")
@@ -134,7 +134,7 @@ def parse_sacct(text: str) -> list[JobState]:
 
 
 def parse_sbatch(text: str) -> str:
-    """The job id in what `sbatch --parsable` printed: its last such line, since sites add banners of their own."""
+    """The job id in what `sbatch --parsable` printed: its last such line, since sites add banners."""
     for line in reversed(text.splitlines()):
         if match := re.fullmatch(r"(\d+)(;\S*)?", line.strip()):
             return match[1]

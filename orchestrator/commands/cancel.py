@@ -23,7 +23,7 @@ from slurm.errors import Away, Refused
 @click.option("--now", is_flag=True, help="Don't wait for checkpoints: epochs since the last ones are lost.")
 @click.option("--dry-run", is_flag=True, help="Say what would be ended.")
 def cancel(sweep: str, now: bool, dry_run: bool) -> None:
-    """End the jobs of SWEEP: running points checkpoint, nothing is requeued. `kdsweep submit` goes on later."""
+    """End the jobs of SWEEP: running points checkpoint. `kdsweep submit` goes on later."""
     folder = sweep_folder(sweep)
     try:
         ended = _cancel(folder, now, dry_run)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from kd.errors import InputError
 from orchestrator.laws.source import sweep_folder
 
 
@@ -43,7 +44,12 @@ def report(
         from orchestrator.store import Store
         from orchestrator.tracking import default_uri
 
-        run = log(found, html, tracking_uri or default_uri(Store(folder)))
+        try:
+            run = log(found, html, tracking_uri or default_uri(Store(folder)))
+        except InputError as error:
+            if mlflow or tracking_uri:
+                raise
+            click.echo(f"warning: not logged: {error}", err=True)  # nobody asked for it
     if found.stale:
         click.echo(
             f"warning: the sweep has other results than laws.json was fitted to: run `kdsweep fit {sweep}`",

@@ -64,9 +64,7 @@ def submit(
         say(f"error: {error}\nnothing was submitted; kdsweep doctor --site {site_name} checks the profile")
         sys.exit(1)
     except Away as error:
-        say(
-            f"{error}\nSlurm doesn't answer; nothing is lost, and nothing will be submitted twice: try again later"
-        )
+        say(f"{error}\nSlurm doesn't answer. Nothing is lost, nothing will be submitted twice: try later")
         sys.exit(75)
     click.echo(json.dumps(answer) if as_json else "\n".join(answer["jobs"]))
 
@@ -142,8 +140,9 @@ def _hours(hours: dict[str, Any]) -> str:
     """Estimated against requested."""
     text = (
         f"{hours['points']} of {hours['total']} points to train in {hours['slots']} slots: about "
-        f"{duration(hours['wall_hours'] * 3600)}, {hours['estimated_hours']:.2f} {hours['unit']}-hours, estimated "
-        f"from {hours['estimated_from']}; requested: {hours['requested_hours']:.2f} {hours['unit']}-hours"
+        f"{duration(hours['wall_hours'] * 3600)}, {hours['estimated_hours']:.2f} {hours['unit']}-hours, "
+        f"estimated from {hours['estimated_from']}; "
+        f"requested: {hours['requested_hours']:.2f} {hours['unit']}-hours"
     )
     if hours["estimated_hours"] > hours["requested_hours"]:
         text += "; more than one link of the chain"

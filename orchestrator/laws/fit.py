@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.laws.fitting import PLACES, Fit, bootstrap, eligible, fit_place, webb
+from orchestrator.laws.fitting import PLACES, Fit, bootstrap, eligible, fit_place, rival, webb
 from orchestrator.laws.forms import Array, Form
 from orchestrator.laws.holdout import Holdout, conformal_factor, leave_largest_out
 from orchestrator.laws.law import Law, Member
@@ -16,6 +16,7 @@ from orchestrator.laws.refuse import bad_curve, rising_exponent
 from orchestrator.laws.solve import huber_cost
 
 DRAWS = 400
+AGREE = 0.3  # of the starts; with fewer, the best fit may not have been found
 BLOCKS = 16  # a long curve is resampled in runs of neighbours: its residuals are not independent
 
 
@@ -104,6 +105,7 @@ def _fit(curve: Curve, rng: int, draws: int) -> tuple[Law, list[Holdout]]:
         _origin=origin,
         _ends=(float(u[0]), float(u[-1])),
         _members=members,
+        _rival=rival(fits["large"]),
         _noise=noise,
         _normals=(_discrepancy(stream, curve, draws), stream.normal("run", draws)),
     )
@@ -150,6 +152,7 @@ def _describe(fit: Fit, origin: tuple[float, float], noise: float, holdouts: lis
         "holdout_error": float(np.sqrt(np.mean(np.concatenate(held) ** 2))) if held else None,
         "aicc": 2 * float(huber_cost(fit.residuals / noise).sum()) + 2 * k * n / max(n - k - 1, 0.5),
         "starts_agree": fit.starts_agree,
+        "note": "" if fit.starts_agree >= AGREE else f"only {fit.starts_agree:.0%} of its starts agree",
         "in_ensemble": fit.form.in_ensemble,
     }
 

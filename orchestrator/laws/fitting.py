@@ -17,6 +17,7 @@ WINSOR = 2.5  # residuals beyond this many noise units do not raise the noise sc
 REACH = {3: 0.7, 4: 1.5}  # ln size over which a point loses 1/e of its weight, by parameters of the form
 REACH_GAPS = 1.0  # ... but never less than the gap between neighbouring sizes
 WEBB = np.sqrt([1.5, 1.0, 0.5])
+RIVAL = 0.1  # on public curves an exponential in size extrapolates worst of all forms
 FEW = 4  # of the starts, those that go on when the noise is known better
 PLACES = ("small", "whole", "large")
 
@@ -145,6 +146,19 @@ def bootstrap(
         tolerance=1e-6,
     )
     return theta
+
+
+def rival(fits: list[Fit]) -> tuple[Fit, float]:
+    """The exponential in size, which is in no ensemble, and how much fits of one place speak for it, 0 to 1.
+
+    It stops falling at once where the others go on, so where it fits best they are too sure. Weight of
+    evidence: Akaike's, against the best form of the ensemble, from odds of RIVAL to 1.
+    """
+    aic = {f.form.name: f.cost + f.form.n_params for f in fits}
+    outsider = next(f for f in fits if not f.form.in_ensemble)
+    best = min(aic[f.form.name] for f in fits if f.form.in_ensemble)
+    against = np.exp(np.clip(aic[outsider.form.name] - best, -50, 50)) / RIVAL
+    return outsider, float(1 / (1 + against))
 
 
 def eligible(n_sizes: int) -> list[Form]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.laws.fitting import bootstrap, eligible, fit_place
+from orchestrator.laws.fitting import bootstrap, eligible, fit_place, rival
 from orchestrator.laws.forms import Array
 from orchestrator.laws.refuse import MIN_SIZES
 
@@ -75,6 +75,9 @@ def _trial(left_out: int, u: Array, z: Array, sizes: Array, seen: int, stream: "
     slope = float(np.mean([np.diff(f.form.curve(f.theta[None], step)[0][0]) for f in members])) / 0.1
     dissent = float(curves[:, -1].std())
     variance += (DRIFT * distance) ** 2 + (BEND * slope * distance) ** 2 + (1 + DISSENT**2) * dissent**2
+    outsider, weight = rival(fits)
+    said = float(outsider.form.curve(outsider.theta[None], rest[-1:])[0][0, 0])
+    variance += weight * (said - float(curves[:, -1].mean())) ** 2
     variance += noise**2 / int((u == rest[-1]).sum())
     return Holdout(
         left_out,

@@ -14,7 +14,7 @@ from orchestrator.laws.refuse import REFUSE_FACTOR, ExtrapolationWarning, far_aw
 # What no form foresees, as standard deviations of ln error that add in square: per unit of ln distance from
 # the data; per unit of ln distance and of local exponent; per spread between the forms. Chosen together on
 # simulated and real learning curves for coverage near 90 % and the least Winkler score, see CALIBRATION.md.
-DRIFT = 0.04
+DRIFT = 0.025
 BEND = 0.1
 DISSENT = 1.5
 
@@ -40,7 +40,8 @@ class Law:
     """A fitted law.
 
     forms: one dict a form: name, title, formula, params, fit_error and holdout_error (rms of ln error, the
-    latter None where too few sizes are left), aicc, starts_agree, in_ensemble.
+    latter None where too few sizes are left), aicc, starts_agree (a share; `note` says when it is small),
+    in_ensemble.
     verdict: "ok", or "refuse" when the law must not be used to decide; `why` says the reason and what to
     train to lift it. A law that could be fitted still predicts then; one that could not answers NaN.
     reach: how many times outside its sizes it may be used to decide: 8; 1 when its exponent still rises
@@ -56,6 +57,7 @@ class Law:
     _origin: tuple[float, float] = (0.0, 0.0)  # ln of the sizes' and errors' references
     _ends: tuple[float, float] = (0.0, 0.0)  # ln of smallest and largest size, from the reference
     _members: tuple[dict[str, Member], ...] = ()  # a form in the ensemble: its fit at each place
+    _rival: tuple[Fit, float] | None = None  # the exponential in size at the large end, its weight
     _noise: dict[str, float] = field(default_factory=dict)  # of one run, in ln error, at each place
     _normals: tuple[Array, Array] = (np.empty(0), np.empty(0))  # (B,) for the discrepancy, for a run's noise
 
@@ -98,7 +100,16 @@ class Law:
         away = np.log(self.distance(sizes))
         dissent = np.where(away > 0, self.form_curves(sizes).std(0), 0.0)
         bend = np.where(sizes > self.largest, self.exponent(self.largest), self.exponent(self.smallest))
-        return np.sqrt((DRIFT * away) ** 2 + (BEND * bend * away) ** 2 + (DISSENT * dissent) ** 2)
+        known = (DRIFT * away) ** 2 + (BEND * bend * away) ** 2 + (DISSENT * dissent) ** 2
+        return np.sqrt(known + self._rival_gap(sizes))
+
+    def _rival_gap(self, sizes: Array) -> Array:
+        """What the exponential in size would say beyond the largest size, squared, by the evidence for it."""
+        if self._rival is None:
+            return np.zeros(sizes.shape)
+        fit, weight = self._rival
+        said = self._origin[1] + fit.form.curve(fit.theta[None], np.log(sizes) - self._origin[0])[0][0]
+        return np.where(sizes > self.largest, weight * (said - self.centre(sizes)) ** 2, 0.0)
 
     def exponent(self, size: float) -> float:
         """Local exponent -d ln error / d ln size of the mean curve."""

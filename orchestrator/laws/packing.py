@@ -1,6 +1,7 @@
 """Numbers too many to write out in laws.json: little-endian int16 times a step, in base64. numpy only."""
 
 import base64
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,5 +26,21 @@ def pack(values: npt.ArrayLike, step: float = STEP) -> dict[str, Any]:
 
 def unpack(packed: dict[str, Any]) -> Array:
     """The array that `pack` was given, to within half a step."""
-    raw = np.frombuffer(base64.b64decode(packed["data"]), dtype=packed["dtype"])
-    return raw.reshape(packed["shape"]) * float(packed["step"])
+    return np.asarray(_whole(packed) * float(packed["step"]))
+
+
+def unpack_at(packed: dict[str, Any], position: Array) -> Array:
+    """`unpack`, linearly interpolated along its last axis at fractional indices (m,)."""
+    whole, step = _whole(packed), float(packed["step"])
+    left = np.clip(np.floor(position).astype(int), 0, whole.shape[-1] - 2)
+    weight = position - left
+    return np.asarray(whole[..., left] * step * (1 - weight) + whole[..., left + 1] * step * weight)
+
+
+def _whole(packed: dict[str, Any]) -> npt.NDArray[np.int16]:
+    return np.frombuffer(_decoded(packed["data"]), dtype=packed["dtype"]).reshape(packed["shape"])
+
+
+@lru_cache(maxsize=4096)  # a query looks at an arm's draws several times
+def _decoded(data: str) -> bytes:
+    return base64.b64decode(data)

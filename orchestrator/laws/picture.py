@@ -70,7 +70,7 @@ def _arm(ax: Axes, arm: dict[str, Any], document: dict[str, Any]) -> None:
     ax.plot(knots[shown], np.exp(unpack(arm["median"]))[shown], color=colour, lw=1.6)
     for name, style in (("log_exponential", "--"), ("exponential", ":")):
         form = next((f for f in arm["forms"] if f["name"] == name), None)
-        if form:
+        if form and None not in form["params"].values():
             p = form["params"]
             size = np.log(knots) if name == "log_exponential" else knots
             ax.plot(

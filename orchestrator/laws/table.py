@@ -26,5 +26,6 @@ def print_table(document: dict[str, Any]) -> None:
 def _form(form: dict[str, Any] | None) -> str:
     if form is None:
         return "-"
-    p = form["params"]
-    return f"a {p['a']:.3g} b {p['b']:.3g} c {p['c']:.3g}, off {100 * form['fit_error']:.1f} %"
+    params = " ".join(f"{k} {'huge' if v is None else format(v, '.3g')}" for k, v in form["params"].items())
+    text = f"{params}, off {100 * form['fit_error']:.1f} %"
+    return f"{text}; {form['note']}" if form["note"] else text

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.report.costs import Cost, costs
-from orchestrator.report.figures import by_strategy, cut
+from orchestrator.report.figures import by_strategy
 from orchestrator.report.plot import (
     Axes,
     Panel,
@@ -14,6 +14,7 @@ from orchestrator.report.plot import (
     band,
     box,
     css_class,
+    cut,
     line,
     marks,
     rule,

@@ -15,6 +15,7 @@ from orchestrator.report.plot import (
     band,
     box,
     css_class,
+    cut,
     line,
     marks,
     si,
@@ -141,7 +142,7 @@ def _law_panel(
     ends = []
     for arm in own:
         if arm["reach"] > 0:
-            _draw_law(sweep, panel, axes, arm, css, x, thin=several)
+            _draw_law(sweep, panel, axes, arm, css, x, len(own))
             ends.append((arm, _median(sweep, arm, axes, x)[-1][1]))
     for arm in own:
         points = [(axes.x(r["params"]), max(axes.y(r["mae_bpm"]), axes.y.end - 4)) for r in arm["runs"]]
@@ -192,25 +193,25 @@ def _held(axes: Axes, value: float) -> float:
 
 
 def _draw_law(
-    sweep: Sweep, panel: Panel, axes: Axes, arm: dict[str, Any], css: str, x: tuple[float, float], thin: bool
+    sweep: Sweep, panel: Panel, axes: Axes, arm: dict[str, Any], css: str, x: tuple[float, float], laws: int
 ) -> None:
     knots, level = _knots(sweep, arm), sweep.document["level"]
     draws = unpack(arm["draws"]) + unpack(arm["noise"]) * unpack(sweep.document["run_noise"])[:, None]
     low, high = np.exp(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0))
     panel.add(
         band(_path(axes, knots, low, arm, x), _path(axes, knots, high, arm, x), f"band {css}"),
-        line(_median(sweep, arm, axes, x), f"{'law2' if thin else 'law'} {css}"),
+        line(_median(sweep, arm, axes, x), f"{'law' if laws == 1 else 'law2'} {css}"),
     )
-    if thin:  # several teachers in one panel: their exponentials would only hide them
-        return
-    for name, style in (("log_exponential", "paper-law"), ("exponential", "rival-law")):
+    styles = [("log_exponential", "paper-law"), ("exponential", "rival-law")]
+    for name, style in styles if laws <= 2 else styles[:1]:  # more lines than that hide each other
         p = next((f["params"] for f in arm["forms"] if f["name"] == name), None)
         if p and None not in p.values():
             values = (
                 p["a"] * np.exp(-p["b"] * (np.log(knots) if name == "log_exponential" else knots)) + p["c"]
             )
             if (values > 0).all():
-                panel.add(line(_path(axes, knots, values, arm, x), f"{style} {css}"))
+                points = _path(axes, knots, values, arm, x)
+                panel.add(line([p for p in points if p[1] < axes.y.start], f"{style} {css}"))
 
 
 def _short(sweep: Sweep, arm: dict[str, Any], own: list[dict[str, Any]]) -> str:
@@ -221,11 +222,6 @@ def _short(sweep: Sweep, arm: dict[str, Any], own: list[dict[str, Any]]) -> str:
     if len({full_label(a) for a in own}) > 1:
         parts.append(full_label(arm).partition(" ")[2] or "published")
     return cut(" ".join(parts), 14)
-
-
-def cut(words: str, most: int) -> str:
-    """Words that fit."""
-    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
 
 
 def pareto(sweep: Sweep) -> list[Panel]:

@@ -97,9 +97,9 @@ def figures(
 def sheets(sweep: Sweep) -> dict[str, bytes]:
     """As `figures`, from a sweep that was read."""
     drawn = {name: (title, make(sweep)) for name, (title, make) in FIGURES.items()}
-    css = _file("figures.css")
+    css, key = _file("figures.css"), _strategies(sweep)
     return {
-        f"{name}.svg": sheet(f"{sweep.name}: {title}", panels, css)
+        f"{name}.svg": sheet(f"{sweep.name}: {title}", panels, css, key)
         for name, (title, panels) in drawn.items()
         if panels
     }
@@ -124,12 +124,16 @@ def _render(sweep: Sweep, runs: int) -> str:
         controls=_controls(sweep),
         sections=_sections(sweep, runs),
         reproduce=records.reproduce(sweep),
-        strategies=[s for s in pictures.ORDER if any(a["strategy"] == s for a in sweep.document["arms"])],
+        strategies=_strategies(sweep),
         css=Markup(_file("figures.css") + _file("page.css")),
         script=Markup(script),
         script_digest=digest,
         data=embed(sweep),
     )
+
+
+def _strategies(sweep: Sweep) -> list[str]:
+    return sorted({arm["strategy"] for arm in sweep.document["arms"]}, key=pictures.by_strategy)
 
 
 def _file(name: str) -> str:
@@ -205,7 +209,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             "Where one strategy overtakes another",
             "Crossovers",
             [_sentence(t) for t in turns[:6]]
-            or ["No pair of strategies changes its order within the measured sizes."],
+            or ["No crossover could be established within the measured sizes."],
             drawn["crossovers"],
             [tables.crossovers(sweep)] if document["crossovers"] else [],
         ),

@@ -65,6 +65,11 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     return _ticks(low, high, most)
 
 
+def cut(words: str, most: int) -> str:
+    """Words that fit."""
+    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
+
+
 def si(number: float, digits: int = 3) -> str:
     """12k, 1.5M, 820."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -238,13 +243,21 @@ class Axes:
         return axes
 
 
-def sheet(title: str, panels: Sequence[Panel], css: str, columns: int = 3) -> bytes:
-    """One SVG file of several panels, with its own style, for places that aren't the page."""
+def sheet(title: str, panels: Sequence[Panel], css: str, key: Sequence[str] = (), columns: int = 3) -> bytes:
+    """One SVG file of several panels, with its own style, for places that aren't the page.
+
+    key: strategies whose markers are explained beneath the title.
+    """
     columns = max(1, min(columns, len(panels)))
-    margin, top = 24.0, 52.0
+    margin, top = 24.0, 80.0
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     width = margin + columns * (max((p.width for p in panels), default=WIDTH) + margin)
     y, parts = top, []
+    for i, strategy in enumerate(key):
+        x = margin + 5 + 90 * i
+        parts.append(
+            marks([(x, 52)], strategy, f"dot {css_class(strategy)}", 4) + text(x + 10, 56, cut(strategy, 11))
+        )
     for row in rows:
         for j, panel in enumerate(row):
             x = margin + j * ((width - margin) / columns)

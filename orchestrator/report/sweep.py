@@ -2,23 +2,36 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kd.errors import InputError
 from orchestrator.latency import FILE as PROFILE
 from orchestrator.latency import attach, read_profile
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
-from orchestrator.plan import Plan, Point
 from orchestrator.report.fronts import predicted
 from orchestrator.store import Store
 from orchestrator.students import LIMITS
 
 KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A point of plan.json."""
+
+    id: str
+    role: str
+    arch: str
+    depth: int
+    width: int
+    strategy: str
+    teacher: str | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class Sweep:
     document: dict[str, Any]
     results: list[dict[str, Any]]
     errors: dict[str, dict[str, Any]]
-    plan: dict[str, Point]
+    plan: dict[str, Planned]
     space: str
 
     @staticmethod
@@ -99,18 +112,18 @@ class Sweep:
         return self.source == "synthetic"
 
     @cached_property
-    def blocked(self) -> list[Point]:
+    def blocked(self) -> list[Planned]:
         """Points of the plan that can't be trained because their teacher failed."""
         return [p for p in self._open if p.teacher in self.errors and p.id not in self.errors]
 
     @cached_property
-    def waiting(self) -> list[Point]:
+    def waiting(self) -> list[Planned]:
         """Points of the plan that nobody has tried yet."""
         blocked = {p.id for p in self.blocked}
         return [p for p in self._open if p.id not in self.errors and p.id not in blocked]
 
     @property
-    def _open(self) -> list[Point]:
+    def _open(self) -> list[Planned]:
         done = {r["id"] for r in self.results}
         return [p for id, p in self.plan.items() if id not in done]
 
@@ -154,8 +167,16 @@ def full_label(arm: dict[str, Any]) -> str:
     return strategy_label(arm["strategy"], arm.get("strategy_args") or {})
 
 
-def _plan(path: Path) -> dict[str, Point]:
-    return {p.id: p for p in Plan.load(path).points} if path.exists() else {}
+def _plan(path: Path) -> dict[str, Planned]:
+    """Points by id. Only what a report says of them, so that plans of other versions can be read too."""
+    try:
+        content = json.loads(path.read_text())
+        places = [content["columns"].index(field.name) for field in fields(Planned)]
+        return {p.id: p for p in (Planned(*(row[i] for i in places)) for row in content["points"])}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: not a plan ({error!r}): run the search space again") from error
 
 
 def _text(path: Path) -> str:

@@ -292,6 +292,16 @@ def test_report_and_figures_go_to_the_parent_run(fitted_sweep, sweep: Sweep, htm
     names = {a.path for a in client.list_artifacts(parent, "report")}
     assert {"report/report.html", "report/laws.svg", "report/pareto.svg"} <= names
     assert len(names) == 1 + len(page.sheets(sweep))
+    for name in ("points", "laws.json", "plan.json", "space.yaml"):
+        (tmp_path / name).symlink_to(fitted_sweep / name)
+    said = CliRunner().invoke(report, [str(tmp_path), "--json"], catch_exceptions=False)  # mlflow.db is there
+    assert json.loads(said.stdout)["mlflow_run"] == parent
+    (tmp_path / "mlflow.json").unlink()
+    said = CliRunner().invoke(report, [str(tmp_path), "--json"], catch_exceptions=False)
+    assert json.loads(said.stdout)["mlflow_run"] is None
+    assert "warning: not logged" in said.stderr
+    with pytest.raises(InputError, match="kdsweep sync"):
+        CliRunner().invoke(report, [str(tmp_path), "--mlflow"], catch_exceptions=False)
     path = client.download_artifacts(parent, "report/report.html", str(tmp_path))
     assert Path(path).read_text(encoding="utf-8") == html
 

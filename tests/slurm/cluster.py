@@ -26,7 +26,6 @@ mount --bind "$root/hosts" /etc/hosts
 mount --bind "$root/resolv.conf" /etc/resolv.conf
 mount -t tmpfs -o size=4g,mode=1777 tmpfs /dev/shm
 mkdir -p "$root/tmp/$name" && chmod 1777 "$root/tmp/$name"
-case $root in /tmp/*) mkdir -p "$root/tmp/$name/${root#/tmp/}" && mount --rbind "$root" "$root/tmp/$name/${root#/tmp/}";; esac
 mount --rbind "$root/tmp/$name" /tmp
 until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
 ip link set lo up
@@ -46,9 +45,9 @@ def missing() -> list[str]:
 
 
 class SlurmCluster:
-    """Use as a context manager. `root` must be visible to all nodes, which see their own /tmp otherwise."""
+    """Use as a context manager. `root` may not be under /tmp, of which each node has its own."""
 
-    def __init__(self, root: Path, *, nodes: int = 3, cpus: int = 4, gpus: int = 2, **conf: Any) -> None:
+    def __init__(self, root: Path, *, nodes: int = 4, cpus: int = 4, gpus: int = 2, **conf: Any) -> None:
         self.root, self.cpus, self.gpus = Path(root), cpus, gpus
         self.nodes = [f"node{i + 1}" for i in range(nodes)]
         self.settings = conf
@@ -108,16 +107,19 @@ class SlurmCluster:
         for i, node in enumerate(self.nodes):
             self._start_node(node, f"{self.net}.{i + 1}", f"{self.bridge}n{i + 1}")
         deadline = time.monotonic() + 60
-        while self.run("sinfo", "-h", "-N", "-p", "batch", "-t", "idle", "-o", "%N", check=False).split() != (
-            self.nodes
-        ):
+        while self.run(
+            "sinfo", "-h", "-N", "-p", "batch,apart", "-t", "idle", "-o", "%N", check=False
+        ).split() != (self.nodes):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"nodes are not idle: {self.run('sinfo', '-N', '-l', check=False)}")
             time.sleep(0.2)
 
     def conf(self) -> str:
-        """slurm.conf. Partitions: batch and scavenge lose their nodes to urgent, by REQUEUE and by CANCEL."""
-        host, every = socket.gethostname(), f"node[1-{len(self.nodes)}]"
+        """slurm.conf. Jobs of batch and scavenge make room for urgent, by REQUEUE and by CANCEL.
+
+        They have all nodes but the last, which is in a partition `apart`.
+        """
+        host, rest = socket.gethostname(), f"node[1-{len(self.nodes) - 1}]"
         settings: dict[str, Any] = {
             "ClusterName": "kdsweep",
             "SlurmctldHost": f"{host}({self.net}.254)",
@@ -160,13 +162,18 @@ class SlurmCluster:
         lines = [f"{key}={value}" for key, value in settings.items()]
         for i, node in enumerate(self.nodes):
             lines.append(
-                f"NodeName={node} NodeHostname={node} NodeAddr={self.net}.{i + 1} Port=16818 CPUs={self.cpus} "
-                f"RealMemory=16000 Gres=gpu:{self.gpus} State=UNKNOWN"
+                f"NodeName={node} NodeHostname={node} NodeAddr={self.net}.{i + 1} Port=16818 "
+                f"CPUs={self.cpus} RealMemory=16000 Gres=gpu:{self.gpus} State=UNKNOWN"
             )
-        for name, tier, mode in (("batch", 1, "REQUEUE"), ("scavenge", 1, "CANCEL"), ("urgent", 10, "OFF")):
+        for name, nodes, tier, mode in (
+            ("batch", rest, 1, "REQUEUE"),
+            ("scavenge", rest, 1, "CANCEL"),
+            ("urgent", rest, 10, "OFF"),
+            ("apart", self.nodes[-1], 1, "OFF"),
+        ):
             default = "YES" if name == "batch" else "NO"
             lines.append(
-                f"PartitionName={name} Nodes={every} Default={default} MaxTime=1:00:00 State=UP "
+                f"PartitionName={name} Nodes={nodes} Default={default} MaxTime=1:00:00 State=UP "
                 f"PriorityTier={tier} PreemptMode={mode} OverSubscribe=NO"
             )
         return "".join(f"{line}\n" for line in lines)
@@ -217,13 +224,14 @@ class SlurmCluster:
             time.sleep(0.5)
         return job
 
-    def end_all_jobs(self) -> None:
-        """Cancel every job and wait until the nodes are free."""
-        self.run("scancel", "--user=root", "--signal=KILL", check=False)
-        self.run("scancel", "--user=root", check=False)
+    def end_all_jobs(self, *partitions: str) -> None:
+        """Cancel every job (in these partitions) and wait until the nodes are free."""
+        which = [f"--partition={','.join(partitions)}"] if partitions else []
         deadline = time.monotonic() + 60
-        while self.run("squeue", "-h", check=False) and time.monotonic() < deadline:
-            self.run("scancel", "--user=root", check=False)
+        while self.run("squeue", "-h", *which, check=False) and time.monotonic() < deadline:
+            for name in partitions or ("batch", "scavenge", "urgent", "apart"):
+                self.run("scancel", "--quiet", "--signal=KILL", "--full", f"--partition={name}", check=False)
+                self.run("scancel", "--quiet", f"--partition={name}", check=False)
             time.sleep(0.5)
 
     def stop(self) -> None:

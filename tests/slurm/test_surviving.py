@@ -1,52 +1,16 @@
-"""What a real Slurm does to a sweep: time limits, preemption, kills, a full disk, a controller that is away."""
+"""What a real Slurm does to a sweep: limits, preemption, kills, a full disk, a controller that is away."""
 
+import contextlib
 import json
 import sqlite3
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from world import FAST, SLOW, Login, Sweep, compare
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
-
-
-def test_time_limits_are_bridged_by_a_chain(gang: Sweep, login: Login) -> None:
-    # Slurm's least limit is a minute, and it may warn half a minute earlier than asked: 30 to 60 s a link.
-    site = login.site(time="1", warn_s=1)
-    sweep = login.submit(login.space(SLOW), site, "chain")
-    sweep.until(lambda: len(sweep.links()) >= 1)
-    shown = login.run("status", str(sweep.path)).stdout
-    assert sweep.jobs[0] in shown
-    sweep.until_over(timeout=300)
-    ends = sweep.links()
-    assert len(ends) >= 3, "the time limit should have come twice"
-    assert [e["code"] for e in ends] == [75] * (len(ends) - 1) + [0]
-    progress = [e["progress"] for e in ends]
-    assert progress == sorted(progress)
-    assert len(sweep.results()) == 5
-    compare(sweep, gang)
-    trained = [entry["id"] for entry in sweep.ledger("point")]
-    assert sorted(trained) == sorted(sweep.results()), "a finished point was trained again"
-    unbroken_in_mlflow(sweep)
-
-
-def unbroken_in_mlflow(sweep: Sweep) -> None:
-    """One finished run a point, with a validation error for every epoch."""
-    with sqlite3.connect(f"file:{sweep.path}/mlflow.db?mode=ro", uri=True) as db:
-        runs = db.execute(
-            "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
-            "where t.key = 'mlflow.parentRunId'"
-        ).fetchall()
-        assert len(runs) == len(sweep.results())
-        for run, status in runs:
-            assert status == "FINISHED"
-            steps = db.execute(
-                "select step from metrics where run_uuid = ? and key = 'val_mae_bpm' order by step", (run,)
-            ).fetchall()
-            first = steps[0][0]
-            assert [s for (s,) in steps] == list(range(first, first + 40))
 
 
 def test_preempted_jobs_go_on_where_slurm_requeues_and_where_it_cancels(gang: Sweep, login: Login) -> None:
@@ -105,6 +69,13 @@ def test_killed_steps(gang: Sweep, login: Login) -> None:
     compare(sweep, gang)
 
 
+def fill(path: Path) -> None:
+    """Take all the space there is."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+
+
 def test_full_disk(gang: Sweep, login: Login) -> None:
     small = login.cluster.root / "small"
     space, site = login.space({**FAST, "seeds": [0, 1]}), login.site()
@@ -112,10 +83,7 @@ def test_full_disk(gang: Sweep, login: Login) -> None:
     sweep.jobs = login.run("submit", space, "--site", site, "--out", str(sweep.path)).stdout.split()
     sweep.until(lambda: sweep.beat()["done"] >= 1)
     filler = small / "filler"
-    with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
+    fill(filler)
     login.cluster.wait_for(sweep.jobs[0], "FAILED", timeout=150)
     assert login.cluster.job(sweep.jobs[0])["ExitCode"] in ("75:0", "1:0"), sweep.said()
     whole = sweep.results()  # each is valid JSON
@@ -134,17 +102,15 @@ def test_full_disk(gang: Sweep, login: Login) -> None:
 def test_a_controller_that_is_away(login: Login) -> None:
     cluster = login.cluster
     space, site = login.space(FAST), login.site()
-    held = [
-        cluster.run(
-            "sbatch", "--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"
-        )
-    ]
-    cluster.wait_for(held[0], "RUNNING")
+    hold = cluster.run(
+        "sbatch", "--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"
+    )
+    cluster.wait_for(hold, "RUNNING")
     cluster.stop_controller()
     try:
         out = login.home / "sweeps" / "away"
         done = login.run("submit", space, "--site", site, "--out", str(out), expect=75)
-        assert "nothing will be submitted twice" in done.stderr
+        assert "othing will be submitted twice" in done.stderr
         sweep = Sweep(login, out)
         (job,) = sweep.status()["jobs"]
         assert (job["state"], job["active"]) == ("UNKNOWN", None)
@@ -185,8 +151,6 @@ main()
 
 
 def test_a_crash_between_sbatch_and_its_record_submits_once(login: Login) -> None:
-    import subprocess
-
     cluster, out = login.cluster, login.home / "sweeps" / "crash"
     hold = cluster.run(
         "sbatch", "--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"
@@ -205,3 +169,34 @@ def test_a_crash_between_sbatch_and_its_record_submits_once(login: Login) -> Non
     assert len(ours) == 1
     record = json.loads(next((out / "slurm").glob("2*/submission.json")).read_text())
     assert record["requests"][0]["job"] == job == ours[0].split()[0]
+
+
+def test_time_limits_are_bridged_by_a_chain(gang: Sweep, chain: Sweep) -> None:
+    chain.until_over(timeout=300)
+    ends = chain.links()
+    assert len(ends) >= 3, "the time limit should have come twice"
+    assert [e["code"] for e in ends] == [75] * (len(ends) - 1) + [0]
+    progress = [e["progress"] for e in ends]
+    assert progress == sorted(progress)
+    assert len(chain.results()) == 5
+    compare(chain, gang)
+    trained = [entry["id"] for entry in chain.ledger("point")]
+    assert sorted(trained) == sorted(chain.results()), "a finished point was trained again"
+    unbroken_in_mlflow(chain)
+
+
+def unbroken_in_mlflow(sweep: Sweep) -> None:
+    """One finished run a point, with a validation error for every epoch."""
+    with sqlite3.connect(f"file:{sweep.path}/mlflow.db?mode=ro", uri=True) as db:
+        runs = db.execute(
+            "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
+            "where t.key = 'mlflow.parentRunId'"
+        ).fetchall()
+        assert len(runs) == len(sweep.results())
+        for run, status in runs:
+            assert status == "FINISHED"
+            steps = db.execute(
+                "select step from metrics where run_uuid = ? and key = 'val_mae_bpm' order by step", (run,)
+            ).fetchall()
+            first = steps[0][0]
+            assert [s for (s,) in steps] == list(range(first, first + 40))

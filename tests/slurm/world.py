@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from cluster import SlurmCluster
 
-# What all sweeps here train, or a part of it. Ids are content, so results of different sweeps can be compared.
+# What all sweeps here train, or a part of it. Ids are content: results of sweeps can be compared.
 DATA = {"options": {"subjects": 6, "minutes": 2.0}}
 TEACHER = {"arch": "mlp", "depth": 2, "width": 32}
-SLOW = {"arch": "resnet1d", "depth": 4, "width": [8, 12]}  # seconds a point
+SLOW = {"arch": "resnet1d", "depth": 1, "width": [4, 8]}  # 40 epochs of PACE_S each
 FAST = {"arch": "mlp", "depth": [1, 2], "width": [4, 6, 8]}  # tenths of a second
 TRAINING = {"max_epochs": 40, "batch_size": 32, "patience": 0}
 STRATEGIES = {name: None for name in ("scratch", "hard", "soft", "dkd", "feature")}
@@ -38,7 +38,12 @@ class Login:
         self.cluster = cluster
         self.home = cluster.root / "home"
         self.home.mkdir(exist_ok=True)
-        self.env = cluster.env | {"OMP_NUM_THREADS": "1", "HOME": str(self.home)}
+        self.env = cluster.env | {
+            "OMP_NUM_THREADS": "1",
+            "HOME": str(self.home),
+            "PYTHONPATH": str(Path(__file__).parent / "pace"),
+            "PACE_S": "0.3",
+        }
 
     def site(self, **changes: Any) -> str:
         """A site profile of this cluster."""

@@ -1,0 +1,248 @@
+"""Heart rate from a raw PPG recording, with numpy and onnxruntime alone.
+
+    python example.py RECORDINGS.npz [--int8] [--all]
+
+RECORDINGS.npz holds NAME/ppg (channels, samples), NAME/hr (windows,) in BPM, and meta_json, a list of {name,
+dataset, subject, fs}. The subjects the model was tested on are evaluated, or with --all every recording. All
+numbers of the pipeline stand in preprocess.json beside this file; `Model` and `heart_rate` are made to be
+imported.
+"""
+
+import argparse
+import json
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+
+
+class Model:
+    """The exported model: windows (N, channels, samples) in, BPM (N,) out."""
+
+    def __init__(self, folder: Path = HERE, int8: bool = False) -> None:
+        import onnxruntime
+
+        self.config = json.loads((folder / "preprocess.json").read_text())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        file = folder / ("model.int8.onnx" if int8 else "model.onnx")
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.centres = np.array(self.config["class_centres_bpm"])
+
+    def __call__(self, windows: Any) -> Any:
+        """BPM of each window: the expectation over the classes. Never the argmax: int8 logits tie."""
+        windows = np.ascontiguousarray(windows, np.float32)
+        parts = [
+            self.session.run(None, {"window": windows[i : i + 256]})[0] for i in range(0, len(windows), 256)
+        ]
+        logits = np.concatenate(parts).astype(np.float64)
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        return (p / p.sum(1, keepdims=True)) @ self.centres
+
+
+def heart_rate(model: Model, ppg: Any, fs: float) -> tuple[Any, Any]:
+    """Start of each window (W,), seconds, and its BPM (W,), of a raw recording (channels, samples) at fs."""
+    config = model.config
+    signal = prepared(ppg, fs, config)
+    starts = np.arange(0, signal.shape[1] / config["fs"] - config["window_s"] + 1e-6, config["stride_s"])
+    return starts, model(cut(signal, starts, config))
+
+
+def prepared(ppg: Any, fs: float, config: dict[str, Any]) -> Any:
+    """A raw recording resampled, band-passed (zero-phase) and its channels combined: (channels, samples)."""
+    ppg = np.asarray(ppg, np.float64)
+    if config["channels"] == "first":
+        ppg = ppg[:1]
+    signal = filtered_both_ways(resampled(bridged(ppg), fs, config["fs"]), config["filter"])
+    if config["channels"] == "mean" and len(signal) > 1:
+        scale = signal.std(axis=-1, keepdims=True)
+        signal = np.divide(signal, scale, out=np.zeros_like(signal), where=scale > 0)
+        signal = signal.mean(axis=0, keepdims=True)
+    return signal
+
+
+def cut(signal: Any, starts: Any, config: dict[str, Any]) -> Any:
+    """Windows (W, channels, samples) of a prepared signal, normalised; every window must lie inside."""
+    first = np.round(np.asarray(starts) * config["fs"]).astype(int)
+    samples = config["samples"]
+    windows = (
+        np.stack([signal[:, i : i + samples] for i in first]) if len(first) else np.zeros((0, 1, samples))
+    )
+    return normalised(windows, config).astype(np.float32)
+
+
+def normalised(windows: Any, config: dict[str, Any]) -> Any:
+    """Zero mean and unit deviation per window and channel, if the model was trained so."""
+    if config["normalise"] == "zscore":
+        windows = windows - windows.mean(axis=-1, keepdims=True)
+        windows = windows / np.maximum(windows.std(axis=-1, keepdims=True), 1e-12)
+    return windows
+
+
+def bridged(ppg: Any) -> Any:
+    """Gaps (NaN) replaced by straight lines, so that one doesn't spoil the whole filtered recording."""
+    missing = ~np.isfinite(ppg)
+    if not missing.any():
+        return ppg
+    t, out = np.arange(ppg.shape[1]), np.zeros(ppg.shape)
+    for row, channel, gap in zip(out, ppg, missing):  # noqa: B905
+        if not gap.all():
+            row[:] = np.interp(t, t[~gap], channel[~gap])
+    return out
+
+
+def resampled(signal: Any, fs: float, to: float) -> Any:
+    """signal (channels, samples at fs) at `to` Hz, by a polyphase filter: scipy's resample_poly, "line"."""
+    ratio = Fraction(to / fs).limit_denominator(1000)
+    up, down = ratio.numerator, ratio.denominator
+    n = signal.shape[1]
+    if up == down or n == 0:
+        return signal
+    taps, half = low_pass(up, down)
+    reach = half // up + 1  # samples to each side that an output may need
+    slope = (signal[:, -1:] - signal[:, :1]) / max(n - 1, 1)
+    beyond = np.arange(1, reach + 1)
+    line = np.concatenate(
+        [signal[:, :1] - slope * beyond[::-1], signal, signal[:, -1:] + slope * beyond], axis=1
+    )
+    out = np.empty((len(signal), -(-n * up // down)))
+    for begin in range(0, out.shape[1], 4096):
+        m = np.arange(begin, min(begin + 4096, out.shape[1]))[:, None]
+        k = m * down // up + np.arange(-reach + 1, reach + 1)  # inputs round each output
+        tap = m * down - k * up + half
+        weight = np.where((tap >= 0) & (tap <= 2 * half), taps[np.clip(tap, 0, 2 * half)], 0.0)
+        out[:, m[:, 0]] = np.einsum("cmk,mk->cm", line[:, k + reach], weight)
+    return out
+
+
+def low_pass(up: int, down: int) -> tuple[Any, int]:
+    """The resampler's taps (2 half + 1,): a Kaiser-windowed sinc, as scipy's."""
+    rate = max(up, down)
+    half = 10 * rate
+    m = np.arange(-half, half + 1)
+    taps = np.sinc(m / rate) * np.kaiser(2 * half + 1, 5.0)
+    return taps * (up / taps.sum()), half
+
+
+def filtered_both_ways(signal: Any, spec: dict[str, Any]) -> Any:
+    """Second-order sections forward and back over an oddly extended signal: scipy's sosfiltfilt."""
+    pad, zi = spec["padding"], np.array(spec["zi"])
+    left = 2 * signal[:, :1] - signal[:, pad:0:-1]
+    right = 2 * signal[:, -1:] - signal[:, -2 : -pad - 2 : -1]
+    out = np.concatenate([left, signal, right], axis=1)
+    for _ in range(2):
+        out = np.stack([filtered(row, spec["sos"], zi * row[0])[0] for row in out])[:, ::-1]
+    return out[:, pad:-pad]
+
+
+def filtered(x: Any, sos: Any, state: Any) -> tuple[Any, Any]:
+    """One channel (samples,) through second-order sections, from a state (sections, 2): scipy's sosfilt.
+
+    Returns the output and the state to go on from.
+    """
+    y, end = np.asarray(x, np.float64).tolist(), []
+    for (b0, b1, b2, _, a1, a2), (z1, z2) in zip(sos, np.asarray(state).tolist()):  # noqa: B905
+        for i, value in enumerate(y):
+            out = b0 * value + z1
+            z1 = b1 * value - a1 * out + z2
+            z2 = b2 * value - a2 * out
+            y[i] = out
+        end.append((z1, z2))
+    return np.array(y), np.array(end)
+
+
+def recordings(file: str, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every recording of an .npz: its meta_json entry with ppg, hr and the times of its labels."""
+    with np.load(file, allow_pickle=False) as archive:
+        entries = json.loads(bytes(np.asarray(archive["meta_json"], np.uint8)).decode())
+        found = []
+        for entry in entries:
+            name = entry["name"]
+            times = {"hr_window_s": 8.0, "hr_stride_s": 2.0, "hr_start_s": 0.0, **entry}
+            times["hr_start_s"] -= config["label_lag_s"].get(entry["dataset"], 0.0)
+            found.append({**times, "ppg": archive[f"{name}/ppg"], "hr": archive[f"{name}/hr"]})
+        return found
+
+
+def labelled_windows(recording: dict[str, Any], config: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Windows (W, C, S) that have a label, their BPM (W,) and their starts in seconds (W,).
+
+    The rules of the sweep: no window over a gap, without a label, with a label outside the classes, or of a
+    sensor that is off.
+    """
+    ppg = np.asarray(recording["ppg"], np.float32)[: 1 if config["channels"] == "first" else None]
+    fs, hr, width = float(recording["fs"]), np.asarray(recording["hr"], np.float32), config["window_s"]
+    each, first_label = recording["hr_stride_s"], recording["hr_start_s"] + recording["hr_window_s"] / 2
+    first = recording["hr_start_s"] + max(0.0, (recording["hr_window_s"] - width) / 2)
+    count = int((first_label + (len(hr) - 1) * each - width / 2 - first) / config["stride_s"] + 1e-6) + 1
+    starts = first + config["stride_s"] * np.arange(max(count if len(hr) else 0, 0))
+    if not len(starts) or ppg.shape[1] / fs < max(width, 2.0):
+        return np.zeros((0, 1, config["samples"])), np.zeros(0), np.zeros(0)
+
+    position = np.clip((starts + width / 2 - first_label) / each, 0, len(hr) - 1)
+    low = np.floor(position + 1e-6).astype(int)
+    share = np.maximum(position - low, 0.0)
+    share[share < 1e-6] = 0.0
+    left, right = hr[low], hr[np.minimum(low + 1, len(hr) - 1)]
+    bpm = np.where(share > 0, left + share * (right - left), left).astype(np.float32)
+
+    signal = prepared(ppg, fs, config)
+    begin = np.round(starts * config["fs"]).astype(int)
+    keep = (begin >= 0) & (begin + config["samples"] <= signal.shape[1])
+    raw = (starts * fs, width * fs)
+    keep &= count_in(~np.isfinite(ppg).all(axis=0), *raw) == 0
+    lowest, highest = config["bpm_range"]
+    keep &= (bpm >= lowest) & (bpm <= highest)
+    changes = [count_in(np.diff(channel, append=channel[-1:]) != 0, *raw) for channel in ppg]
+    keep &= np.max(changes, axis=0) >= 2 * width * lowest / 60
+    return cut(signal, starts[keep], config), bpm[keep], starts[keep]
+
+
+def count_in(marks: Any, starts: Any, length: float) -> Any:
+    """How many marks lie in each window [start, start + length), in samples."""
+    total = np.concatenate([[0], np.cumsum(marks, dtype=np.int64)])
+    first = np.clip(np.round(starts).astype(int), 0, len(marks))
+    return total[np.clip(np.round(starts + length).astype(int), 0, len(marks))] - total[first]
+
+
+def main() -> int:
+    """Print the error by recording and in all; 1 if the tested subjects' error isn't the sweep's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("recordings")
+    parser.add_argument("--int8", action="store_true", help="the int8 model")
+    parser.add_argument("--all", action="store_true", help="every recording, not only the tested subjects'")
+    args = parser.parse_args()
+    model = Model(int8=args.int8)
+    test = model.config["test"]
+    errors, seen = [], set()
+    for r in recordings(args.recordings, model.config):
+        subject = f"{r['dataset']}/{r['subject']}"
+        if not args.all and subject not in test["subjects"]:
+            continue
+        windows, bpm, _ = labelled_windows(r, model.config)
+        if len(bpm):
+            seen.add(subject)
+            errors.append(np.abs(model(windows) - bpm))
+            print(f"{r['name']:24} {subject:24} {len(bpm):5} windows  MAE {errors[-1].mean():7.3f} BPM")
+    if not errors:
+        print(
+            "no window of a tested subject in this file: give --all for any other recording", file=sys.stderr
+        )
+        return 1
+    mae, windows = float(np.concatenate(errors).mean()), sum(map(len, errors))
+    print(f"all: MAE {mae:.4f} BPM on {windows:,} windows of {len(seen)} subjects")
+    if args.all or seen != set(test["subjects"]):
+        return 0
+    wanted = test["mae_bpm_int8" if args.int8 else "mae_bpm"]
+    same = abs(mae - wanted) <= 1e-3 and windows == test["windows"]
+    verdict = "the same" if same else "NOT the same"
+    print(f"the sweep measured {wanted:.4f} BPM on {test['windows']:,}: {verdict}")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

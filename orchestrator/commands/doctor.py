@@ -1,0 +1,197 @@
+"""`kdsweep doctor [--site SITE]`: can this machine, and a Slurm site, run sweeps? Each line: ok, or a remedy."""
+
+import json
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from slurm.command import Slurm
+from slurm.errors import Away, Refused, SiteError
+from slurm.site import LONGEST_SCRATCH, Site, load_site
+
+PACKAGES = ("torch", "ray", "mlflow", "torch-pruning", "numpy", "scipy", "pydantic")
+LEAST_PYTHON = (3, 11)
+LEAST_FREE_GB = 2
+OLDEST_SLURM = (20, 11)  # srun --overlap
+
+
+class Line(NamedTuple):
+    """One finding: what was looked at, whether it is well, and what was seen or is to be done."""
+
+    what: str
+    ok: bool
+    text: str
+
+
+@click.command()
+@click.option("--site", "site_name", help="A site profile: a YAML file, or an example's name.")
+@click.option(
+    "--shared", default="sweeps", show_default=True, help="Where sweeps will lie; nodes must see it."
+)
+@click.option("--node/--no-node", default=True, help="Run a short job on a node (needs --site).")
+@click.option("--wait", "wait_s", default=120, show_default=True, help="Seconds to wait for that node.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(site_name: str | None, shared: str, node: bool, wait_s: int, as_json: bool) -> None:
+    """Check this machine; with --site also Slurm, the profile, and a node of it."""
+    lines = []
+    for line in _check(site_name, Path(shared), node, wait_s):
+        lines.append(line)
+        if not as_json:
+            click.echo(f"{'ok  ' if line.ok else 'FIX '} {line.what}: {line.text}")
+    if as_json:
+        click.echo(json.dumps([line._asdict() for line in lines]))
+    sys.exit(0 if all(line.ok for line in lines) else 1)
+
+
+def _check(site_name: str | None, shared: Path, node: bool, wait_s: int) -> Iterator[Line]:
+    yield from _machine(shared)
+    if site_name is None:
+        return
+    try:
+        site = load_site(site_name)
+    except SiteError as error:
+        yield Line("profile", False, str(error))
+        return
+    yield Line(
+        "profile", True, f"{site_name}: {site.mode}, {site.nodes} nodes of {site.cpus} CPUs, {site.gpus} GPUs"
+    )
+    slurm = Slurm(patience_s=0)
+    reachable = False
+    for line in _slurm(slurm, site):
+        yield line
+        reachable = reachable or line.what == "Slurm"
+    if reachable and node:
+        yield from _node(slurm, site, shared, wait_s)
+
+
+def _machine(shared: Path) -> Iterator[Line]:
+    """Versions, space."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    yield Line("Python", sys.version_info >= LEAST_PYTHON, f"{found} at {sys.executable}")
+    lacking, there = [], []
+    for name in PACKAGES:
+        try:
+            there.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lacking.append(name)
+    remedy = f"missing {', '.join(lacking)}: pip install -c constraints.txt -e ."
+    yield Line("packages", not lacking, remedy if lacking else ", ".join(there))
+    at = next(p for p in (shared.absolute(), *shared.absolute().parents) if p.exists())
+    free = shutil.disk_usage(at).free / 1e9
+    enough = free >= LEAST_FREE_GB
+    text = f"{free:.0f} GB free at {at}"
+    yield Line(
+        "space", enough, text if enough else f"{text}: a sweep needs some; free it or use another place"
+    )
+
+
+def _slurm(slurm: Slurm, site: Site) -> Iterator[Line]:
+    """Reachable, partitions there, scripts accepted."""
+    try:
+        said = slurm.run("scontrol", "--version").split()[-1]
+        slurm.run("scontrol", "show", "config")
+    except (Away, Refused) as error:
+        yield Line("Slurm reachable", False, f"{error}; is this a login node, and slurmctld up?")
+        return
+    new = tuple(int(part) for part in said.split(".")[:2]) >= OLDEST_SLURM
+    yield Line("Slurm", new, said if new else f"{said} is older than 20.11, which has no srun --overlap")
+    for name in dict.fromkeys(p for p in (site.partition, site.head.partition) if p):
+        try:
+            text = slurm.run("scontrol", "--oneliner", "show", "partition", name)
+            up = "State=UP" in text
+            yield Line(f"partition {name}", up, "up" if up else "not up: ask your site, or choose another")
+        except (Away, Refused) as error:
+            yield Line(f"partition {name}", False, f"{error}; `sinfo -s` lists the partitions")
+    yield from _test_only(slurm, site)
+
+
+def _test_only(slurm: Slurm, site: Site) -> Iterator[Line]:
+    """What sbatch says of the very scripts a sweep would submit."""
+    from slurm.job import Job, scripts
+
+    with tempfile.TemporaryDirectory() as folder:
+        driver = (site.python or sys.executable, "-c", "pass")
+        job = Job(id="doctor", sweep="doctor", here=Path(folder), site=site, driver=driver)
+        for name, text in scripts(job).items():
+            path = Path(folder) / name
+            path.write_text(text)
+            try:
+                slurm.run("sbatch", "--test-only", str(path), cwd=Path(folder))
+                yield Line(f"sbatch --test-only {name}", True, "accepted: account, partition, qos, limits")
+            except (Away, Refused) as error:
+                yield Line(f"sbatch --test-only {name}", False, f"{error}; mend the profile")
+
+
+def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]:
+    """What a node sees."""
+    from slurm.job import Job, gang_options
+
+    shared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=shared, prefix=".doctor-") as folder:
+        word = secrets.token_hex(8)
+        at = Path(folder).absolute()
+        (at / "word").write_text(word)
+        job = Job(id="doctor", sweep="doctor", here=at, site=site.model_copy(update={"nodes": 1}), driver=())
+        options = [f"--{name}={value}" for name, value in gang_options(job) if name in SRUN]
+        command = [*job.python, "-P", "-m", "slurm.probe", str(at), word, site.scratch]
+        patient = Slurm(patience_s=0, limit_s=wait_s + 60)
+        try:
+            text = patient.run(
+                "srun", "--quiet", f"--immediate={wait_s}", "--ntasks=1", "--time=5", *options, *command
+            )
+            seen = json.loads(text.strip().splitlines()[-1])
+        except (Away, Refused) as error:
+            yield Line("a node", False, f"{error}; --wait waits longer, --no-node leaves it out")
+            return
+        except (ValueError, IndexError):
+            yield Line(
+                "a node", False, f"answered {text!r}; do `python` and `setup` of the profile fit the nodes?"
+            )
+            return
+        yield from _seen(seen, site, at, word)
+
+
+SRUN = {"account", "partition", "qos", "nodes", "cpus-per-task", "gres", "gpus-per-node", "mem"}
+
+
+def _seen(seen: dict[str, Any], site: Site, folder: Path, word: str) -> Iterator[Line]:
+    host = seen["host"]
+    back = (folder / "answer").exists() and (folder / "answer").read_text() == word
+    shared = bool(seen.get("read") and seen.get("written") and back)
+    why = seen.get("shared_error", "what one side writes the other doesn't see")
+    text = f"{host} reads and writes {folder.parent}"
+    yield Line(
+        "shared folder", shared, text if shared else f"{host}: {why}: put sweeps on a file system all see"
+    )
+    path, writable = seen["scratch"]["path"], seen["scratch"]["writable"]
+    fits = writable and len(path.encode()) <= LONGEST_SCRATCH
+    remedy = f"{path}: not writable, or longer than {LONGEST_SCRATCH} bytes (sockets): set scratch"
+    yield Line("scratch and socket paths", fits, f"{path} on {host}" if fits else remedy)
+    ports = "ports_error" not in seen
+    text = f"free from {seen.get('first_port')} at {seen.get('ip')}"
+    yield Line("ports", ports, text if ports else f"{seen['ports_error']}: ask your site")
+    share = seen["share"]
+    given = share["cpus"] >= site.cpus and share["gpus"] == site.gpus
+    text = f"{share['cpus']} CPUs, {share['gpus']} GPUs, {share['memory_mb']} MB"
+    yield Line(
+        "allocation", given, text if given else f"{text}: the profile says {site.cpus} and {site.gpus}"
+    )
+    torch = seen["torch"]
+    if len(torch) != 3:
+        yield Line(
+            "torch on a node", False, f"{' '.join(torch)}: do `python` and `setup` of the profile fit?"
+        )
+        return
+    sees = torch[1] == "True" and int(torch[2]) >= site.gpus if site.gpus else True
+    text = f"{torch[0]}, {torch[2]} GPUs"
+    remedy = (
+        f"{text}, of {site.gpus} given: install torch for this GPU's driver, or load the CUDA module in setup"
+    )
+    yield Line("torch on a node", sees, text if sees else remedy)
