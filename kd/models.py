@@ -12,9 +12,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kd.norm import BatchNormRelu
 from kd.sizes import CLASSES, KERNEL, filters, stride
+
+CONVOLUTIONS = ("grouped", "matmul")  # how a stack computes them: the same numbers, up to rounding
 
 
 def conv(cin: int, cout: int, kernel: int = KERNEL, stride: int = 1, members: int = 1) -> nn.Conv2d:
@@ -23,7 +26,8 @@ def conv(cin: int, cout: int, kernel: int = KERNEL, stride: int = 1, members: in
     Written as a 2D one of height 1, since only those have a channels-last layout: a training step of the
     8-block, 16-filter ResNet takes a quarter less time so on one CPU thread, and edge runtimes want it.
     """
-    return nn.Conv2d(
+    kind = nn.Conv2d if members == 1 else Convs
+    return kind(
         members * cin,
         members * cout,
         (1, kernel),
@@ -32,6 +36,29 @@ def conv(cin: int, cout: int, kernel: int = KERNEL, stride: int = 1, members: in
         groups=members,
         bias=False,
     )
+
+
+class Convs(nn.Conv2d):
+    """`members` convolutions side by side: (N, M * cin, 1, L) -> (N, M * cout, 1, L').
+
+    Grouped, or as one batched matrix product over copied windows: libraries differ widely in how well they do
+    groups of a few channels, so that `kd.probe` tries both.
+    """
+
+    as_matmul = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.as_matmul:
+            return super().forward(x)
+        kernel, pad, cin = self.kernel_size[1], self.padding[1], self.in_channels // self.groups  # type: ignore[index]
+        x = x.permute(0, 3, 2, 1).unflatten(3, (self.groups, cin)).squeeze(2)  # (N, L, M, cin)
+        x = functional.pad(x, (0, 0, 0, 0, pad, pad))  # type: ignore[arg-type]
+        windows = x.unfold(1, kernel, self.stride[1])  # (N, L', M, cin, kernel)
+        n, length = windows.shape[:2]
+        rows = windows.permute(2, 0, 1, 4, 3).reshape(self.groups, n * length, kernel * cin)
+        weight = self.weight.permute(0, 2, 3, 1).reshape(self.groups, -1, kernel * cin).transpose(1, 2)
+        y = torch.bmm(rows, weight).view(self.groups, n, length, -1)  # (M, N, L', cout)
+        return y.permute(1, 2, 0, 3).reshape(n, length, -1).transpose(1, 2).unsqueeze(2)
 
 
 def linear(inputs: int, outputs: int, bias: bool = True, members: int = 1) -> "nn.Linear | Linears":

@@ -2,12 +2,15 @@
 
 import dataclasses
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kd import metrics
+from kd.models import CONVOLUTIONS
 from kd.objective import Labels
 from kd.recipe import Spec
 from kd.stack import Shape, Stack, Start
@@ -22,47 +25,55 @@ MOST = 512  # members of a stack; more make epochs, and the wait for a checkpoin
 SHARE = 0.8  # of the free memory that a stack may take
 
 
-def most_together(spec: Spec, data: "Data", device: str) -> int:
+@dataclass(frozen=True)
+class Choice:
+    """How to train points of one shape together, and what that gave: member steps a second."""
+
+    members: int = 1
+    convolution: str = "grouped"
+    rate: float = 0.0
+
+
+def choose(spec: Spec, data: "Data", device: str) -> Choice:
     """How many points like `spec` to train as one stack on a GPU."""
     channels, samples = data.train.x.shape[1:]
     shape = Shape(spec.arch, spec.depth, spec.width, channels, samples, data.classes)
     centres = metrics.class_centres(data.min_bpm, data.classes).to(device)
     labels = Labels(centres, spec.recipe.label_sigma_bpm)
     x, bpm = (as_tensor(array).to(device) for array in (data.train.x, data.train.bpm))
-    return best_members(spec, shape, x, bpm, labels, MOST)
+    return best_choice(spec, shape, x, bpm, labels, MOST)
 
 
-def best_members(
-    spec: Spec,
-    shape: Shape,
-    x: Tensor,
-    bpm: Tensor,
-    labels: Labels,
-    most: int,
-    *,
-    precision: str = "float32",
-) -> int:
+def best_choice(
+    spec: Spec, shape: Shape, x: Tensor, bpm: Tensor, labels: Labels, most: int, *, precision: str = "float32"
+) -> Choice:
     """The number of members, at most `most`, beyond which a stack trains hardly more of them a second.
 
     Doubles the stack until that is reached or the next might not fit in the device's memory. x, bpm: the
     training windows, on the device. Takes a second or two per doubling on a GPU.
     """
-    chosen, best, members = 1, 0.0, 1
+    best, ways = Choice(), CONVOLUTIONS if spec.arch == "resnet1d" else CONVOLUTIONS[:1]
+    members = 1
     while members <= most:
-        free = _free(x.device)
-        try:
-            rate, used = rate_of(spec, shape, x, bpm, labels, members, precision=precision)
-        except torch.cuda.OutOfMemoryError:
+        free, tried = _free(x.device), []
+        for way in ways if members > 1 else CONVOLUTIONS[:1]:
+            with suppress(torch.cuda.OutOfMemoryError):
+                rate, used = rate_of(
+                    spec, shape, x, bpm, labels, members, precision=precision, convolution=way
+                )
+                tried.append((Choice(members, way, rate), used))
+        if not tried:
             break
-        if rate < best * WORTH:
+        choice, used = max(tried, key=lambda each: each[0].rate)
+        if choice.rate < best.rate * WORTH:
             break
-        chosen, best = members, rate
-        if 2 * used > SHARE * free:
+        best = choice
+        if 2 * used > SHARE * free > 0:
             break
         members = min(2 * members, most) if members < most else most + 1
     if x.device.type == "cuda":
         torch.cuda.empty_cache()
-    return chosen
+    return best
 
 
 def rate_of(
@@ -74,11 +85,11 @@ def rate_of(
     members: int,
     *,
     precision: str = "float32",
+    convolution: str = "grouped",
     repeats: int = 2,
 ) -> tuple[float, int]:
     """Member steps a second of a stack of copies of `spec` trained from scratch, and the bytes it took."""
-    windows = STEPS * spec.recipe.batch_size
-    recipe = dataclasses.replace(spec.recipe, windows_per_epoch=windows)
+    recipe = dataclasses.replace(spec.recipe, windows_per_epoch=STEPS * spec.recipe.batch_size)
     copies = [
         dataclasses.replace(
             spec, strategy="scratch", strategy_args={}, teacher=None, seed=seed, recipe=recipe
@@ -86,11 +97,21 @@ def rate_of(
         for seed in range(members)
     ]
     device = x.device
-    before = _free(device)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.empty_cache()
+    before = _free(device)
     start = Start(shape.build().state_dict(), {})
-    stack = Stack(copies, shape, [start] * members, [None] * members, x, bpm, labels, precision=precision)
+    stack = Stack(
+        copies,
+        shape,
+        [start] * members,
+        [None] * members,
+        x,
+        bpm,
+        labels,
+        precision=precision,
+        convolution=convolution,
+    )
     stack.epoch([0] * members)  # captures the graph
     fastest = float("inf")
     for _ in range(repeats):
@@ -99,8 +120,7 @@ def rate_of(
         stack.epoch([0] * members)
         _wait(device)
         fastest = min(fastest, time.perf_counter() - began)
-    used = before - _free(device)
-    return members * stack.steps / fastest, used
+    return members * stack.steps / fastest, before - _free(device)
 
 
 def _free(device: torch.device) -> int:

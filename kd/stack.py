@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kd.adamw import AdamW
 from kd.layout import Layout
-from kd.models import build, by_member, linear
+from kd.models import CONVOLUTIONS, Convs, build, by_member, linear
 from kd.objective import Labels, Objective
 from kd.recipe import Spec
 from kd.strategies import STRATEGIES
@@ -73,7 +73,7 @@ class Stack:
 
     x (N, C, S), bpm (N,): the training windows, on the device they are trained on. teachers: the outputs each
     member learns from. precision: "float32"; on CUDA also "tf32" or "bf16" (activations; weights, losses and
-    the optimiser stay float32).
+    the optimiser stay float32). convolution: one of `kd.models.CONVOLUTIONS`, for several members.
     """
 
     def __init__(
@@ -88,11 +88,14 @@ class Stack:
         *,
         dtype: torch.dtype = torch.float32,
         precision: str = "float32",
+        convolution: str = "grouped",
     ) -> None:
         if len({together(spec) for spec in specs}) != 1:
             raise ValueError("points of different shapes, batches or labels can't train as one stack")
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}: use {', '.join(PRECISIONS)}")
+        if convolution not in CONVOLUTIONS:
+            raise ValueError(f"unknown convolution {convolution!r}: use {', '.join(CONVOLUTIONS)}")
         self.specs, self.shape, self.members = list(specs), shape, len(specs)
         self.x, self.bpm, self.device, self.dtype, self.precision = x, bpm, x.device, dtype, precision
         windows = min(specs[0].recipe.windows_per_epoch or len(bpm), len(bpm))
@@ -102,6 +105,9 @@ class Stack:
         self.objective = Objective(self.weights, labels, teachers, dtype)
         self.labels = labels
         self.model = shape.build(self.members).to(self.device, dtype)
+        for module in self.model.modules():
+            if isinstance(module, Convs):
+                module.as_matmul = convolution == "matmul"
         features = int(self.model.fc.in_features)  # type: ignore[union-attr, arg-type]
         self.connectors = {
             width: linear(features, width, members=len(few.members)).to(self.device, dtype)

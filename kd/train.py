@@ -50,9 +50,10 @@ class Runs:
         checkpoint_every_s: float = 30.0,
         dtype: torch.dtype = torch.float32,
         precision: str = "float32",
+        convolution: str = "grouped",
     ) -> None:
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
-        self._dtype, self._precision = dtype, precision
+        self._dtype, self._precision, self._convolution = dtype, precision, convolution
         from_folders = list(teacher_folders or [None] * len(specs))
         first = specs[0]
         channels, samples = data.train.x.shape[1:]
@@ -211,6 +212,7 @@ class Runs:
             self.labels,
             dtype=self._dtype,
             precision=self._precision,
+            convolution=self._convolution,
         )
 
     def _shrink(self) -> None:

@@ -10,7 +10,7 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from orchestrator.plan import Plan, Point
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
+    from kd.probe import Choice
     from kd.train import Diverged, Runs
 
 ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
@@ -88,7 +89,7 @@ class PackTrainer:
         self.stacked: list[str] = []  # the points of `runs`, in its order
         self.runs: Runs | None = None
         self._alone: set[str] = set()  # points whose stack could not begin
-        self._most: dict[tuple[object, ...], int] = {}  # shape -> members of a stack
+        self._chosen: dict[tuple[object, ...], Choice] = {}  # by shape
         # A node of a Slurm job says in its directory when it must leave, and waits for the processes entered there.
         self._leave = node_dir / "leave" if node_dir else None
         if node_dir and not self.must_leave:
@@ -160,9 +161,9 @@ class PackTrainer:
                 f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "
                 f"end that process, then run again"
             )
-        most = self._most_beside(id)
+        how = self._how(id)
         for other in self.ids[1:]:
-            if len(self.stacked) >= most:
+            if len(self.stacked) >= how.members:
                 break
             fits = other not in self._alone and self._fits(other, id) and not self.store.is_done(other)
             if fits and self.lock.take(byte_of(other)):
@@ -175,23 +176,24 @@ class PackTrainer:
             teacher_folders=[self.store.folder(p.teacher) if p.teacher else None for p in points],
             device=self.device,
             checkpoint_every_s=self.setup.checkpoint_every_s,
+            convolution=how.convolution,
         )
         for id, point in zip(self.stacked, self.runs.points, strict=True):
             events.append(_event("began", id, epoch=point.epoch))
             _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
         return True
 
-    def _most_beside(self, id: str) -> int:
-        """How many points to train as one stack: on a CPU one, so that bits don't depend on the company."""
-        if self.device == "cpu" or id in self._alone or len(self.ids) == 1:
-            return 1
-        from kd.probe import most_together
+    def _how(self, id: str) -> "Choice":
+        """How to train points like this: on a CPU one by one, so that bits don't depend on the company."""
+        from kd.probe import Choice, choose
 
+        if self.device == "cpu" or id in self._alone or len(self.ids) == 1:
+            return Choice()
         shape = self._shape(id)
-        if shape not in self._most:
-            self._most[shape] = most_together(spec_of(self.points[id]), self.data, self.device)
-            _say(f"{self.points[id].name}: stacks of {self._most[shape]}")
-        return self._most[shape]
+        if shape not in self._chosen:
+            self._chosen[shape] = choose(spec_of(self.points[id]), self.data, self.device)
+            _say(f"{self.points[id].name}: {self._chosen[shape]}")
+        return self._chosen[shape]
 
     def _fits(self, id: str, other: str) -> bool:
         return self._shape(id) == self._shape(other) and self.points[id].role == self.points[other].role
@@ -224,7 +226,8 @@ class PackTrainer:
         if len(self.stacked) > 1 and (self.runs is None or type(error).__name__ == "OutOfMemoryError"):
             _say(f"a stack of {len(self.stacked)} failed, its points go on in smaller ones: {error}")
             if type(error).__name__ == "OutOfMemoryError":
-                self._most[self._shape(self.stacked[0])] = len(self.stacked) // 2
+                shape = self._shape(self.stacked[0])
+                self._chosen[shape] = replace(self._chosen[shape], members=len(self.stacked) // 2)
             else:
                 self._alone.update(self.stacked)
             self._let_go()

@@ -10,10 +10,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kd import probe
 from kd.layout import Layout
+from kd.models import CONVOLUTIONS
 from kd.norm import BatchNormRelu
+from kd.objective import Labels
 from kd.prepare import Data
 from kd.recipe import Recipe, Spec
+from kd.stack import Shape
 from kd.train import Diverged, Run, Runs
 
 # 5 steps an epoch, so 4 epochs are 20 steps.
@@ -235,6 +239,43 @@ def test_members_end_each_in_its_own_time(small_data, teachers, tmp_path):
         while alone.step():
             pass
         assert alone.finish()["mae_bpm"] == pytest.approx(figures[i]["mae_bpm"], abs=0.05)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_convolutions_as_matrix_products_are_convolutions(small_data, teachers, tmp_path, shape):
+    specs, from_folders = points(teachers, shape, 3)
+    ends = []
+    for way in CONVOLUTIONS:
+        runs = stack(specs, from_folders, small_data, tmp_path / way, dtype=torch.float64, convolution=way)
+        for _ in range(4):
+            runs.step()
+        ends.append([weights(runs, i) for i in range(3)])
+    for grouped, matmul in zip(*ends, strict=True):
+        torch.testing.assert_close(grouped, matmul, rtol=0, atol=1e-9)
+
+
+def test_the_probe_chooses_what_it_measured(small_data, monkeypatch):
+    """Twice as fast with each doubling up to 8 members, matrix products ahead from 4: so it stops at 8."""
+    measured = []
+
+    def rate_of(spec, shape, x, bpm, labels, members, *, precision, convolution):
+        measured.append((members, convolution))
+        return min(members, 8) * (1.5 if convolution == "matmul" and members >= 4 else 1.0), 0
+
+    monkeypatch.setattr(probe, "rate_of", rate_of)
+    (spec,), _ = points([None, None], count=1)
+    assert probe.choose(spec, small_data, "cpu") == probe.Choice(8, "matmul", 12.0)
+    assert measured[0] == (1, "grouped")
+    assert max(measured)[0] == 16
+    monkeypatch.setattr(probe, "MOST", 6)
+    assert probe.choose(spec, small_data, "cpu").members == 6
+    monkeypatch.undo()
+    shape = Shape("mlp", 1, 5, 1, small_data.train.x.shape[2], 180)
+    x, bpm = torch.from_numpy(np.array(small_data.train.x)), torch.from_numpy(np.array(small_data.train.bpm))
+    labels = Labels(torch.arange(30.0, 210.0), 1.5)
+    chosen = dataclasses.replace(spec, arch="mlp", depth=1, width=5)
+    rate, _ = probe.rate_of(chosen, shape, x, bpm, labels, 2)
+    assert rate > 0
 
 
 class Recorded(TorchDispatchMode):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kd.probe import Choice
 from orchestrator.opening import open_space
 from orchestrator.trainable import PackTrainer, Setup
 
@@ -24,8 +25,8 @@ class Stacked(PackTrainer):
 
     most = 3
 
-    def _most_beside(self, id: str) -> int:
-        return 1 if id in self._alone else self.most
+    def _how(self, id: str) -> Choice:
+        return Choice(1 if id in self._alone else self.most)
 
 
 @pytest.fixture
