@@ -50,7 +50,7 @@ class Convs(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.as_matmul:
             return super().forward(x)
-        kernel, pad, cin = self.kernel_size[1], self.padding[1], self.in_channels // self.groups  # type: ignore[index]
+        kernel, pad, cin = self.kernel_size[1], self.padding[1], self.in_channels // self.groups
         x = x.permute(0, 3, 2, 1).unflatten(3, (self.groups, cin)).squeeze(2)  # (N, L, M, cin)
         x = functional.pad(x, (0, 0, 0, 0, pad, pad))  # type: ignore[arg-type]
         windows = x.unfold(1, kernel, self.stride[1])  # (N, L', M, cin, kernel)
