@@ -21,6 +21,7 @@ from kd.windows import subject_label
 
 SCHEMA = "kdsweep-export/1"
 TOLERANCE_BPM = 1e-3  # between the sweep's test error and the shipped pipeline's
+STREAMING = {"mae_bpm_streaming": False, "mae_bpm_causal": True}  # -> stream.Stream's `causal`
 CHUNK_S = 1.0  # of live signal that the streaming helper is fed at a time
 
 
@@ -72,7 +73,8 @@ def evaluate(folder: Path, recordings: Sequence[Recording], data: Data) -> dict[
     preprocess.json and the models in `folder`.
     """
     fp32, int8 = example.Model(folder), example.Model(folder, int8=True)
-    errors: dict[str, list[Any]] = {"mae_bpm": [], "mae_bpm_int8": [], "mae_bpm_streaming": [], "offline": []}
+    names = ("mae_bpm", "mae_bpm_int8", *STREAMING, *(f"{name}_offline" for name in STREAMING))
+    errors: dict[str, list[Any]] = {name: [] for name in names}
     subjects: dict[str, list[Any]] = {}
     tested = sorted({str(s) for s in data.test.subject})
     for recording in recordings:
@@ -83,31 +85,32 @@ def evaluate(folder: Path, recordings: Sequence[Recording], data: Data) -> dict[
         if not len(bpm):
             continue
         error = np.abs(fp32(windows) - bpm)
-        live = streamed(fp32, raw, starts)
-        there = np.isfinite(live)
         errors["mae_bpm"].append(error)
         errors["mae_bpm_int8"].append(np.abs(int8(windows) - bpm))
-        errors["mae_bpm_streaming"].append(np.abs(live - bpm)[there])
-        errors["offline"].append(error[there])
+        for name, causal in STREAMING.items():
+            live = streamed(fp32, raw, starts, causal=causal)
+            there = np.isfinite(live)
+            errors[name].append(np.abs(live - bpm)[there])
+            errors[f"{name}_offline"].append(error[there])
         subjects.setdefault(subject, []).append(error)
     mean = {name: float(np.concatenate(parts).mean()) for name, parts in errors.items()}
     by_subject = {name: np.concatenate(parts) for name, parts in sorted(subjects.items())}
     return {
         "subjects": tested,
         "windows": int(sum(map(len, errors["mae_bpm"]))),
-        **mean,
-        "streaming_costs_bpm": mean["mae_bpm_streaming"] - mean.pop("offline"),
+        **{name: mean[name] for name in ("mae_bpm", "mae_bpm_int8", *STREAMING)},
+        **{name.replace("mae", "costs"): mean[name] - mean[f"{name}_offline"] for name in STREAMING},
         "mae_by_subject": {name: float(e.mean()) for name, e in by_subject.items()},
         "interval_90": interval(list(by_subject.values())),
     }
 
 
-def streamed(model: Any, raw: Mapping[str, Any], starts: Any) -> Any:
+def streamed(model: Any, raw: Mapping[str, Any], starts: Any, *, causal: bool) -> Any:
     """BPM of the windows at `starts`, of a recording fed live; NaN where a live stream has none."""
     fs, ppg = float(raw["fs"]), np.asarray(raw["ppg"], np.float64)
     stride = model.config["stride_s"]
     first = float(starts[0] % stride)
-    live = stream.Stream(model, fs, channels=len(ppg), first_s=first)
+    live = stream.Stream(model, fs, channels=len(ppg), causal=causal, first_s=first)
     step = max(round(CHUNK_S * fs), 1)
     said = {
         round(start / stride - first / stride): bpm

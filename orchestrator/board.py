@@ -6,7 +6,9 @@ for whoever scrapes them (`ray_kdsweep_points`, `ray_kdsweep_eta_seconds`, ...).
 """
 
 import json
+import re
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ JOB_ID_KEY, JOB_NAME_KEY = "job_submission_id", "job_name"  # what Ray joins a d
 
 def job_metadata(name: str) -> dict[str, str]:
     """Metadata for ray.init, by which Ray knows that this driver is the job `publish` describes."""
-    return {JOB_ID_KEY: f"kdsweep-{name}", JOB_NAME_KEY: f"kdsweep {name}"}
+    id = re.sub(r"[^A-Za-z0-9._-]", "-", name)[:80]  # becomes part of a file's name
+    if id != name:
+        id += f"-{zlib.crc32(name.encode()):08x}"
+    return {JOB_ID_KEY: f"kdsweep-{id}", JOB_NAME_KEY: f"kdsweep {name}"}
 
 
 class Board:
@@ -44,7 +49,7 @@ class Board:
         self._points = Gauge("kdsweep_points", "Points of the sweep by state", ("sweep", "state"))
         self._eta = Gauge("kdsweep_eta_seconds", "Estimated seconds to the end of the sweep", ("sweep",))
         self._slots = Gauge("kdsweep_slots", "Packs that can run at once", ("sweep",))
-        self._tags = {"sweep": name}
+        self._tags = {"sweep": name.encode("ascii", "backslashreplace").decode()}  # Ray takes no other
 
     def write(self, line: str) -> None:
         """Add a line to the log the Jobs page shows."""

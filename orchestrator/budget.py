@@ -8,7 +8,6 @@ import numpy as np
 from kd.errors import InputError
 from orchestrator.laws.forms import Array
 from orchestrator.students import (
-    LIMITS,
     NEAR_BPM,
     Budget,
     Candidates,
@@ -20,6 +19,7 @@ from orchestrator.students import (
     describe,
     evaluate,
     extrapolation,
+    limits,
     nothing_fits,
     reaches_beyond,
     refuse_unmeasured,
@@ -110,7 +110,8 @@ def binding(
     now = _best_draws(document, near)
     buys: dict[str, Array] = {}
     for name, limit in budget.given.items():
-        more = replace(budget, **{name: limit * MORE})
+        changed: dict[str, Any] = {name: limit * MORE}
+        more = replace(budget, **changed)
         wider = {
             j: allowed_rows(document, document["arms"][j]["arch"], more) & within_reach(document, j)
             for j in usable
@@ -120,7 +121,7 @@ def binding(
     low, median, high = (float(v) for v in np.quantile(buys[name], [0.05, 0.5, 0.95]))
     if abs(median) < 5e-4 and abs(high) < 5e-4:
         return {"budget": None, "gain_bpm": None, "text": "no budget binds: 10 % more of any buys nothing"}
-    what = LIMITS[name][2]
+    what = limits(document, budget.precision)[name][2]
     limit = budget.given[name]
     return {
         "budget": name,

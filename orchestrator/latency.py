@@ -82,14 +82,26 @@ def coefficients_of(law: dict[str, Any]) -> tuple[float, float, float]:
     return law["fixed_ms"], law["per_mac_ms"], law["per_layer_ms"]
 
 
-def p_within(law: dict[str, Any], median_ms: float, limit_ms: float) -> float:
-    """P(an unmeasured shape of predicted latency `median_ms` keeps `limit_ms`), by the law's residual.
+def p_within(median_ms: float, sure_ms: float, limit_ms: float) -> float:
+    """P(a student keeps `limit_ms`), from its median and the latency it keeps with P = SURE.
 
-    Student's t: the spread is itself estimated, from `shapes` measurements and three coefficients.
+    The log error is taken for logistic: heavier tails than a normal law, for a spread known from few shapes,
+    and a page can compute it too. Measured students have no spread: 0 or 1.
     """
-    from scipy.special import stdtr
+    spread = math.log(sure_ms / median_ms) / _logit(SURE)
+    distance = math.log(limit_ms / median_ms)
+    if spread <= 0:
+        return float(distance >= 0)
+    return 1 / (1 + math.exp(min(-distance / spread, 700.0)))
 
-    return float(stdtr(law["shapes"] - 3, math.log(limit_ms / median_ms) / max(law["sigma_ln"], 1e-9)))
+
+def sure_factor(sigma_ln: float) -> float:
+    """What turns a median into the latency that is kept with P = SURE, for a log error of this deviation."""
+    return math.exp(_logit(SURE) * sigma_ln * math.sqrt(3) / math.pi)
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
 
 
 def fit_laws(profile: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +157,9 @@ def _sizes(columns: dict[str, Any], points: list[dict[str, Any]], precision: str
         _mean_by_shape(points, precision, "flash_bytes"),
         _mean_by_shape(points, precision, "arena_bytes"),
     )
-    weights = columns["weight_bytes" if precision == "fp32" else "weight_bytes_int8"]
+    weights = columns.get("weight_bytes" if precision == "fp32" else "weight_bytes_int8")
+    if weights is None:
+        raise InputError("laws.json has no int8 sizes: it is of an earlier version; run `kdsweep fit` again")
     peak = columns["activation_bytes"]
     part = 1 if precision == "fp32" else 4
     shapes = list(zip(columns["depth"], columns["width"], strict=True))
@@ -174,11 +188,9 @@ def _latencies(
     median: list[float | None] = [None] * n
     sure: list[float | None] = [None] * n
     if law and "why" not in law:
-        from scipy.special import stdtrit
-
         shapes = np.array([columns["macs"], columns["layers"]], float).T
         ms = predict_ms(coefficients_of(law), shapes)
-        factor = math.exp(float(stdtrit(law["shapes"] - 3, SURE)) * law["sigma_ln"])
+        factor = sure_factor(law["sigma_ln"])
         median, sure = [round(float(v), 6) for v in ms], [round(float(v) * factor, 6) for v in ms]
     measured: dict[Shape, list[float]] = defaultdict(list)
     for p in points:
@@ -188,6 +200,60 @@ def _latencies(
         if values := measured.get(shape):
             median[i] = sure[i] = sum(values) / len(values)
     columns[f"latency_ms_{precision}"], columns[f"latency_median_ms_{precision}"] = sure, median
+
+
+def with_costs(document: dict[str, Any], budget: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """A query's result with what its students cost at the budget's precision, and whether they keep it.
+
+    Adds p_feasible and `cost` to best and runner_up: flash, memory and latency, each with what it is,
+    measured or computed. budget: `orchestrator.students.Budget`.
+    """
+    profile = document["profile"]
+    for student in (result["best"], result["runner_up"]):
+        if student:
+            student["cost"] = _cost(document, student, budget.precision)
+            if budget.max_latency_ms is not None:
+                row = _row(document, student)
+                columns = document["architectures"][student["arch"]]["configurations"]
+                student["p_feasible"] = round(
+                    p_within(
+                        columns[f"latency_median_ms_{budget.precision}"][row],
+                        columns[f"latency_ms_{budget.precision}"][row],
+                        budget.max_latency_ms,
+                    ),
+                    4,
+                )
+    return result | {
+        "precision": budget.precision,
+        "device": profile["device"],
+        "int8": profile["int8"] if budget.precision == "int8" else None,
+    }
+
+
+def _row(document: dict[str, Any], student: dict[str, Any]) -> int:
+    columns = document["architectures"][student["arch"]]["configurations"]
+    shapes = list(zip(columns["depth"], columns["width"], strict=True))
+    return shapes.index((student["depth"], student["width"]))
+
+
+def _cost(document: dict[str, Any], student: dict[str, Any], precision: str) -> dict[str, Any]:
+    columns, row = document["architectures"][student["arch"]]["configurations"], _row(document, student)
+    measured = document["profile"]["measured"]
+    name = f"{student['arch']} {student['depth']}x{student['width']}"
+    on_mcu = name in measured["arena"]
+    cost: dict[str, Any] = {
+        "flash_bytes": columns[f"flash_bytes_{precision}"][row],
+        "flash_is": "the .tflite file, measured" if on_mcu else "the weights, computed",
+        "memory_bytes": columns[f"memory_bytes_{precision}"][row],
+        "memory_is": "tflite-micro's tensor arena, measured" if on_mcu else "the activation peak, computed",
+    }
+    if (median := columns[f"latency_median_ms_{precision}"][row]) is not None:
+        cost |= {
+            "latency_ms": median,
+            "latency_kept_with_p_0.8_ms": columns[f"latency_ms_{precision}"][row],
+            "latency_is": "measured" if name in measured["latency"] else "predicted by the latency law",
+        }
+    return cost
 
 
 def _measured(profile: dict[str, Any], device: str | None) -> dict[str, list[str]]:

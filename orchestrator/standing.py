@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.account import by_kind
+from orchestrator.account import left as hours_left
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 
@@ -60,6 +62,8 @@ def standing(folder: Path) -> dict[str, Any]:
         "failures": {id: f"{e['type']}: {e['message']}" for id, e in failed.items()},
         "best": _best(store, done),
         "used": usage(store.ledger()),
+        "used_by": by_kind(plan, store.ledger()),
+        "hours_left": hours_left(plan, done | failed.keys() | blocked, store.ledger(), beat),
     }
     if (folder / "slurm").is_dir():
         from orchestrator.submission import jobs_of

@@ -73,10 +73,11 @@ class Store:
 
     def append_ledger(self, entry: dict[str, Any]) -> None:
         """Add a line to ledger.jsonl: one write, so that lines of two processes never mix."""
-        line = (json.dumps(entry) + "\n").encode()
-        fd = os.open(self.path / "ledger.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(self.path / "ledger.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, line)
+            size = os.fstat(fd).st_size
+            cut = size and os.pread(fd, 1, size - 1) != b"\n"  # by a full disk, which spoils that line only
+            os.write(fd, ("\n" * bool(cut) + json.dumps(entry) + "\n").encode())
         finally:
             os.close(fd)
 

@@ -24,8 +24,10 @@ Rows = npt.NDArray[np.bool_]
 class Budget:
     """Upper limits a student must keep; None = no limit. kB are 1000 bytes.
 
-    max_memory_kb: peak of the activations of one window; max_flash_kb: the weights; both float32 and exact,
-    from the shape of the model. max_macs: multiply-adds of one window.
+    max_memory_kb: peak of the activations of one window, or the tensor arena where it was measured;
+    max_flash_kb: the weights, or the .tflite file where it was measured; max_macs: multiply-adds of one
+    window; max_latency_ms: of one window on `device` (None: the only one profiled on). precision: "fp32" or
+    "int8", what the student is shipped as.
     """
 
     max_params: float | None = None
@@ -33,11 +35,14 @@ class Budget:
     max_flash_kb: float | None = None
     max_macs: float | None = None
     max_latency_ms: float | None = None
+    precision: str = "fp32"
+    device: str | None = None
 
     @property
     def given(self) -> dict[str, float]:
         """The limits that are set."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        names = [f.name for f in fields(self) if f.name.startswith("max_")]
+        return {name: v for name in names if (v := getattr(self, name)) is not None}
 
 
 # budget -> (column of the configurations, units of the column per unit of the budget, what it is)
@@ -46,7 +51,28 @@ LIMITS = {
     "max_memory_kb": ("activation_bytes", 1000.0, "kB of activation peak (float32, computed)"),
     "max_flash_kb": ("weight_bytes", 1000.0, "kB of weights (float32, computed)"),
     "max_macs": ("macs", 1.0, "multiply-adds"),
+    "max_latency_ms": ("latency_ms_fp32", 1.0, "ms (float32)"),
 }
+
+
+def limits(document: dict[str, Any], precision: str = "fp32") -> dict[str, tuple[str, float, str]]:
+    """LIMITS at a precision, with what a microcontroller's runtime measured in place of computed sizes.
+
+    Documents that `read_document` gave have these columns.
+    """
+    found = dict(LIMITS)
+    kind = {"fp32": "float32", "int8": "int8"}[precision]
+    if arena := bool(document.get("profile", {}).get("measured", {}).get("arena")):
+        memory = "tensor arena where measured, else activation peak"
+        flash = ".tflite where measured, else weights"
+    else:
+        memory, flash = "activation peak, computed", "weights, computed"
+    if arena or precision != "fp32":
+        found["max_memory_kb"] = (f"memory_bytes_{precision}", 1000.0, f"kB of memory ({kind}; {memory})")
+        found["max_flash_kb"] = (f"flash_bytes_{precision}", 1000.0, f"kB of flash ({kind}; {flash})")
+    if precision != "fp32":
+        found["max_latency_ms"] = (f"latency_ms_{precision}", 1.0, f"ms ({kind})")
+    return found
 
 
 @dataclass(frozen=True)
@@ -72,16 +98,41 @@ def blank(document: dict[str, Any], asked: dict[str, float]) -> dict[str, Any]:
         "extrapolation": None,
         "binding": None,
         "calibration": document["calibration"],
-        "memory": "activation peak of one window, float32, computed from the model's shape",
+        "memory": _memory(document),
     }
+
+
+def _memory(document: dict[str, Any]) -> str:
+    """What a limit on memory means."""
+    shapes = len(document.get("profile", {}).get("measured", {}).get("arena", []))
+    peak = "activation peak of one window, computed from the model's shape"
+    return (
+        f"tflite-micro's tensor arena where measured ({shapes} shapes), else {peak}"
+        if shapes
+        else ("activation peak of one window, float32, computed from the model's shape")
+    )
 
 
 def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
     """InputError when a limit is on a quantity this sweep has not measured."""
-    if budget.max_latency_ms is not None:
+    if budget.max_latency_ms is None:
+        return
+    profile = document.get("profile") or {"devices": [], "device": None}
+    command = f"`kdsweep profile {document['sweep']}`"
+    if not profile["devices"]:
         raise InputError(
-            f"--max-latency-ms: no latency was measured in this sweep; measure it with "
-            f"`kdsweep profile {document['sweep']}`, then `kdsweep fit {document['sweep']}`"
+            f"--max-latency-ms: no latency was measured in this sweep; measure it with {command}"
+        )
+    if profile["device"] is None:
+        raise InputError(
+            f"--max-latency-ms: on which device? Add --device and one of {', '.join(profile['devices'])}"
+        )
+    column = limits(document, budget.precision)["max_latency_ms"][0]
+    known = [data["configurations"][column] for data in document["architectures"].values()]
+    if not any(v is not None for values in known for v in values):
+        raise InputError(
+            f"--max-latency-ms: too few students were measured on {profile['device']}; "
+            f"measure more with {command}"
         )
 
 
@@ -101,8 +152,9 @@ def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
     """Which configurations of an architecture keep every limit."""
     columns = document["architectures"][arch]["configurations"]
     rows = np.ones(len(columns["params"]), dtype=bool)
+    known = limits(document, budget.precision)
     for name, limit in budget.given.items():
-        column, unit, _ = LIMITS[name]
+        column, unit, _ = known[name]
         rows &= np.array(columns[column], dtype=float) <= limit * unit
     return rows
 
@@ -129,17 +181,21 @@ def buildable(document: dict[str, Any], arm: int) -> Rows:
 
 def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Budget) -> str:
     """Why no student fits, naming the nearest."""
-    smallest = []
+    smallest, known = [], limits(document, budget.precision)
     for arch, data in document["architectures"].items():
         columns = data["configurations"]
         sizes = ", ".join(
-            f"{min(columns[LIMITS[name][0]]) / LIMITS[name][1]:g} {LIMITS[name][2]}" for name in budget.given
+            f"{_least(columns[known[name][0]]) / known[name][1]:g} {known[name][2]}" for name in budget.given
         )
         smallest.append(f"{arch} needs at least {sizes}")
     return (
         f"no student that the laws may speak of fits this budget: {'; '.join(smallest)} (the smallest within "
         f"{REFUSE_FACTOR:g} times of the measured sizes); allow more, or train smaller students"
     )
+
+
+def _least(column: list[float | None]) -> float:
+    return min((v for v in column if v is not None), default=float("nan"))
 
 
 def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: list[int]) -> str:

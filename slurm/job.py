@@ -164,7 +164,7 @@ def _options(job: Job, name: str, nodes: int, more: Options) -> Options:
         *gpus,
         ("mem", site.memory),
         ("time", site.time),
-        *_fate(site, site.preempt),
+        *_fate(job, site.preempt),
         *more,
         *site.options.items(),
     ]
@@ -183,7 +183,7 @@ def _head_options(job: Job, head: Head) -> Options:
         ("cpus-per-task", str(head.cpus)),
         ("mem", head.memory),
         ("time", head.time or site.time),
-        *_fate(site, head.preempt or site.preempt),
+        *_fate(job, head.preempt or site.preempt),
         *head.options.items(),
     ]
 
@@ -194,16 +194,22 @@ def _where(account: str | None, partition: str | None, qos: str | None) -> Itera
             yield name, value
 
 
-def _fate(site: Site, preempt: str) -> Options:
+def _fate(job: Job, preempt: str) -> Options:
     """How a job ends, and where it says so."""
+    site = job.site
     mail = [("mail-user", site.mail_user), ("mail-type", site.mail_type)] if site.mail_user else []
     return [
         ("signal", f"B:USR1@{site.warn_s}"),
         ("requeue" if preempt == "requeue" else "no-requeue", ""),
         ("open-mode", "append"),
-        ("output", "%x-%j.out"),
+        ("output", "/dev/null" if _unfit_for_output(job.here) else "%x-%j.out"),
         *mail,
     ]
+
+
+def _unfit_for_output(here: Path) -> bool:
+    """Slurm puts the folder before the output's name and replaces %j and backslashes in all of it."""
+    return "%" in str(here) or "\\" in str(here)
 
 
 def _render(template: str, job: Job, **values: object) -> str:
@@ -232,7 +238,12 @@ def _render(template: str, job: Job, **values: object) -> str:
     flags += ["--dashboard"] if site.dashboard else []
     flags += [f"--login={site.login}"] if site.login else []
     return environment.get_template(template).render(
-        job=job, node_flags=flags, driver=job.driver, worker_name=job.worker_name, **values
+        job=job,
+        node_flags=flags,
+        driver=job.driver,
+        worker_name=job.worker_name,
+        own_output=_unfit_for_output(job.here),
+        **values,
     )
 
 

@@ -27,7 +27,7 @@ from typing import Any
 HEAD = "head.json"
 DONE, LEAVING, FAILED = 0, 75, 1  # exit codes: the sweep is over; this node's time is; Ray can't be started
 # Ports of one Ray node: nine for its services, the rest for its workers. Below Linux's ephemeral ports.
-FIRST_PORT, LAST_PORT, SERVICES = 20000, 32700, 9
+FIRST_PORT, LAST_PORT, PORT_UNIT, SERVICES = 20000, 32700, 20, 9
 TRIES, HEAD_PATIENCE_S, NODES_PATIENCE_S, POLL_S = 6, 300.0, 60.0, 0.5
 OBJECT_STORE_MB = 100  # nothing big passes through Ray; its least is 75 MB
 RAY_SHARE = 0.9  # of the allocation's memory is offered to Ray; the rest is for Ray's own processes
@@ -37,6 +37,7 @@ RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Slurm bounds the job's memory; Ray would judge the whole host's, neighbours included.
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would give the CPUs of this allocation to neighbours on the node
     # A node that is gone is noticed after 5 s if it refuses connections, after a minute if it is merely slow.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "5",
@@ -69,7 +70,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Ports:
-    """Consecutive ports, free a moment ago."""
+    """Consecutive ports."""
 
     first: int
     count: int
@@ -89,14 +90,34 @@ class Ports:
         return flags
 
 
-def find_ports(ip: str, count: int, seed: int) -> Ports:
-    """`count` consecutive free ports; where the search starts depends on `seed`, so that jobs rarely meet."""
-    blocks = (LAST_PORT - FIRST_PORT) // count
-    for i in range(blocks):
-        first = FIRST_PORT + (seed + i) % blocks * count
-        if all(_free(ip, first + k) for k in range(count)):
-            return Ports(first, count)
+def find_ports(ip: str, count: int, seed: int) -> tuple[Ports, list[socket.socket]]:
+    """At least `count` consecutive free ports, and what reserves them until it is closed.
+
+    Between a probe and Ray's bind another job may probe too. So blocks of PORT_UNIT ports are reserved by
+    names of abstract sockets, which all users of a node share and which end with the process.
+    """
+    units = -(-count // PORT_UNIT)
+    places = (LAST_PORT - FIRST_PORT) // PORT_UNIT - units + 1
+    for i in range(places):
+        unit = (seed * 17 + i) % places
+        first = FIRST_PORT + unit * PORT_UNIT
+        held = [_reserve(first + k * PORT_UNIT) for k in range(units)]
+        if all(held) and all(_free(ip, first + k) for k in range(units * PORT_UNIT)):
+            return Ports(first, units * PORT_UNIT), [name for name in held if name]
+        for name in held:
+            if name:
+                name.close()
     raise RuntimeError(f"{ip}: no {count} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
+
+
+def _reserve(port: int) -> socket.socket | None:
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0kdsweep-ports-{port}")
+    except OSError:
+        name.close()
+        return None
+    return name
 
 
 def _free(ip: str, port: int) -> bool:
@@ -172,6 +193,7 @@ class Node:
         self.directory, self._lock = make_directory(args.scratch, self.job)
         self.leave: float | None = None  # when this node must be gone
         self.ray: subprocess.Popen[bytes] | None = None
+        self._ports: list[socket.socket] = []
 
     def on_signal(self, number: int, frame: Any) -> None:
         """USR1: the time limit is near. TERM: Slurm kills in a moment; to a gang it says so by its script."""
@@ -179,11 +201,14 @@ class Node:
         if not self.args.stay and self.leave is None:
             self.leave = time.monotonic() + grace
 
-    def start(self, flags: list[str], ports: Ports, token: Path) -> None:
-        """Start Ray's processes. They don't see TERM, which Slurm sends to every process of a job at once.
+    def start(self, flags: list[str], ip: str, token: Path, attempt: int) -> Ports:
+        """Start Ray's processes; the ports they were given.
 
-        It would end Ray while points are being checkpointed; the kernel ends Ray's processes with this one.
+        They don't see TERM, which Slurm sends to all processes of a job at once: it would end Ray while
+        points are being checkpointed. The kernel ends Ray's processes with this one.
         """
+        seed = int(self.job) if self.job.isdigit() else os.getpid()
+        ports, self._ports = find_ports(ip, SERVICES + 16 + 8 * self.share.cpus, seed + attempt)
         env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "ROCR_VISIBLE_DEVICES")}
         env.pop("GPU_DEVICE_ORDINAL", None)
         env |= RAY_ENV | {"RAY_AUTH_TOKEN_PATH": str(token), "KDSWEEP_NODE_DIR": str(self.directory)}
@@ -194,6 +219,7 @@ class Node:
         memory = int(self.share.memory_mb * 2**20 * RAY_SHARE) - store
         if memory > 0:
             resources.append(f"--memory={memory}")
+        (self.directory / "ray.log").unlink(missing_ok=True)
         command = [
             sys.executable,
             "-P",
@@ -214,6 +240,7 @@ class Node:
             start_new_session=True,
             preexec_fn=_deaf_and_mortal,
         )
+        return ports
 
     def end_ray(self) -> None:
         """End this node's Ray processes, which hold nothing that isn't on disk."""
@@ -228,6 +255,9 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
         while list(_processes_of(self.directory)) and time.monotonic() < deadline:
             time.sleep(0.1)
+        for name in self._ports:
+            name.close()
+        self._ports = []
 
     def close(self) -> None:
         """End Ray, remove the directory."""
@@ -253,13 +283,11 @@ class Node:
         with os.fdopen(fd, "w") as file:
             file.write(os.urandom(32).hex())
         ip = own_ip(None)
-        count = SERVICES + 16 + 8 * self.share.cpus
         for attempt in range(TRIES):
-            ports = find_ports(ip, count, int(self.job) + 7 * attempt if self.job.isdigit() else attempt)
             flags = ["--head", f"--node-ip-address={ip}", "--dashboard-host=127.0.0.1"]
             flags.append(f"--include-dashboard={'true' if self.args.dashboard else 'false'}")
-            self.start(flags, ports, token)
-            if self._listens(ip, ports.first):
+            ports = self.start(flags, ip, token, attempt)
+            if self._started():
                 break
             say(f"ray start failed, try {attempt + 1} of {TRIES}:\n{self.last_words()}")
             self.end_ray()
@@ -292,14 +320,6 @@ class Node:
             return FAILED
         finally:
             token.unlink(missing_ok=True)
-
-    def _listens(self, ip: str, port: int) -> bool:
-        deadline = time.monotonic() + 120
-        while self.ray is not None and self.ray.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection((ip, port), timeout=2):
-                return True
-            time.sleep(0.2)
-        return False
 
     # a worker
 
@@ -340,16 +360,14 @@ class Node:
 
     def _join(self, head: Mapping[str, Any], failures: int) -> None:
         ip = own_ip(head["address"])
-        seed = int(self.job) + 13 + 7 * failures if self.job.isdigit() else failures
-        ports = find_ports(ip, SERVICES + 16 + 8 * self.share.cpus, seed)
         flags = [f"--address={head['address']}", f"--node-ip-address={ip}"]
-        self.start(flags, ports, Path(head["token"]))
+        self.start(flags, ip, Path(head["token"]), failures)
 
     def _started(self) -> bool:
         """Whether Ray came up; waits for that."""
         deadline = time.monotonic() + 120
         while self.ray is not None and self.ray.poll() is None and time.monotonic() < deadline:
-            if "Ray runtime started" in self.last_words():
+            if "Ray runtime started" in (self.directory / "ray.log").read_text(errors="replace"):
                 return True
             if self.leave is not None:
                 break

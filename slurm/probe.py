@@ -29,7 +29,8 @@ def probe(folder: Path, word: str, scratch: str) -> dict[str, Any]:
     seen["scratch"] = {"path": str(path), "writable": path.is_dir() and os.access(path, os.W_OK | os.X_OK)}
     try:
         ip = own_ip(None)
-        seen["ip"], seen["first_port"] = ip, find_ports(ip, SERVICES + 24, os.getpid()).first
+        ports, _ = find_ports(ip, SERVICES + 24, os.getpid())
+        seen["ip"], seen["first_port"] = ip, ports.first
     except (OSError, RuntimeError) as error:
         seen["ports_error"] = str(error)
     asked = subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)

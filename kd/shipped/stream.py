@@ -4,8 +4,10 @@
     for start_s, bpm in stream.push(samples):   # (channels, n), any n
         ...
 
-A live signal can't be filtered backwards: this filter is causal, which costs accuracy. README.md says how
-much, as measured on the tested subjects.
+Offline the filter runs forward over the recording and back. A live signal has no end to come back from:
+`causal=False` comes back from the newest sample as if the recording ended there, over the window only;
+`causal=True` runs forward alone, as kdsweep_model.h does, which shifts the pulse's harmonics against each
+other. README.md says what both cost, as measured on the tested subjects.
 """
 
 from collections.abc import Iterator
@@ -26,20 +28,24 @@ class Stream:
     first_s: where the first window starts, seconds after the first sample.
     """
 
-    def __init__(self, model: Model, fs: float, channels: int = 1, first_s: float = 0.0) -> None:
-        self.model, self.config = model, model.config
+    def __init__(
+        self, model: Model, fs: float, channels: int = 1, *, causal: bool = False, first_s: float = 0.0
+    ) -> None:
+        self.model, self.config, self.causal = model, model.config, causal
         ratio = Fraction(self.config["fs"] / fs).limit_denominator(1000)
         self.up, self.down = ratio.numerator, ratio.denominator
         self.taps, self.half = low_pass(self.up, self.down)
         self.channels = 1 if self.config["channels"] == "first" else channels
-        self.raw = np.zeros((self.channels, 0))  # from sample raw_at on
+        self.raw = np.zeros((self.channels, 0))  # not yet resampled, from sample raw_at on
         self.raw_at, self.last = 0, np.zeros(self.channels)
-        self.started = False
-        self.state = np.zeros((self.channels, len(self.config["filter"]["sos"]), 2))
         self.resampled = 0  # outputs of the resampler so far
-        self.sums = np.zeros((2, self.channels))  # of filtered values and their squares
-        self.out = np.zeros((self.channels, 0))  # filtered, from sample out_at on
+        self.spec = self.config["filter"]
+        self.zi = np.array(self.spec["zi"])
+        self.state: Any = None
+        self.tail = np.zeros((self.channels, 0))  # the filter's last inputs
+        self.out = np.zeros((self.channels, 0))  # its outputs, from sample out_at on
         self.out_at = 0
+        self.sums = np.zeros((2, self.channels))  # of all outputs, and of their squares
         self.next = round(first_s * self.config["fs"])
 
     def push(self, samples: Any) -> Iterator[tuple[float, float]]:
@@ -49,51 +55,62 @@ class Stream:
             for i in np.flatnonzero(~np.isfinite(row)):
                 row[i] = row[i - 1] if i else self.last[channel]
         if samples.shape[1]:
-            if not self.started:  # before the first sample the signal is taken to have been level
-                before = np.repeat(samples[:, :1], self.half // self.up + 1, axis=1)
-                self.raw, self.raw_at, self.started = before, -before.shape[1], True
-                zi = np.array(self.config["filter"]["zi"])
-                self.state = zi * samples[:, 0][:, None, None]
             self.last = samples[:, -1]
-            self.raw = np.concatenate([self.raw, samples], axis=1)
-        self._filter(self._resample())
+        fresh = self._resample(samples)
         length = self.config["samples"]
-        while self.out_at + self.out.shape[1] >= self.next + length:
-            begin = self.next - self.out_at
-            yield self.next / self.config["fs"], self._infer(self.out[:, begin : begin + length])
+        while True:  # as far as the end of a window, whatever the size of the pushes
+            missing = max(self.next + length - self.out_at - self.out.shape[1], 0)
+            self._filter(fresh[:, :missing])
+            if fresh.shape[1] < missing:
+                return
+            fresh = fresh[:, missing:]
+            yield self.next / self.config["fs"], self._infer()
             self.next += round(self.config["stride_s"] * self.config["fs"])
             drop = max(min(self.next - self.out_at, self.out.shape[1]), 0)
             self.out, self.out_at = self.out[:, drop:], self.out_at + drop
 
-    def _resample(self) -> Any:
-        """Outputs of the polyphase filter for which all inputs are there, (channels, n)."""
-        have = self.raw_at + self.raw.shape[1]  # inputs so far
-        if self.up == self.down:
-            fresh, self.raw_at = self.raw[:, -self.raw_at if self.raw_at < 0 else 0 :], have
-            self.raw = self.raw[:, :0]
-            return fresh
-        outputs = []
+    def _resample(self, samples: Any) -> Any:
+        """Outputs (channels, n) of the polyphase filter for which all inputs are there by now."""
+        if self.up == self.down or not samples.shape[1]:
+            return samples
+        if not self.raw_at and not self.raw.shape[1]:  # before the first sample the signal was level
+            self.raw_at = -(self.half // self.up + 1)
+            self.raw = np.repeat(samples[:, :1], -self.raw_at, axis=1)
+        self.raw = np.concatenate([self.raw, samples], axis=1)
+        have, outputs = self.raw_at + self.raw.shape[1], []
         while (last := (self.resampled * self.down + self.half) // self.up) < have:
-            k = np.arange(-(-(self.resampled * self.down - self.half) // self.up), last + 1)
+            k = np.arange(self._first_input(), last + 1)
             weight = self.taps[self.resampled * self.down - k * self.up + self.half]
             outputs.append(self.raw[:, k - self.raw_at] @ weight)
             self.resampled += 1
-        needed = -(-(self.resampled * self.down - self.half) // self.up)
-        drop = max(needed - self.raw_at, 0)
+        drop = max(self._first_input() - self.raw_at, 0)
         self.raw, self.raw_at = self.raw[:, drop:], self.raw_at + drop
         return np.stack(outputs, axis=1) if outputs else np.zeros((self.channels, 0))
 
+    def _first_input(self) -> int:
+        """The first input that the next output of the resampler needs."""
+        return -(-(self.resampled * self.down - self.half) // self.up)
+
     def _filter(self, fresh: Any) -> None:
+        """Forward, from where it stopped."""
         if not fresh.shape[1]:
             return
-        sos = self.config["filter"]["sos"]
-        rows = [filtered(row, sos, state) for row, state in zip(fresh, self.state)]  # noqa: B905
-        self.state = np.stack([state for _, state in rows])
-        new = np.stack([row for row, _ in rows])
+        if self.state is None:
+            self.state = self.zi * fresh[:, 0][:, None, None]
+        new, self.state = _each(fresh, self.spec["sos"], self.state)
         self.sums += [new.sum(1), np.square(new).sum(1)]
+        self.tail = np.concatenate([self.tail, fresh], axis=1)[:, -self.spec["padding"] - 1 :]
         self.out = np.concatenate([self.out, new], axis=1)
 
-    def _infer(self, window: Any) -> float:
+    def _infer(self) -> float:
+        """BPM of the window that the filter's newest output completes."""
+        window = self.out[:, -self.config["samples"] :]
+        if not self.causal:  # what the filter would say beyond the end, then back
+            beyond = 2 * self.tail[:, -1:] - self.tail[:, -2 : -self.spec["padding"] - 2 : -1]
+            end, _ = _each(beyond, self.spec["sos"], self.state)
+            both = np.concatenate([window, end], axis=1)[:, ::-1]
+            back, _ = _each(both, self.spec["sos"], self.zi * both[:, 0][:, None, None])
+            window = back[:, ::-1][:, : window.shape[1]]
         if self.config["channels"] == "mean" and self.channels > 1:
             # offline a channel is scaled by its deviation over the recording, here over what has come so far
             seen = self.out_at + self.out.shape[1]
@@ -102,3 +119,9 @@ class Stream:
             window = np.divide(window, scale, out=np.zeros_like(window), where=scale > 0)
             window = window.mean(0, keepdims=True)
         return float(self.model(normalised(window[None], self.config))[0])
+
+
+def _each(signal: Any, sos: Any, state: Any) -> tuple[Any, Any]:
+    """Every channel through the filter: outputs (channels, n) and the states to go on from."""
+    done = [filtered(row, sos, at) for row, at in zip(signal, state)]  # noqa: B905
+    return np.stack([row for row, _ in done]), np.stack([at for _, at in done])

@@ -1,4 +1,4 @@
-"""`kdsweep doctor [--site SITE]`: can this machine, and a Slurm site, run sweeps? Each line: ok, or a remedy."""
+"""`kdsweep doctor [--site SITE]`: can this machine, and a Slurm site, run sweeps? ok, or a remedy."""
 
 import json
 import secrets

@@ -16,11 +16,18 @@ from orchestrator.store import Store
 @click.option(
     "--failed", is_flag=True, help="Every point that failed: the error, its traceback, its last lines."
 )
+@click.option("--job", help="What a Slurm job printed: its id, as kdsweep status shows it.")
 @click.option("-n", "--lines", default=20, show_default=True, help="Last lines of each log.")
 @click.option("--json", "as_json", is_flag=True, help="The errors as JSON.")
-def logs(sweep: str, point: str | None, failed: bool, lines: int, as_json: bool) -> None:
+def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: int, as_json: bool) -> None:
     """What failed in SWEEP and why (--failed), or the history of one POINT (an id, or its beginning)."""
     store = Store(sweep_folder(sweep))
+    if job:
+        from orchestrator.submission import output_of
+
+        text = output_of(store.path, job).read_text(errors="replace")
+        click.echo("\n".join(text.splitlines()[-lines:]))
+        return
     errors = store.errors()
     if point:
         id = find_point(store, point)

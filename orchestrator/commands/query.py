@@ -19,13 +19,25 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
         (
             click.option("--max-params", type=POSITIVE, help="Parameters."),
             click.option(
-                "--max-memory-kb", type=POSITIVE, help="Activation peak of one window, kB, float32, computed."
+                "--max-memory-kb",
+                type=POSITIVE,
+                help="kB: tensor arena where measured, else activation peak of one window.",
             ),
-            click.option("--max-flash-kb", type=POSITIVE, help="Weights, kB, float32, computed."),
+            click.option(
+                "--max-flash-kb", type=POSITIVE, help="kB: .tflite file where measured, else weights."
+            ),
             click.option(
                 "--max-latency-ms", type=POSITIVE, help="Milliseconds a window; needs a profiled sweep."
             ),
             click.option("--max-macs", type=POSITIVE, help="Multiply-adds a window."),
+            click.option(
+                "--precision",
+                type=click.Choice(["fp32", "int8"]),
+                default="fp32",
+                show_default=True,
+                help="What the limits on memory, flash and latency mean.",
+            ),
+            click.option("--device", help="Whose latency: a device that the sweep was profiled on."),
         )
     ):
         command = option(command)
@@ -42,23 +54,23 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     help="With --max-mae: probability that a new run reaches it.  [default: 0.8]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-def query(
-    sweep: str, max_mae: float | None, confidence: float | None, as_json: bool, **limits: float | None
-) -> None:
+def query(sweep: str, max_mae: float | None, confidence: float | None, as_json: bool, **limits: Any) -> None:
     """The best student of SWEEP within a budget, trained or not, and how wrong it will be."""
     from orchestrator.budget import answer
     from orchestrator.inverse import smallest
+    from orchestrator.latency import with_costs
     from orchestrator.laws.document import read_document
     from orchestrator.students import Budget
 
     if confidence is not None and max_mae is None:
         raise InputError("--confidence goes with --max-mae: give the error to reach, for example --max-mae 6")
-    document = read_document(sweep_folder(sweep) / "laws.json")
     budget = Budget(**limits)
+    document = read_document(sweep_folder(sweep) / "laws.json", budget.device)
     if max_mae is None:
         result = answer(document, budget)
     else:
         result = smallest(document, max_mae, confidence or 0.8, budget)
+    result = with_costs(document, budget, result)
     click.echo(json.dumps(result, indent=2, allow_nan=False) if as_json else in_words(result))
 
 
@@ -75,6 +87,7 @@ def in_words(result: dict[str, Any]) -> str:
             f"          P(best) {best['p_best']:.2f}, "
             f"P(within 0.1 BPM of the best) {best['p_within_0.1_bpm']:.2f}"
         )
+    lines += [f"cost      {line}" for line in _costs(result)]
     if result["runner_up"]:
         lines.append(f"runner-up {student(result['runner_up'])}")
     if result["binding"]:
@@ -88,6 +101,26 @@ def in_words(result: dict[str, Any]) -> str:
     lines += [f"note      {note}" for note in result["why"].split("; ") if note]
     lines += [f"left out  {arm['arm']}: {arm['why']}" for arm in result.get("left_out", [])]
     return "\n".join(lines)
+
+
+def _costs(result: dict[str, Any]) -> list[str]:
+    """What the best student takes, and how each figure is known."""
+    cost = result["best"]["cost"]
+    lines = [
+        f"{result['precision']}: flash {cost['flash_bytes'] / 1000:.1f} kB ({cost['flash_is']}), "
+        f"memory {cost['memory_bytes'] / 1000:.1f} kB ({cost['memory_is']})"
+    ]
+    if "latency_ms" in cost:
+        text = f"{cost['latency_ms']:.3f} ms on {result['device']}, {cost['latency_is']}"
+        if "max_latency_ms" in result["budget"]:
+            text += f"; keeps the limit with P {result['best']['p_feasible']:.2f}"
+        lines.append(text)
+    if int8 := result["int8"]:
+        lines.append(
+            f"the errors are those of float32; int8 changed them by {int8['mae_change_mean_bpm']:+.3f} BPM "
+            f"on average, {int8['mae_change_most_bpm']:+.3f} at most, on {int8['points']} students"
+        )
+    return lines
 
 
 def student(s: dict[str, Any]) -> str:

@@ -77,6 +77,12 @@ def in_words(now: dict[str, Any]) -> str:
     used = now["used"]
     lines.append(
         f"  used     {used['slot_hours']:.2f} slot hours, {used['gpu_hours']:.2f} GPU hours, "
-        f"{used['train_hours']:.2f} of them training finished points"
+        f"{used['train_hours']:.2f} of them training finished points; "
+        f"left: about {now['hours_left']['slot_hours']:.2f} slot hours, "
+        f"{now['hours_left']['gpu_hours']:.2f} GPU hours"
     )
+    if now["used_by"]:
+        by = (f"{kind} {row['gpu_hours'] or row['slot_hours']:.3f}" for kind, row in now["used_by"].items())
+        unit = "GPU hours" if any(row["gpu_hours"] for row in now["used_by"].values()) else "slot hours"
+        lines.append(f"  {unit} of finished points: " + ", ".join(by))
     return "\n".join(lines)

@@ -27,9 +27,7 @@ NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the simulations.")
 @click.option("--json", "as_json", is_flag=True, help="Print the suggestion as JSON.")
-def suggest(
-    sweep: str, gpu_hours: float, out: Path | None, seed: int, as_json: bool, **limits: float | None
-) -> None:
+def suggest(sweep: str, gpu_hours: float, out: Path | None, seed: int, as_json: bool, **limits: Any) -> None:
     """The points that lower the expected regret of this query most, per GPU-hour."""
     from kd.files import write_atomically
     from orchestrator.laws.document import read_document
@@ -39,10 +37,10 @@ def suggest(
     from orchestrator.suggested import describe, gpu_share, next_space, text
 
     folder = sweep_folder(sweep)
-    document = read_document(folder / "laws.json")
+    budget = Budget(**limits)
+    document = read_document(folder / "laws.json", budget.device)
     space = load_space(folder / "space.yaml")
     share = gpu_share(space, document["made"]["device"])
-    budget = Budget(**limits)
     suggestion = choose(document, budget, gpu_hours / share, rng=seed)
     file = out or folder / "suggested.yaml"
     command = f"kdsweep run {shlex.quote(str(file))} --out {shlex.quote(str(folder))}"

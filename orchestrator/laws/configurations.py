@@ -6,7 +6,8 @@ from typing import Any
 from kd.sizes import size
 from orchestrator.laws.refuse import REFUSE_FACTOR
 
-COLUMNS = ("depth", "width", "params", "macs", "weight_bytes", "activation_bytes", "layers")
+SIZES = ("params", "macs", "weight_bytes", "weight_bytes_int8", "activation_bytes", "layers")
+COLUMNS = ("depth", "width", *SIZES)
 BEYOND = 1.5 * REFUSE_FACTOR  # a little more than may be answered, to notice budgets that reach too far
 MOST_CHANNELS = 64
 
@@ -22,7 +23,7 @@ def enumerate_configurations(
     for depth in depths:
         width = _first_width(arch, depth, smallest / REFUSE_FACTOR, shape)
         while (s := size(arch, depth, width, **shape)).params <= largest * BEYOND:
-            rows.append((depth, width, s.params, s.macs, s.weight_bytes, s.activation_bytes, s.layers))
+            rows.append((depth, width, *(getattr(s, name) for name in SIZES)))
             width += 1
     rows.sort(key=lambda row: (row[2], row[3], row[0], row[1]))
     return {name: [row[j] for row in rows] for j, name in enumerate(COLUMNS)}

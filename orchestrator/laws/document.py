@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kd.errors import InputError
+from orchestrator.latency import attach, read_profile
 from orchestrator.laws.arms import Arm, group_arms
 from orchestrator.laws.comparable import comparable
 from orchestrator.laws.configurations import enumerate_configurations, with_channels
@@ -82,8 +83,11 @@ def make_document(
     }
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """laws.json, checked for its schema; InputError with the command that makes it otherwise."""
+def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
+    """laws.json, checked for its schema, with the costs that were profiled; InputError if it can't be used.
+
+    device: whose latencies are meant; None = the only one profiled on (`orchestrator.latency.attach`).
+    """
     if not path.is_file():
         raise InputError(f"{path} does not exist: make it with `kdsweep fit {path.parent}`")
     try:
@@ -98,7 +102,7 @@ def read_document(path: Path) -> dict[str, Any]:
             f"{path} has schema {found!r}, this version reads {SCHEMA!r}: "
             f"make it anew with `kdsweep fit {path.parent}`"
         )
-    return document
+    return attach(document, read_profile(path.parent), device)
 
 
 def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from orchestrator.laws.refuse import bad_curve, rising_exponent
 from orchestrator.laws.solve import huber_cost
 
 DRAWS = 400
+SHARED = 0.25  # correlation of the noise of two arms' runs of one configuration, where data can't tell it
 AGREE = 0.3  # of the starts; with fewer, the best fit may not have been found
 BLOCKS = 16  # a long curve is resampled in runs of neighbours: its residuals are not independent
 
@@ -178,8 +179,16 @@ class Stream:
         return np.stack([of[label] for label in self.labels], axis=1)
 
     def jitter(self, draws: int) -> Array:
-        """Standard normal numbers (draws, n), one a run, this curve's own."""
-        return self.generator(f"jitter {self.name}").standard_normal((draws, len(self.labels)))
+        """Standard normal numbers (draws, n), one a run: in part the same for a configuration's n-th run in
+        every curve, in part this curve's own.
+        """
+        own = self.generator(f"jitter {self.name}").standard_normal((draws, len(self.labels)))
+        seen: dict[str, int] = {}
+        for i, label in enumerate(self.labels):
+            seen[label] = seen.get(label, -1) + 1
+            same = self.generator(f"jitter {label} {seen[label]}").standard_normal(draws)
+            own[:, i] = np.sqrt(SHARED) * same + np.sqrt(1 - SHARED) * own[:, i]
+        return own
 
     def normal(self, name: str, draws: int) -> Array:
         """Standard normal numbers (draws,), with mean 0 and variance 1 exactly."""

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+WIDE = 160  # columns, where there is no terminal to fit
+
 
 def print_table(document: dict[str, Any]) -> None:
     """One row an arm."""
@@ -20,7 +22,8 @@ def print_table(document: dict[str, Any]) -> None:
             *(_form(forms.get(name)) for name in ("log_exponential", "exponential")),
             arm["verdict"] if arm["verdict"] == "ok" else f"refuse: {arm['why']}",
         )
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(table)
 
 
 def _form(form: dict[str, Any] | None) -> str:

@@ -27,7 +27,8 @@ PACKED = ("median", "noise", "draws")
 def embed(sweep: Sweep) -> str:
     """Base64 of a deflated block: length of the JSON (uint32, little-endian), JSON, int16 planes."""
     document = sweep.document
-    columns = {*COLUMNS, *(column for column, _, _ in students.LIMITS.values())}
+    limits = students.limits(document)
+    columns = {*COLUMNS, *(column for column, _, _ in limits.values())}
     blocks: list[bytes] = []
     shapes: list[list[int]] = []
 
@@ -42,7 +43,7 @@ def embed(sweep: Sweep) -> str:
         "level": document["level"],
         "calibration": document["calibration"],
         "memory": students.blank(document, {})["memory"],
-        "limits": {name: list(limit) for name, limit in students.LIMITS.items()},
+        "limits": {name: list(limit) for name, limit in limits.items()},
         "constants": {
             "near_bpm": students.NEAR_BPM,
             "more": budget.MORE,

@@ -38,7 +38,8 @@ def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: st
     low, high = max(min(values), min(shown) / BEYOND), min(max(values), max(shown) * BEYOND)
     found: list[dict[str, Any]] = []
     for most in np.geomspace(low, high, BUDGETS) / unit:
-        budget = Budget(**{limit: float(most) * (1 + 1e-12)})
+        asked: dict[str, Any] = {limit: float(most) * (1 + 1e-12)}
+        budget = Budget(**asked)
         near = {
             j: allowed_rows(document, document["arms"][j]["arch"], budget) & within_reach(document, j)
             for j in usable

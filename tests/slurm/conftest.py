@@ -47,8 +47,8 @@ def login(slurm_cluster: SlurmCluster) -> Iterator[Login]:
 def chain(slurm_cluster: SlurmCluster) -> Sweep:
     """A sweep whose job is too short for it. It takes minutes on node4, so it begins before all else.
 
-    Slurm counts in minutes and may warn half a minute before the time asked for: a link lasts 90 to 120 s, and
-    the points, one after the other, 208 s.
+    Slurm counts in minutes and may warn half a minute before the time asked for: a link lasts 90 to 120 s,
+    and the points, one after the other, 208 s.
     """
     login = Login(slurm_cluster)
     login.env["PACE_S"] = "1.3"
@@ -60,6 +60,7 @@ def chain(slurm_cluster: SlurmCluster) -> Sweep:
 def gang(slurm_cluster: SlurmCluster, chain: Sweep) -> Sweep:
     """The sweep that others are compared with, on two nodes with two GPUs each; never interrupted."""
     login = Login(slurm_cluster)
+    login.env["PACE_S"] = "0.6"  # so that the other node's workers, too, have started before all is done
     space = login.space(SLOW, {**FAST, "strategies": STRATEGIES}, {**FAST, "seeds": [1]})
     sweep = login.submit(space, login.site(nodes=2, cpus_per_node=4, gpus_per_node=2), "gang")
     sweep.until_over(timeout=300)

@@ -124,6 +124,8 @@ def test_half_a_line_is_left_out(here: Path) -> None:
     with (here / chain.LINKS).open("a") as file:
         file.write('{"event": "end", "li')
     assert [entry["link"] for entry in chain.read_links(here)] == ["1-0"]
+    assert chain.begin(here, "1-1") == chain.GO
+    assert [entry["link"] for entry in chain.read_links(here)] == ["1-0", "1-1"]
 
 
 def test_a_successor_is_remembered(here: Path) -> None:

@@ -44,12 +44,34 @@ def test_ports_are_explicit_distinct_and_within_their_block() -> None:
 
 
 def test_taken_ports_are_avoided() -> None:
-    free = node.find_ports("127.0.0.1", 40, seed=5)
+    free, reserved = node.find_ports("127.0.0.1", 35, seed=5)
+    assert free.count == 40, "whole units"
+    for name in reserved:
+        name.close()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free.first + 17))
-        other = node.find_ports("127.0.0.1", 40, seed=5)
-    assert not set(range(free.first, free.first + 40)) & set(range(other.first, other.first + 40))
+        other, names = node.find_ports("127.0.0.1", 35, seed=5)
+    assert not other.first <= free.first + 17 < other.first + other.count
     assert other.first + other.count <= node.LAST_PORT
+    for name in names:
+        name.close()
+
+
+def test_reserved_ports_are_avoided_before_anybody_listens() -> None:
+    found = [node.find_ports("127.0.0.1", count, seed=5) for count in (20, 60, 35, 20)]
+    ports = [p for p, _ in found]
+    assert all(apart(a, b) for i, a in enumerate(ports) for b in ports[:i])
+    for _, names in found:
+        for name in names:
+            name.close()
+    again, names = node.find_ports("127.0.0.1", 20, seed=5)
+    assert again == ports[0]
+    for name in names:
+        name.close()
+
+
+def apart(a: Ports, b: Ports) -> bool:
+    return a.first + a.count <= b.first or b.first + b.count <= a.first
 
 
 def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def test_preempted_jobs_go_on_where_slurm_requeues_and_where_it_cancels(gang: Sw
 
 def test_killed_steps(gang: Sweep, login: Login) -> None:
     cluster = login.cluster
-    sweep = login.submit(login.space(SLOW), login.site(nodes=2, cpus_per_node=1), "killed")
+    sweep = login.submit(
+        login.space(SLOW), login.site(nodes=2, cpus_per_node=1, gpus_per_node=0, gres="gpu:1"), "killed"
+    )
     job = sweep.jobs[0]
     sweep.until_trained()
     sweep.until(lambda: len(sweep.beat()["running"]) == 2)
@@ -172,6 +174,8 @@ def test_a_crash_between_sbatch_and_its_record_submits_once(login: Login) -> Non
 
 
 def test_time_limits_are_bridged_by_a_chain(gang: Sweep, chain: Sweep) -> None:
+    chain.until(chain.links)
+    print(f"\n{chain.login.run('status', str(chain.path)).stdout}")
     chain.until_over(timeout=300)
     ends = chain.links()
     assert len(ends) >= 3, "the time limit should have come twice"

@@ -1,0 +1,90 @@
+"""`kdsweep export SWEEP [POINT]`: the model to ship, as a folder, and in MLflow's model registry."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kd.errors import InputError
+from orchestrator.commands.query import budget_options
+from orchestrator.laws.source import sweep_folder
+
+
+@click.command()
+@click.argument("sweep")
+@click.argument("point", required=False)
+@budget_options
+@click.option(
+    "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder."
+)
+@click.option("--with-recordings", is_flag=True, help="Also the tested subjects' raw recordings.")
+@click.option("--register", "registering", is_flag=True, help="Also into MLflow's model registry.")
+@click.option("--name", help="With --register: the model's name.  [default: the sweep's]")
+@click.option("--tracking-uri", help="With --register: the MLflow server.  [default: the sweep's own]")
+@click.option("--dry-run", is_flag=True, help="Say which point would be exported.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was exported as JSON.")
+def export(
+    sweep: str,
+    point: str | None,
+    out: Path,
+    with_recordings: bool,
+    registering: bool,
+    name: str | None,
+    tracking_uri: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **limits: Any,
+) -> None:
+    """Export POINT of SWEEP, or the trained student that `kdsweep query` answers a budget with.
+
+    ONNX float32 and int8, weights, preprocessing, a model card, a C header, and example.py, which needs numpy
+    and onnxruntime only. The exported files must reproduce the sweep's test error, or nothing is written.
+    """
+    from orchestrator.exporting import export_point, point_of, register
+    from orchestrator.opening import open_space
+    from orchestrator.store import Store
+    from orchestrator.tracking import default_uri
+
+    folder = sweep_folder(sweep)
+    store = Store(folder)
+    result = point_of(store, point) if point else _best(folder, store, limits)
+    what = (
+        f"{result['id']}: {result['arch']} {result['depth']}x{result['width']}, {result['mae_bpm']:.3f} BPM"
+    )
+    if dry_run:
+        click.echo(what)
+        return
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    opened = open_space(str(folder), [], None, say)
+    test = export_point(opened, result, out, with_recordings=with_recordings, say=say)
+    done = {"folder": str(out), "point": result["id"], **test}
+    if registering:
+        uri = tracking_uri or default_uri(store)
+        done["model"] = name or opened.plan.name
+        done["version"] = register(opened, result, out, uri, done["model"])
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(f"{out}: point {what}")
+    click.echo(
+        f"MAE {test['mae_bpm']:.4f} BPM as the sweep measured, int8 {test['mae_bpm_int8']:.4f}, "
+        f"streaming {test['mae_bpm_streaming']:.4f}, causal filter only {test['mae_bpm_causal']:.4f}"
+    )
+    if registering:
+        click.echo(f"registered as models:/{done['model']}/{done['version']}")
+
+
+def _best(folder: Path, store: Any, limits: dict[str, Any]) -> dict[str, Any]:
+    from orchestrator.budget import answer
+    from orchestrator.exporting import chosen_by
+    from orchestrator.laws.document import read_document
+    from orchestrator.students import Budget
+
+    budget = Budget(**limits)
+    if not budget.given:
+        raise InputError("name a POINT to export, or give a budget, for example --max-params 20000")
+    return chosen_by(answer(read_document(folder / "laws.json", budget.device), budget), store)

@@ -1,0 +1,96 @@
+"""Slurm's commands against a pretended Slurm on PATH: patience, refusals, and never a job twice."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from slurm.command import Slurm
+from slurm.errors import Away, Refused
+
+BUSY = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
+
+
+class Pretended:
+    """Commands that write down each call and answer as told, the last answer for ever."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def answer(self, command: str, *answers: str) -> None:
+        """Each answer is bash; call N gets the N-th."""
+        cases = "".join(f"{i + 1}) {text} ;;\n" for i, text in enumerate(answers[:-1]))
+        path = self.folder / command
+        path.write_text(
+            f"#!/bin/bash\nprintf '%s\\n' \"$*\" >> '{path}.calls'\n"
+            f"case $(wc -l < '{path}.calls') in\n{cases}*) {answers[-1]} ;;\nesac\n"
+        )
+        path.chmod(0o755)
+
+    def calls(self, command: str) -> list[str]:
+        """What a command was called with."""
+        path = self.folder / f"{command}.calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def slurm(self, patience_s: float = 10.0, limit_s: float = 10.0, **env: str) -> Slurm:
+        """As kdsweep uses it."""
+        return Slurm(patience_s, {"PATH": f"{self.folder}:{os.environ['PATH']}", **env}, limit_s)
+
+
+@pytest.fixture
+def pretended(tmp_path: Path) -> Pretended:
+    made = Pretended(tmp_path)
+    made.answer("squeue", """echo '{"jobs": []}'""")
+    return made
+
+
+def queued(comment: str) -> str:
+    job = {"job_id": 41, "job_state": "PENDING", "comment": comment}
+    return f"echo '{json.dumps({'jobs': [job]})}'"
+
+
+def test_a_busy_controller_is_asked_again(pretended: Pretended, tmp_path: Path) -> None:
+    pretended.answer("sbatch", f"echo '{BUSY}' >&2; exit 1", "echo 7")
+    assert pretended.slurm().sbatch(["x.sbatch"], comment="c", cwd=tmp_path) == "7"
+    assert pretended.calls("sbatch") == ["--parsable --comment=c x.sbatch"] * 2
+    assert len(pretended.calls("squeue")) == 1, "before the second time the queue was asked"
+
+
+def test_an_answer_that_got_lost_is_no_second_job(pretended: Pretended, tmp_path: Path) -> None:
+    pretended.answer("sbatch", "sleep 20")
+    pretended.answer("squeue", queued("c"))
+    assert pretended.slurm(limit_s=1.0).sbatch(["x.sbatch"], comment="c", cwd=tmp_path) == "41"
+    assert len(pretended.calls("sbatch")) == 1
+
+
+def test_without_an_answer_from_the_queue_nothing_is_sent_again(pretended: Pretended, tmp_path: Path) -> None:
+    pretended.answer("sbatch", f"echo '{BUSY}' >&2; exit 1")
+    pretended.answer("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(Away):
+        pretended.slurm(patience_s=4.0).sbatch(["x.sbatch"], comment="c", cwd=tmp_path)
+    assert len(pretended.calls("sbatch")) == 1
+
+
+def test_a_refusal_is_final(pretended: Pretended, tmp_path: Path) -> None:
+    pretended.answer("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
+    with pytest.raises(Refused, match="invalid partition"):
+        pretended.slurm().sbatch(["x.sbatch"], comment="c", cwd=tmp_path)
+    assert len(pretended.calls("sbatch")) == 1
+
+
+def test_a_machine_without_slurm_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="login node"):
+        Slurm(0, {"PATH": str(tmp_path)}).run("sbatch")
+
+
+def test_options_from_the_environment_do_not_reach_sbatch(pretended: Pretended) -> None:
+    pretended.answer("sbatch", "env | grep -E '^(SBATCH|SLURM)'; exit 0")
+    inside = {"SBATCH_PARTITION": "other", "SLURM_JOB_ID": "1", "SLURM_CONF": "/etc/slurm.conf"}
+    assert pretended.slurm(**inside).run("sbatch").strip() == "SLURM_CONF=/etc/slurm.conf"
+
+
+def test_no_accounting_is_no_answer(pretended: Pretended) -> None:
+    pretended.answer("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert pretended.slurm().accounted(["1"]) == []
+    assert pretended.slurm().accounted([]) == []

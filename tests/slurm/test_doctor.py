@@ -1,0 +1,45 @@
+"""`kdsweep doctor` on a real Slurm: all well, and what it says when something is not."""
+
+import json
+
+import pytest
+from world import Login
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
+
+
+def findings(login: Login, *args: str, expect: int) -> dict[str, tuple[bool, str]]:
+    done = login.run("doctor", "--json", "--shared", str(login.home / "sweeps"), *args, expect=expect)
+    return {line["what"]: (line["ok"], line["text"]) for line in json.loads(done.stdout)}
+
+
+def test_all_is_well(login: Login) -> None:
+    site = login.site(gpus_per_node=0)
+    found = findings(login, "--site", site, expect=0)
+    assert all(ok for ok, _ in found.values())
+    assert found["shared folder"][1].startswith("node")
+    assert "2 CPUs, 0 GPUs, 3072 MB" in found["allocation"][1]
+    assert found["sbatch --test-only gang.sbatch"][0]
+    assert not list((login.home / "sweeps").glob(".doctor-*"))
+
+
+def test_what_is_wrong_is_said_with_a_remedy(login: Login) -> None:
+    found = findings(login, "--site", login.site(partition="nowhere"), "--no-node", expect=1)
+    assert "sinfo -s" in found["partition nowhere"][1]
+    ok, text = found["sbatch --test-only gang.sbatch"]
+    assert not ok
+    assert "partition" in text
+    too_much = findings(login, "--site", login.site(cpus_per_node=64), "--no-node", expect=1)
+    assert not too_much["sbatch --test-only gang.sbatch"][0]
+    fake = findings(login, "--site", login.site(), expect=1)
+    assert "install torch for this GPU's driver" in fake["torch on a node"][1]  # fake GPUs are none
+    assert [what for what, (ok, _) in fake.items() if not ok] == ["torch on a node"]
+
+
+def test_slurm_away(login: Login) -> None:
+    login.cluster.stop_controller()
+    try:
+        found = findings(login, "--site", login.site(), expect=1)
+        assert not found["Slurm reachable"][0]
+    finally:
+        login.cluster.start_controller()
