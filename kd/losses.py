@@ -75,7 +75,10 @@ def decoupled_terms(
     if not isinstance(window, Tensor):
         check_window(window, classes)
     index = torch.arange(classes, device=target.device)
-    near = (index - target.long().unsqueeze(1)).abs() <= window  # (N, C), the target part
+    hit = target.long().unsqueeze(1)
+    near = (
+        index == hit if isinstance(window, int) and window == 0 else (index - hit).abs() <= window
+    )  # (N, C), the target part
     log_s = _log_softmax(student_logits, temperature)
     log_t = _log_softmax(teacher_logits, temperature)
     rest_s = log_s.masked_fill(near, -torch.inf).logsumexp(1, keepdim=True)  # (N, 1), log p(non-target)

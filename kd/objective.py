@@ -59,9 +59,11 @@ class Few:
         """Their slices along the axis of members."""
         return x if self._all else x.index_select(axis, self._index)
 
-    def add(self, total: Tensor, term: str, loss: Tensor, ramp: Tensor | None = None) -> Tensor:
-        """`total` (M,) and the mean loss of each, times its weight, times its ramp. loss: (theirs * N,)."""
-        values = loss.view(len(self.members), -1).mean(1) * self._values[term]
+    def add(self, total: Tensor, ramp: Tensor | None = None, **losses: Tensor) -> Tensor:
+        """`total` (M,) and the mean of each one's losses (theirs * N,), times its weights, times its ramp."""
+        values: Any = 0.0
+        for term, loss in losses.items():
+            values = loss.view(len(self.members), -1).mean(1) * self._values[term] + values
         if ramp is not None:
             values = values * self.of(ramp)
         return total + values if self._all else total.index_add(0, self._index, values)
@@ -162,13 +164,13 @@ class Objective:
         total = torch.zeros(self.members, dtype=self._dtype, device=logits.device)
         if ce := self._ce:
             target = self.labels.target(ce.of(bpm).flatten())
-            total = ce.add(total, "ce", losses.cross_entropy(ce.of(logits).flatten(0, 1), target))
+            total = ce.add(total, ce=losses.cross_entropy(ce.of(logits).flatten(0, 1), target))
         if few := self._hard:
-            total = few.add(total, "hard", losses.hard(few.of(logits).flatten(0, 1), few.logits(index)))
+            total = few.add(total, hard=losses.hard(few.of(logits).flatten(0, 1), few.logits(index)))
         if few := self._soft:
             rows = few.of(logits).flatten(0, 1)
             loss = losses.soft(rows, few.logits(index), few.each("temperature", n))
-            total = few.add(total, "soft", loss)
+            total = few.add(total, soft=loss)
         if few := self._decoupled:
             tckd, nckd = losses.decoupled_terms(
                 few.of(logits).flatten(0, 1),
@@ -177,9 +179,8 @@ class Objective:
                 few.each("temperature", n),
                 few.each("window", n),
             )
-            total = few.add(total, "tckd", tckd, ramp)
-            total = few.add(total, "nckd", nckd, ramp)
+            total = few.add(total, ramp, tckd=tckd, nckd=nckd)
         for width, few in self.featured.items():
             loss = losses.feature(features[width].flatten(0, 1), few.features(index))
-            total = few.add(total, "feature", loss)
+            total = few.add(total, feature=loss)
         return total
