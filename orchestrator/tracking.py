@@ -44,6 +44,10 @@ class Tracker:
         self.store, self.plan, self.uri = store, plan, uri
         self.points = {point.id: point for point in plan.points}
         self.sweep = _sweep_id(store)
+        self._artifacts = (store.path.resolve() / "mlartifacts").as_uri()
+        # MLflow writes the default experiment's place into SQL as it stands: the working directory, which may
+        # have a quote in its name, unless it is told another. A URI has none.
+        os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", self._artifacts)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment()
         self.parent, self.children = self._runs()
@@ -155,10 +159,11 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.plan.name)
         if found is not None:
             return str(found.experiment_id)
-        artifacts = (self.store.path.resolve() / "mlartifacts").as_uri()
         local = self.uri.startswith("sqlite:")
         return str(
-            self.client.create_experiment(self.plan.name, artifact_location=artifacts if local else None)
+            self.client.create_experiment(
+                self.plan.name, artifact_location=self._artifacts if local else None
+            )
         )
 
     def _runs(self) -> tuple[str, dict[str, tuple[str, str | None, str]]]:

@@ -42,6 +42,7 @@ class Stream:
         self.spec = self.config["filter"]
         self.zi = np.array(self.spec["zi"])
         self.state: Any = None
+        self.head = np.zeros((self.channels, 0))  # the filter's first inputs, until it is started
         self.tail = np.zeros((self.channels, 0))  # the filter's last inputs
         self.out = np.zeros((self.channels, 0))  # its outputs, from sample out_at on
         self.out_at = 0
@@ -56,7 +57,7 @@ class Stream:
                 row[i] = row[i - 1] if i else self.last[channel]
         if samples.shape[1]:
             self.last = samples[:, -1]
-        fresh = self._resample(samples)
+        fresh = self._begun(self._resample(samples))
         length = self.config["samples"]
         while True:  # as far as the end of a window, whatever the size of the pushes
             missing = max(self.next + length - self.out_at - self.out.shape[1], 0)
@@ -87,6 +88,20 @@ class Stream:
         self.raw, self.raw_at = self.raw[:, drop:], self.raw_at + drop
         return np.stack(outputs, axis=1) if outputs else np.zeros((self.channels, 0))
 
+    def _begun(self, fresh: Any) -> Any:
+        """What may be filtered: nothing before the filter could be started as it is offline."""
+        pad = 0 if self.causal else self.spec["padding"]
+        if self.state is not None:
+            return fresh
+        self.head = np.concatenate([self.head, fresh], axis=1)
+        if self.head.shape[1] <= pad:
+            return fresh[:, :0]
+        fresh = self.head
+        before = 2 * fresh[:, :1] - fresh[:, pad:0:-1]  # oddly extended; nothing for a causal filter
+        first = np.concatenate([before, fresh], axis=1)[:, 0]
+        _, self.state = _each(before, self.spec["sos"], self.zi * first[:, None, None])
+        return fresh
+
     def _first_input(self) -> int:
         """The first input that the next output of the resampler needs."""
         return -(-(self.resampled * self.down - self.half) // self.up)
@@ -95,8 +110,6 @@ class Stream:
         """Forward, from where it stopped."""
         if not fresh.shape[1]:
             return
-        if self.state is None:
-            self.state = self.zi * fresh[:, 0][:, None, None]
         new, self.state = _each(fresh, self.spec["sos"], self.state)
         self.sums += [new.sum(1), np.square(new).sum(1)]
         self.tail = np.concatenate([self.tail, fresh], axis=1)[:, -self.spec["padding"] - 1 :]

@@ -31,10 +31,10 @@ def world(seed: int) -> FakeSweep:
     """A sweep whose strategies and architectures differ a little, and cross."""
     rng = np.random.default_rng([seed, 7])
     family = list(FAMILIES)[seed % len(FAMILIES)]
-    strategies = ("hard", "soft", "dkd", "feature")
+    strategies = ("soft", "dkd", "feature")
     return FakeSweep(
         widths=(4, 6, 8, 12, 16, 24, 32, 48),
-        depths={"resnet1d": (4, 8), "mlp": (2, 3)},
+        strategies=("scratch", *strategies),
         noise=0.02,
         truth=FAMILIES[family](rng),
         gains={s: float(np.exp(rng.normal(-0.05, 0.04))) for s in strategies},

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from world import FAST, SLOW, Login, Sweep, compare
+from world import FAST, SLOW, Login, Sweep, compare, unbroken_in_mlflow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -98,6 +98,7 @@ def test_two_sweeps_on_one_node_one_with_hostile_names(gang: Sweep, login: Login
     for sweep in (first, second):
         sweep.until_over()
         compare(sweep, gang)
+        unbroken_in_mlflow(sweep)
         assert [e["code"] for e in sweep.links()] == [0]
         assert {r["host"] for r in sweep.results().values()} == {"node1"}
     assert (len(first.results()), len(second.results())) == (5, 13)

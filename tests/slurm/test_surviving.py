@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from world import FAST, SLOW, Login, Sweep, compare
+from world import FAST, SLOW, Login, Sweep, compare, unbroken_in_mlflow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -187,20 +186,3 @@ def test_time_limits_are_bridged_by_a_chain(gang: Sweep, chain: Sweep) -> None:
     trained = [entry["id"] for entry in chain.ledger("point")]
     assert sorted(trained) == sorted(chain.results()), "a finished point was trained again"
     unbroken_in_mlflow(chain)
-
-
-def unbroken_in_mlflow(sweep: Sweep) -> None:
-    """One finished run a point, with a validation error for every epoch."""
-    with sqlite3.connect(f"file:{sweep.path}/mlflow.db?mode=ro", uri=True) as db:
-        runs = db.execute(
-            "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
-            "where t.key = 'mlflow.parentRunId'"
-        ).fetchall()
-        assert len(runs) == len(sweep.results())
-        for run, status in runs:
-            assert status == "FINISHED"
-            steps = db.execute(
-                "select step from metrics where run_uuid = ? and key = 'val_mae_bpm' order by step", (run,)
-            ).fetchall()
-            first = steps[0][0]
-            assert [s for (s,) in steps] == list(range(first, first + 40))

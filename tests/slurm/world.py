@@ -1,6 +1,7 @@
 """A login node's view of the real Slurm: submit sweeps and watch them from outside."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -163,3 +164,20 @@ def compare(sweep: Sweep, reference: Sweep) -> None:
     for id, result in sweep.results().items():
         assert result["model_sha256"] == expected[id]["model_sha256"]
         assert result["mae_by_subject"] == expected[id]["mae_by_subject"]
+
+
+def unbroken_in_mlflow(sweep: Sweep) -> None:
+    """One finished run a point, with a validation error for every epoch."""
+    with sqlite3.connect(f"{(sweep.path / 'mlflow.db').as_uri()}?mode=ro", uri=True) as db:
+        runs = db.execute(
+            "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
+            "where t.key = 'mlflow.parentRunId'"
+        ).fetchall()
+        assert len(runs) == len(sweep.results())
+        for run, status in runs:
+            assert status == "FINISHED"
+            steps = db.execute(
+                "select step from metrics where run_uuid = ? and key = 'val_mae_bpm' order by step", (run,)
+            ).fetchall()
+            first = steps[0][0]
+            assert [s for (s,) in steps] == list(range(first, first + 40))
