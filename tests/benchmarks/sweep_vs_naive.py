@@ -30,6 +30,7 @@ from kd.prepare import DataConfig, prepare
 from kd.recipe import Recipe, Spec
 from orchestrator.cluster import worker_env
 from orchestrator.opening import Opened, open_space
+from orchestrator.store import Store
 
 HERE = Path(__file__).resolve().parent
 QUICKSTART = HERE.parents[1] / "search_spaces" / "quickstart.yaml"
@@ -84,26 +85,31 @@ def bare_loop(folder: Path, slots: int, overrides: list[str]) -> None:
     points = sorted(space.plan.points, key=lambda p: -p.cost_s)
     with multiprocessing.get_context("spawn").Pool(slots) as pool:
         for role in ("teacher", "student"):
-            jobs = [(space, point) for point in points if point.role == role]
+            jobs = [(*where(space), point) for point in points if point.role == role]
             maes |= dict(pool.imap_unordered(bare_point, jobs))
     (folder / "floor.json").write_text(json.dumps(maes))
 
 
-def bare_point(job: tuple[Opened, Any]) -> tuple[str, float]:
+def where(space: Opened) -> tuple[DataConfig, Path, Store]:
+    """What a process needs to know of a sweep besides its points."""
+    return space.data, space.cache_dir, space.store
+
+
+def bare_point(job: tuple[DataConfig, Path, Store, Any]) -> tuple[str, float]:
     """Train one point."""
     import torch
 
     from kd.train import Run
 
-    space, point = job
+    data, cache_dir, store, point = job
     torch.set_num_threads(1)
     fields = {field.name for field in dataclasses.fields(Spec)} - {"recipe"}
     values = {k: v for k, v in dataclasses.asdict(point).items() if k in fields}
     one = Run(
         Spec(**values, recipe=Recipe(**point.recipe)),
-        prepare(space.data, space.cache_dir),
-        space.store.folder(point.id),
-        teacher_folder=space.store.folder(point.teacher) if point.teacher else None,
+        prepare(data, cache_dir),
+        store.folder(point.id),
+        teacher_folder=store.folder(point.teacher) if point.teacher else None,
     )
     while one.step():
         pass
@@ -129,12 +135,13 @@ def run(command: list[str], folder: Path, env: dict[str, str] | None = None) -> 
 CONTENDERS = {"kdsweep": kdsweep, "naive": naive, "floor": floor}
 
 
-def compare(rounds: int, overrides: list[str], slots: int) -> dict[str, Any]:
-    """All contenders, interleaved."""
-    wall: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    maes: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+def compare(rounds: int, overrides: list[str], slots: int, names: list[str]) -> dict[str, Any]:
+    """The contenders of these names, interleaved."""
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    maes: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for round_ in range(rounds):
-        for name, contender in CONTENDERS.items():
+        for name in names:
+            contender = CONTENDERS[name]
             with tempfile.TemporaryDirectory(prefix="kds-bench-") as scratch:
                 folder = Path(scratch)
                 opened(folder, overrides)  # everyone finds the windows prepared
@@ -150,19 +157,22 @@ def compare(rounds: int, overrides: list[str], slots: int) -> dict[str, Any]:
             )
     median = {name: statistics.median(seconds) for name, seconds in wall.items()}
     ids = sorted(maes["kdsweep"][0])
-    mean = {name: np.mean([[found[id] for id in ids] for found in maes[name]], axis=0) for name in CONTENDERS}
-    difference = mean["kdsweep"] - mean["naive"]
-    return {
-        "naive_over_kdsweep": median["naive"] / median["kdsweep"],
-        "kdsweep_over_floor": median["kdsweep"] / median["floor"],
+    mean = {name: np.mean([[found[id] for id in ids] for found in maes[name]], axis=0) for name in names}
+    figures: dict[str, Any] = {
         "median_wall_s": median,
         "rounds_wall_s": wall,
         "points": len(ids),
         "mean_mae_bpm": {name: float(values.mean()) for name, values in mean.items()},
-        # Same windows and epochs, other random numbers: within two standard errors of 0 is "the same".
-        "mae_difference_bpm": float(difference.mean()),
-        "mae_difference_standard_error": float(difference.std(ddof=1) / len(ids) ** 0.5),
     }
+    if "floor" in names:
+        figures["kdsweep_over_floor"] = median["kdsweep"] / median["floor"]
+    if "naive" in names:
+        figures["naive_over_kdsweep"] = median["naive"] / median["kdsweep"]
+        # Same windows and epochs, other random numbers: within two standard errors of 0 is "the same".
+        difference = mean["kdsweep"] - mean["naive"]
+        figures["mae_difference_bpm"] = float(difference.mean())
+        figures["mae_difference_standard_error"] = float(difference.std(ddof=1) / len(ids) ** 0.5)
+    return figures
 
 
 # where the gain comes from
@@ -174,7 +184,7 @@ def parts(overrides: list[str]) -> dict[str, Any]:
         folder = Path(scratch)
         space = opened(folder, [*overrides, "training.teachers.max_epochs=1"])
         teacher = min((p for p in space.plan.points if p.role == "teacher"), key=lambda p: p.cost_s)
-        bare_point((space, teacher))
+        bare_point((*where(space), teacher))
         rows = {}
         students = [p for p in space.plan.points if p.teacher == teacher.id and p.strategy == "dkd"]
         chosen = {p.arch: p for p in sorted(students, key=lambda p: -p.params)}  # the smallest of each
@@ -273,6 +283,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--small", action="store_true", help="few windows and epochs")
     parser.add_argument("--parts", action="store_true", help="where the gain comes from, instead")
+    parser.add_argument("--without", nargs="+", choices=("naive", "floor"), default=[])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--floor", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
@@ -288,13 +299,11 @@ def main() -> None:
     if options.parts:
         figures: dict[str, Any] = {"epoch_cpu_s": parts(overrides)}
     else:
-        figures = compare(options.rounds, overrides, options.slots)
-        print(
-            f"naive / kdsweep {figures['naive_over_kdsweep']:.2f}, kdsweep / floor "
-            f"{figures['kdsweep_over_floor']:.2f}, MAE differs by {figures['mae_difference_bpm']:+.2f} "
-            f"+- {figures['mae_difference_standard_error']:.2f} BPM",
-            file=sys.stderr,
-        )
+        names = [name for name in CONTENDERS if name not in options.without]
+        figures = compare(options.rounds, overrides, options.slots, names)
+        for name, value in figures.items():
+            if isinstance(value, float):
+                print(f"{name} {value:.3f}", file=sys.stderr)
     figures |= {
         "cpu": platform.processor() or platform.machine(),
         "load": os.getloadavg(),
