@@ -167,14 +167,18 @@ class Conductor:
             self._broken_starts += 1
             if self._broken_starts >= BROKEN_STARTS:
                 self.broken = f"workers cannot start: {error}"
-        gone = getattr(getattr(error, "cause", None), "leaving", False) or (  # trainable.Leaving
-            node_ip is not None and not self.cluster.has_node(node_ip)
+        gone = (
+            getattr(getattr(error, "cause", None), "leaving", False)  # trainable.Leaving
+            or "its node has died"
+            in str(error)  # Ray's words; two nodes of one address may be on one machine
+            or (node_ip is not None and not self.cluster.has_node(node_ip))
         )
         lost = self.gate.trial_lost(trial, blame=not gone and not self._broken_starts)
         if lost is None:
             return
         id, again = lost
-        what = "its node left" if gone else "its worker died"
+        why = (str(error).strip() or "no reason given").splitlines()[0]
+        what = "its node left" if gone else f"its worker died ({why:.200})"
         self.display.say(f"point {id}: {what}" + ("; it goes on from its checkpoint" if again else ""))
         if not again:
             died = {"type": "WorkerDied", "message": f"its worker died: {error}", "traceback": str(error)}

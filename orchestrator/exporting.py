@@ -101,8 +101,8 @@ def export_point(
 def register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, name: str) -> str:
     """Put the exported model into MLflow's registry, with its signature; the version.
 
-    It belongs to the point's run if the sweep is in this MLflow, else to a run of its own. Loaded back, it
-    must give the same outputs: AssertionError otherwise.
+    It belongs to the point's run, which is written if this MLflow has it not yet. Loaded back, it must give
+    the same outputs: AssertionError otherwise.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     import mlflow
@@ -111,7 +111,7 @@ def register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, nam
     from mlflow.types import Schema, TensorSpec
 
     from kd.onnxfile import run_onnx
-    from orchestrator.tracking import POINT
+    from orchestrator.tracking import Tracker
 
     config = json.loads((folder / "preprocess.json").read_text())
     _, channels, samples = config["input"]["shape"]
@@ -123,13 +123,11 @@ def register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, nam
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
-    experiment = mlflow.set_experiment(opened.plan.name)
-    runs = mlflow.MlflowClient().search_runs(
-        [experiment.experiment_id], f"tags.`{POINT}` = '{result['id']}'", max_results=1
-    )
+    tracker = Tracker(opened.store, opened.plan, uri)
+    tracker.write([result["id"]])
+    run_id, _, _ = tracker.children[result["id"]]
     needs = [f"{m.__name__}=={m.__version__}" for m in (onnx, np)]
-    found = {"run_id": runs[0].info.run_id} if runs else {"run_name": result["id"]}
-    with mlflow.start_run(**found):
+    with mlflow.start_run(run_id=run_id):
         logged = mlflow.onnx.log_model(
             onnx.load(folder / "model.onnx"),
             name="model",

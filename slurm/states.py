@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from slurm.errors import Away
+
 QUEUED = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 HELD = frozenset(
     {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
@@ -41,8 +43,18 @@ class JobState:
 
 
 def parse_squeue(text: str) -> list[JobState]:
-    """`squeue --json`: of every user, and with jobs that ended some minutes ago."""
-    return [_row(job) for job in json.loads(text)["jobs"]]
+    """`squeue --json`: of every user, and with jobs that ended some minutes ago.
+
+    Raises Away when it lists nothing because slurmctld didn't answer; squeue then says so, and exits with 0.
+    """
+    try:
+        content = json.loads(text)
+        jobs, errors = content["jobs"], content.get("errors")
+    except (ValueError, KeyError, TypeError):
+        raise Away(f"squeue: no list of jobs: {text[:200]!r}") from None
+    if errors:
+        raise Away(f"squeue: {errors[0].get('description') or errors[0]}; slurmctld doesn't answer")
+    return [_row(job) for job in jobs]
 
 
 def _row(job: dict[str, Any]) -> JobState:

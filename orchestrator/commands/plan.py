@@ -78,7 +78,7 @@ def print_plan(opened: Opened, most: int | None) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("point", "", "architecture", "birth", "arguments", "waits for", "seed"):
         table.add_column(name)
-    for name in ("params", "MACs", "cost s"):
+    for name in ("params", "MACs", "kB", "int8 kB", "act. kB", "cost s"):
         table.add_column(name, justify="right")
     table.add_column("state")
     for p in plan.points[:most]:
@@ -92,6 +92,7 @@ def print_plan(opened: Opened, most: int | None) -> None:
             str(p.seed),
             f"{p.params:,}",
             f"{p.macs:,}",
+            *(f"{n / 1000:,.1f}" for n in (p.weight_bytes, p.weight_bytes_int8, p.activation_bytes)),
             f"{p.cost_s * scale:.1f}",
             "done" if p.id in done else "",
         )
@@ -107,6 +108,7 @@ def print_plan(opened: Opened, most: int | None) -> None:
     console.print(
         f"\n{len(plan.points)} points ({kinds['teachers']} teachers, {kinds['students']} students): "
         f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
+        "kB, int8 kB: weights in float32 and int8; act. kB: activation peak of one window, float32\n"
         f"windows: {len(w.train):,} train, {len(w.val):,} validation, {len(w.test):,} test\n"
         f"cost: {duration(sum(p.cost_s for p in left) * scale)} of one slot, estimated from {source}",
         highlight=False,

@@ -89,7 +89,8 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
             say(f"already submitted, nothing done: {states}")
             return _said(record, "already", folder)
     beat = opened.store.progress()
-    if beat and is_running(beat):
+    ours = {link["host"] for link in chain.read_links(here)} if here else set()
+    if beat and beat["host"] not in ours and is_running(beat):  # of our own jobs Slurm has just told
         raise InputError(f"{folder} is being run by process {beat['pid']} on {beat['host']}: wait for it")
     left = len(opened.plan.points) - len(opened.store.done() & {p.id for p in opened.plan.points})
     if not left:

@@ -50,9 +50,7 @@ def main() -> None:
         base = Path(temporary)
         data = prepare(DATA, base / "cache")
         result, teacher_seconds = train(TEACHER, data, base / "teacher")
-        print(
-            f"teacher {result['params']:,} parameters, {result['mae_bpm']:.2f} BPM, {teacher_seconds:.0f} s CPU\n"
-        )
+        print(f"teacher {result['params']:,} params, {result['mae_bpm']:.2f} BPM, {teacher_seconds:.0f} s\n")
         print("| width | params | strategy | birth | epochs | MAE, BPM | student s | with teacher s |")
         print("|---|---|---|---|---|---|---|---|")
         for width in args.widths:

@@ -72,6 +72,15 @@ def test_without_an_answer_from_the_queue_nothing_is_sent_again(pretended: Prete
     assert len(pretended.calls("sbatch")) == 1
 
 
+def test_an_empty_answer_for_want_of_a_controller_is_none(pretended: Pretended, tmp_path: Path) -> None:
+    """squeue --json exits with 0 and no jobs when slurmctld is away."""
+    pretended.answer("sbatch", f"echo '{BUSY}' >&2; exit 1")
+    pretended.answer("squeue", """echo '{"errors": [{"description": "Failed"}], "jobs": []}'""")
+    with pytest.raises(Away):
+        pretended.slurm(patience_s=4.0).sbatch(["x.sbatch"], comment="c", cwd=tmp_path)
+    assert len(pretended.calls("sbatch")) == 1
+
+
 def test_a_refusal_is_final(pretended: Pretended, tmp_path: Path) -> None:
     pretended.answer("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     with pytest.raises(Refused, match="invalid partition"):

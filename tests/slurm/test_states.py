@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from slurm import states
+from slurm.errors import Away
 from slurm.states import JobState
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -33,6 +34,14 @@ def test_scontrol_says_the_same_as_squeue() -> None:
     assert {tuple(getattr(r, k) for k in key) for r in shown} == {
         tuple(getattr(r, k) for k in key) for r in queue
     }
+
+
+def test_a_controller_that_is_away_is_no_empty_queue() -> None:
+    """squeue exits with 0 there."""
+    with pytest.raises(Away, match="doesn't answer"):
+        states.parse_squeue((RECORDED / "squeue-22.05-away.json").read_text())
+    with pytest.raises(Away, match="no list of jobs"):
+        states.parse_squeue("")
 
 
 def test_the_shapes_of_later_versions() -> None:

@@ -18,7 +18,13 @@ def test_preempted_jobs_go_on_where_slurm_requeues_and_where_it_cancels(gang: Sw
     cancelled = login.submit(
         login.space(SLOW), login.site(partition="scavenge", preempt="cancel"), "cancelled"
     )
-    for sweep in (requeued, cancelled):
+    head = {"partition": "apart", "preempt": "requeue", "cpus": 1, "memory": "2G"}
+    elastic = login.submit(
+        login.space(SLOW),
+        login.site(mode="elastic", partition="scavenge", preempt="cancel", head=head),
+        "preempted-workers",
+    )
+    for sweep in (requeued, cancelled, elastic):
         sweep.until_trained()
     urgent = cluster.run(
         "sbatch",
@@ -40,11 +46,15 @@ def test_preempted_jobs_go_on_where_slurm_requeues_and_where_it_cancels(gang: Sw
         compare(sweep, gang)
     assert {b["job"] for b in requeued.links("begin")} == {requeued.jobs[0]}
     assert len({b["job"] for b in cancelled.links("begin")}) == 2
-    waiting = cluster.run("squeue", "-h", "-o", "%i %T %k").splitlines()
-    (
-        cancelled.until(lambda: "kdsweep" not in cluster.run("squeue", "-h", "-t", "PENDING", "-o", "%k")),
-        waiting,
-    )
+    # The head of the elastic sweep went on, and its worker was followed by another.
+    elastic.until_over(timeout=240)
+    assert [e["code"] for e in elastic.links()] == [0], elastic.said()
+    assert len(elastic.links("successor")) == 1
+    assert len(elastic.results()) == 5
+    compare(elastic, gang)
+    assert "its node left" in elastic.said()
+    # No successor stays behind.
+    cancelled.until(lambda: "kdsweep" not in cluster.run("squeue", "-h", "-p", "scavenge", "-o", "%k"))
 
 
 def test_killed_steps(gang: Sweep, login: Login) -> None:
@@ -55,13 +65,18 @@ def test_killed_steps(gang: Sweep, login: Login) -> None:
     job = sweep.jobs[0]
     sweep.until_trained()
     sweep.until(lambda: len(sweep.beat()["running"]) == 2)
-    # Step 0 is the head's, step 1 the other node's; KILL reaches all their processes.
-    cluster.run("scancel", "--signal=KILL", f"{job}.1")
+    # One step holds the head, one the other node; KILL reaches all their processes.
+    steps = [
+        line.split() for line in cluster.run("squeue", "-s", "-h", "-j", job, "-o", "%i %N").splitlines()
+    ]
+    head = next(step for step, node in steps if node == sweep.beat()["host"] and step[-1].isdigit())
+    other = next(step for step, node in steps if node != sweep.beat()["host"])
+    cluster.run("scancel", "--signal=KILL", other)
     sweep.until(lambda: sweep.beat()["slots"] == 1)
     assert not sweep.links(), "the loss of a worker ended the link"
     assert cluster.job(job)["JobState"] == "RUNNING"
     sweep.until(lambda: sweep.beat()["running"])
-    cluster.run("scancel", "--signal=KILL", f"{job}.0")
+    cluster.run("scancel", "--signal=KILL", head)
     sweep.until(lambda: sweep.links())
     assert sweep.links()[0]["verdict"] == "again", sweep.said()
     sweep.until_over(timeout=240)
