@@ -66,9 +66,9 @@ def standing(folder: Path) -> dict[str, Any]:
         "hours_left": hours_left(plan, done | failed.keys() | blocked, store.ledger(), beat),
     }
     if (folder / "slurm").is_dir():
-        from orchestrator.submission import jobs_of
+        from orchestrator.submission import jobs_of, ray_nodes
 
-        out["jobs"] = jobs_of(folder)
+        out["jobs"], out["ray_nodes"] = jobs_of(folder), ray_nodes(folder)
     return out
 
 

@@ -20,6 +20,7 @@ from kd.files import write_atomically
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
+from slurm.node import read_head
 from slurm.states import UNKNOWN, JobState
 
 if TYPE_CHECKING:
@@ -250,6 +251,17 @@ def jobs_of(folder: Path, slurm: Slurm | None = None) -> list[dict[str, Any]]:
         jobs += [_as_dict(row, request.role, links, away) for row in mine]
     jobs += [_as_dict(row, "successor", links, "") for row in rows.get("successor", [])]
     return jobs
+
+
+def ray_nodes(folder: Path) -> list[str]:
+    """Hosts in the Ray cluster of a sweep's Slurm jobs, the head first; empty when there is none."""
+    here = latest(folder)
+    head = read_head(here) if here else None
+    if here is None or head is None or head["state"] != "up":
+        return []
+    prefix = f"joined-{head['link']}-"
+    others = sorted(path.name.removeprefix(prefix) for path in here.glob(f"{prefix}*"))
+    return list(dict.fromkeys([head["host"], *others]))
 
 
 def _absent(

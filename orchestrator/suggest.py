@@ -28,7 +28,7 @@ from orchestrator.students import (
 
 TRUTHS = 48  # draws that take the part of the truth
 SIZES = 10  # sizes tried per arm
-REACH = 2.0  # how far beyond the largest measured size a run may be proposed
+REACH = 4.0  # how far beyond the largest measured size a run may be proposed, where laws need no warning
 MISFIT = 0.01  # ln error that a single run says nothing about, beyond its noise
 NOTHING = 1e-4  # BPM of regret: less is the simulation's own noise
 MOST = 60  # points in one suggestion

@@ -74,6 +74,8 @@ def in_words(now: dict[str, Any]) -> str:
         "  job      " + "  ".join(str(job[k]) for k in ("id", "kind", "state", "reason") if job.get(k))
         for job in now.get("jobs", [])
     ]
+    if now.get("ray_nodes"):
+        lines.append(f"  Ray      {len(now['ray_nodes'])} nodes: {', '.join(now['ray_nodes'])}")
     used = now["used"]
     lines.append(
         f"  used     {used['slot_hours']:.2f} slot hours, {used['gpu_hours']:.2f} GPU hours, "

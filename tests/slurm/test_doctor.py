@@ -18,7 +18,7 @@ def test_all_is_well(login: Login) -> None:
     found = findings(login, "--site", site, expect=0)
     assert all(ok for ok, _ in found.values())
     assert found["shared folder"][1].startswith("node")
-    assert "2 CPUs, 0 GPUs, 3072 MB" in found["allocation"][1]
+    assert "2 CPUs, 0 GPUs" in found["allocation"][1]
     assert found["sbatch --test-only gang.sbatch"][0]
     assert not list((login.home / "sweeps").glob(".doctor-*"))
 
