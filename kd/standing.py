@@ -51,6 +51,8 @@ class Standing:
     def start(self, shape: Shape, teacher_folder: Path | None, data: Data, device: torch.device) -> Start:
         """What its checkpoint holds; without one, fresh weights, decided by seed and birth alone."""
         path, history = self.folder / CHECKPOINT, self.folder / HISTORY
+        for half_written in self.folder.glob(".*.tmp"):  # by a process that was killed
+            half_written.unlink(missing_ok=True)
         if not path.exists():
             history.unlink(missing_ok=True)
             return self._fresh(shape, teacher_folder, data)

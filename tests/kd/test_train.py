@@ -82,6 +82,7 @@ def test_a_killed_run_ends_with_the_same_bits(small_data, teacher, tmp_path, str
     first.checkpoint()
     if killed_after < 3:
         first.step()  # an epoch that the checkpoint doesn't know
+    (tmp_path / "killed" / ".checkpoint.pt.123.tmp").write_bytes(b"half a checkpoint")
     second = Run(student(strategy), small_data, tmp_path / "killed", **folders)
     assert second.epoch == killed_after
     result = train(second)
@@ -91,6 +92,7 @@ def test_a_killed_run_ends_with_the_same_bits(small_data, teacher, tmp_path, str
     ]
     assert epochs == [1, 2, 3, 4]
     assert result["epochs"] == 4
+    assert not list((tmp_path / "killed").glob(".*"))
 
 
 def test_strategies_start_alike_and_end_apart(small_data, teacher, tmp_path):
