@@ -90,7 +90,7 @@ class PackTrainer:
         self.runs: Runs | None = None
         self._alone: set[str] = set()  # points whose stack could not begin
         self._chosen: dict[tuple[object, ...], Choice] = {}  # by shape
-        # A node of a Slurm job says in its directory when it must leave, and waits for the processes entered there.
+        # A node of a Slurm job says in its directory when it must leave, and waits for those entered there.
         self._leave = node_dir / "leave" if node_dir else None
         if node_dir and not self.must_leave:
             (node_dir / "trainers" / str(os.getpid())).touch()
@@ -313,7 +313,7 @@ class Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for a slice of time. Raises Leaving, once what happened has been told, when this node must go."""
+        """Train for a slice of time. Raises Leaving when this node must go and what happened has been told."""
         if self.trainer.must_leave:
             self.trainer.pause()
             raise Leaving(f"{socket.gethostname()}: this node's time is over")
