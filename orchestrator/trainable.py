@@ -313,7 +313,7 @@ class Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for a slice of time. Raises Leaving when this node must go and what happened has been told."""
+        """Train for a slice of time. Raises Leaving when this node must go and all has been told."""
         if self.trainer.must_leave:
             self.trainer.pause()
             raise Leaving(f"{socket.gethostname()}: this node's time is over")
