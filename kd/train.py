@@ -101,13 +101,10 @@ class Runs:
                 continue
             point.epoch += 1
             val = metrics.error_figures(bpm[k], self.data.val.bpm)
-            if not (math.isfinite(loss) and metrics.finite(val)):
-                what = (
-                    f"the training loss is {loss}"
-                    if not math.isfinite(loss)
-                    else "the validation logits are not finite"
-                )
-                point.diverged = rows[id(point)] = Diverged(point.epoch, f"{what}; try a lower learning rate")
+            try:
+                _check_finite(point.epoch, loss, val)
+            except Diverged as error:  # raised, so that it tells where
+                point.diverged = rows[id(point)] = error
                 continue
             if val["mae_bpm"] < point.best_mae:
                 point.best_mae, point.best_epoch, better[k] = val["mae_bpm"], point.epoch, True
@@ -295,6 +292,14 @@ class Run(Runs):
         if isinstance(row, Diverged):
             raise row
         return row
+
+
+def _check_finite(epoch: int, loss: float, val: dict[str, float]) -> None:
+    """Raise Diverged if a number isn't finite."""
+    if not math.isfinite(loss):
+        raise Diverged(epoch, f"the training loss is {loss}; try a lower learning rate")
+    if not metrics.finite(val):
+        raise Diverged(epoch, "the validation logits are not finite; try a lower learning rate")
 
 
 def load_model(

@@ -139,6 +139,7 @@ def test_a_failing_point_takes_nobody_with_it(setup, kind):
         full: "IsADirectoryError",
     }
     assert failed[wild]["epoch"] == 1
+    assert all("Traceback" in error["traceback"] for error in failed.values())
     assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(students[2:])
     assert trainer.runs is None
 
