@@ -30,7 +30,10 @@ DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON, TensorBoard: half the driver's CPU
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own, see sweep.py
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the store is the truth; Tune's own state is never read
-    # With a search algorithm Tune would start one worker at a time, seconds each; the gate knows how many may run.
+    # How long to wait for the reason of a worker's end. Ray's 1 s is less than it takes to notice that a
+    # node is gone, and a point must not be blamed for that.
+    "RAY_timeout_ms_task_wait_for_death_info": "20000",
+    # With a search algorithm Tune would start one worker at a time, seconds each; the gate bounds them.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # failures go to error.json
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",  # waiting for elastic nodes is normal

@@ -7,7 +7,7 @@ Its doubt is the error it makes on shapes left out of its fit.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ Shape = tuple[int, int]  # depth, width
 
 def empty_profile() -> dict[str, Any]:
     """A profile.json without measurements."""
-    return {"schema": SCHEMA, "devices": {}, "points": {}, "latency_laws": {}}
+    return {"schema": SCHEMA, "devices": {}, "points": {}, "shapes": {}, "latency_laws": {}}
 
 
 def read_profile(folder: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def read_profile(folder: Path) -> dict[str, Any]:
             f"{folder / FILE} has schema {profile.get('schema')!r}, this version reads {SCHEMA!r}: "
             f"remove it and profile again"
         )
-    return dict(profile)
+    return empty_profile() | profile
 
 
 def fit_latency(shapes: Sequence[tuple[float, float]], ms: Sequence[float]) -> dict[str, Any]:
@@ -104,18 +104,27 @@ def _logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
-def fit_laws(profile: dict[str, Any]) -> dict[str, Any]:
-    """device -> architecture -> precision -> law, from all points of a profile."""
-    measured: dict[tuple[str, str, str], dict[tuple[float, float], list[float]]] = {}
+def timed_shapes(profile: dict[str, Any], device: str | None) -> Iterator[tuple[dict[str, Any], Any]]:
+    """(shape, record) of all that was timed on a device: trained points, and untrained models of a shape."""
     for point in profile["points"].values():
-        for device, record in point["devices"].items():
-            for precision in PRECISIONS:
-                of = measured.setdefault((device, point["arch"], precision), defaultdict(list))
-                of[point["macs"], point["layers"]].append(record[precision]["latency_ms"]["median"])
+        if device in point["devices"]:
+            yield point, point["devices"][device]
+    for shape in profile["shapes"].get(device, {}).values():
+        yield shape, shape
+
+
+def fit_laws(profile: dict[str, Any]) -> dict[str, Any]:
+    """device -> architecture -> precision -> law, from all that a profile timed."""
     laws: dict[str, Any] = {}
-    for (device, arch, precision), shapes in sorted(measured.items()):
-        law = fit_latency(list(shapes), [float(np.mean(ms)) for ms in shapes.values()])
-        laws.setdefault(device, {}).setdefault(arch, {})[precision] = law
+    for device in sorted(profile["devices"]):
+        measured: dict[tuple[str, str], dict[tuple[float, float], list[float]]] = {}
+        for shape, record in timed_shapes(profile, device):
+            for precision in PRECISIONS:
+                of = measured.setdefault((shape["arch"], precision), defaultdict(list))
+                of[shape["macs"], shape["layers"]].append(record[precision]["latency_ms"]["median"])
+        for (arch, precision), shapes in sorted(measured.items()):
+            law = fit_latency(list(shapes), [float(np.mean(ms)) for ms in shapes.values()])
+            laws.setdefault(device, {}).setdefault(arch, {})[precision] = law
     return laws
 
 
@@ -137,10 +146,11 @@ def attach(document: dict[str, Any], profile: dict[str, Any], device: str | None
     for arch, data in document["architectures"].items():
         columns = data["configurations"]
         points = [p for p in profile["points"].values() if p["arch"] == arch]
+        timed = [(s, r) for s, r in timed_shapes(profile, chosen) if s["arch"] == arch]
         laws = profile["latency_laws"].get(chosen, {}).get(arch, {})
         for precision in PRECISIONS:
             _sizes(columns, points, precision)
-            _latencies(columns, points, laws.get(precision), chosen, precision)
+            _latencies(columns, timed, laws.get(precision), precision)
     document["profile"] = {
         "devices": sorted(devices),
         "device": chosen,
@@ -179,9 +189,8 @@ def _mean_by_shape(points: list[dict[str, Any]], precision: str, what: str) -> d
 
 def _latencies(
     columns: dict[str, Any],
-    points: list[dict[str, Any]],
+    timed: list[tuple[dict[str, Any], Any]],
     law: dict[str, Any] | None,
-    device: str | None,
     precision: str,
 ) -> None:
     n = len(columns["depth"])
@@ -193,9 +202,8 @@ def _latencies(
         factor = sure_factor(law["sigma_ln"])
         median, sure = [round(float(v), 6) for v in ms], [round(float(v) * factor, 6) for v in ms]
     measured: dict[Shape, list[float]] = defaultdict(list)
-    for p in points:
-        if device in p["devices"]:
-            measured[p["depth"], p["width"]].append(p["devices"][device][precision]["latency_ms"]["median"])
+    for s, record in timed:
+        measured[s["depth"], s["width"]].append(record[precision]["latency_ms"]["median"])
     for i, shape in enumerate(zip(columns["depth"], columns["width"], strict=True)):
         if values := measured.get(shape):
             median[i] = sure[i] = sum(values) / len(values)
@@ -258,14 +266,14 @@ def _cost(document: dict[str, Any], student: dict[str, Any], precision: str) -> 
 
 def _measured(profile: dict[str, Any], device: str | None) -> dict[str, list[str]]:
     """Which shapes ("arch depth x width") have a measured latency here, and a measured arena."""
-    shapes: dict[str, set[str]] = {"latency": set(), "arena": set()}
-    for p in profile["points"].values():
-        name = f"{p['arch']} {p['depth']}x{p['width']}"
-        if device in p["devices"]:
-            shapes["latency"].add(name)
-        if p.get("mcu"):
-            shapes["arena"].add(name)
-    return {what: sorted(names) for what, names in shapes.items()}
+
+    def name(shape: dict[str, Any]) -> str:
+        return f"{shape['arch']} {shape['depth']}x{shape['width']}"
+
+    return {
+        "latency": sorted({name(shape) for shape, _ in timed_shapes(profile, device)}),
+        "arena": sorted({name(p) for p in profile["points"].values() if p.get("mcu")}),
+    }
 
 
 def _int8(profile: dict[str, Any], device: str | None) -> dict[str, float] | None:

@@ -111,6 +111,16 @@ class Plan:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(f"{path}: not a plan ({error!r}): run the search space again") from error
 
+    def with_earlier(self, path: Path, done: set[str]) -> "Plan":
+        """This plan, and what is done of the plan at `path`: a sweep never forgets what it trained."""
+        try:
+            earlier = Plan.load(path)
+        except InputError:  # none yet, or of another version: what is done is found again when it is planned
+            return self
+        ids = {point.id for point in self.points}
+        more = [point for point in earlier.points if point.id in done and point.id not in ids]
+        return dataclasses.replace(self, points=[*self.points, *more])
+
 
 def make_plan(space: SearchSpace, data: Data) -> Plan:
     """All points of a space on prepared data.

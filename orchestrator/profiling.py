@@ -19,6 +19,7 @@ from kd.errors import InputError
 from kd.files import write_atomically
 from kd.prepare import Data
 from kd.sizes import size
+from kd.stopwatch import time_model
 from orchestrator.latency import FILE, fit_laws, read_profile
 from orchestrator.store import Store
 
@@ -102,12 +103,45 @@ def spread(students: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def untrained(results: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """Shapes (architecture, depth, width) that the latency law needs beside the trained ones.
+
+    Time doesn't depend on what a model learnt: where fewer than LAW_SHAPES shapes are trained, others of the
+    same depths are timed with random weights, from the least width to twice the largest.
+    """
+    trained: dict[str, set[tuple[int, int]]] = {}
+    for r in results:
+        if r["role"] == "student":
+            trained.setdefault(r["arch"], set()).add((r["depth"], r["width"]))
+    found = []
+    for arch, shapes in sorted(trained.items()):
+        depths, widths = sorted({d for d, _ in shapes}), [w for _, w in shapes]
+        grid = np.geomspace(min(widths), 2 * max(widths), 2 * LAW_SHAPES).round().astype(int)[::-1]
+        new = [
+            (arch, depths[i % len(depths)], int(width))
+            for i, width in enumerate(dict.fromkeys(grid.tolist()))
+            if (depths[i % len(depths)], width) not in shapes
+        ]
+        missing = max(LAW_SHAPES - len(shapes), 0)
+        places = np.linspace(0, len(new) - 1, min(missing, len(new))).round().astype(int)
+        found += [new[i] for i in dict.fromkeys(places.tolist())]
+    return found
+
+
 def profile_points(
-    store: Store, ids: Iterable[str], data: Data, *, runs: int, again: bool = False, say: Say = lambda _: None
+    store: Store,
+    ids: Iterable[str],
+    data: Data,
+    *,
+    runs: int,
+    shapes: Iterable[tuple[str, int, int]] = (),
+    again: bool = False,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Measure points here, write profile.json, return it. What this device measured already is kept.
 
-    runs: timed inferences per runtime. again: measure anew. Raises InputError without the extra [edge].
+    runs: timed inferences per runtime. shapes: timed with random weights (`untrained`). again: measure anew.
+    Raises InputError without the extra [edge].
     """
     from kd.device import device
     from kd.onnxfile import require_extra
@@ -131,6 +165,12 @@ def profile_points(
             f"{int8['latency_ms']['median']:.3f} ms int8, drift {int8['drift_bpm']['mean']:.3f} BPM"
         )
         write_profile(store, profile)
+    known_shapes = profile["shapes"].setdefault(here["key"], {})
+    for arch, depth, width in shapes:
+        if (name := f"{arch} {depth}x{width}") not in known_shapes or again:
+            known_shapes[name] = record = measure_shape(arch, depth, width, data, runs)
+            say(f"{name} with random weights: {record['fp32']['latency_ms']['median']:.3f} ms float32")
+            write_profile(store, profile)
     write_profile(store, profile)
     return profile
 
@@ -145,7 +185,6 @@ def write_profile(store: Store, profile: dict[str, Any]) -> None:
 def measure_point(store: Store, result: dict[str, Any], data: Data, runs: int) -> dict[str, Any]:
     """One point on this device: torch, float32 ONNX and int8 ONNX. Bytes, milliseconds, errors in BPM."""
     from kd import metrics, onnxfile
-    from kd.stopwatch import time_model
     from kd.teacher import MODEL, as_tensor, outputs
     from kd.train import load_model
 
@@ -178,8 +217,7 @@ def measure_point(store: Store, result: dict[str, Any], data: Data, runs: int) -
         onnxfile.write_int8(files["fp32"], files["int8"], calibration_windows(data))
         for name in ("fp32", "int8"):
             predicted[name] = decoded(onnxfile.run_onnx(files[name], held_out))
-        timed = Path(temporary) / "windows.npy"
-        np.save(timed, held_out[:: max(len(held_out) // TIMED_WINDOWS, 1)][:TIMED_WINDOWS])
+        timed = timed_windows(data, Path(temporary))
         record: dict[str, Any] = {
             name: {
                 "file_bytes": file.stat().st_size,
@@ -199,6 +237,36 @@ def measure_point(store: Store, result: dict[str, Any], data: Data, runs: int) -
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")},
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def measure_shape(arch: str, depth: int, width: int, data: Data, runs: int) -> dict[str, Any]:
+    """Milliseconds of a model with random weights, float32 and int8, for the latency law."""
+    import torch
+
+    from kd import onnxfile
+    from kd.models import build
+
+    channels, samples = data.test.x.shape[1:]
+    shape = {"channels": channels, "samples": samples, "classes": data.classes}
+    s = size(arch, depth, width, **shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(arch, depth, width, **shape).eval()
+    with tempfile.TemporaryDirectory() as temporary:
+        files = {"fp32": Path(temporary) / "model.onnx", "int8": Path(temporary) / "model.int8.onnx"}
+        onnxfile.write_onnx(model, files["fp32"], channels, samples)
+        onnxfile.write_int8(files["fp32"], files["int8"], calibration_windows(data))
+        timed = timed_windows(data, Path(temporary))
+        record = {name: calmest(partial(time_model, file, timed, runs=runs)) for name, file in files.items()}
+    shape_of = {"arch": arch, "depth": depth, "width": width, "macs": s.macs, "layers": s.layers}
+    return {**shape_of, "params": s.params, **record}
+
+
+def timed_windows(data: Data, folder: Path) -> Path:
+    """Held-out windows, spread over the subjects, that the stopwatch goes round."""
+    path, held_out = folder / "windows.npy", np.asarray(data.test.x)
+    np.save(path, held_out[:: max(len(held_out) // TIMED_WINDOWS, 1)][:TIMED_WINDOWS])
+    return path
 
 
 def calmest(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

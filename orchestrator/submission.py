@@ -152,7 +152,8 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
         ],
     )
     opened.save_space()
-    opened.plan.save(opened.store.path / "plan.json")
+    file = opened.store.path / "plan.json"
+    opened.plan.with_earlier(file, opened.store.done()).save(file)
     job.here.mkdir(parents=True)
     gpus, _ = fit_on(opened, job.site)  # said here, since an elastic head sees no GPU
     resources = opened.space.resources.model_copy(update={"gpus": gpus})

@@ -123,8 +123,10 @@ def run_sweep(
         if not lock.supported:
             display.say(f"{store.path}: this file system has no locks; don't run the sweep twice at a time")
         _remove_leftovers(store)
+        trained = store.done()
+        plan = plan.with_earlier(store.path / "plan.json", trained)
         plan.save(store.path / "plan.json")
-        done = store.done() & {point.id for point in plan.points}
+        done = trained & {point.id for point in plan.points}
         tracker = LiveTracker(store, plan, options.tracking_uri or default_uri(store))
         result = SweepResult(total=len(plan.points), already_done=len(done), done=len(done))
         if result.done < result.total:

@@ -26,7 +26,7 @@ LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit
     multiple=True,
     default=["front", "law"],
     show_default=True,
-    help="front: nobody is both smaller and better; law: shapes for the latency law; all; or an id.",
+    help="front: nobody is both smaller and better; law: more shapes, for the latency law; all; or an id.",
 )
 @click.option(
     "--budget", multiple=True, metavar="NAME=MOST", help=f"Only students within it: {', '.join(LIMITS)}."
@@ -59,15 +59,18 @@ def profile(
     """
     from orchestrator.mcu import default_environment, environment, profile_mcu
     from orchestrator.opening import open_space
-    from orchestrator.profiling import choose, profile_points
+    from orchestrator.profiling import choose, profile_points, untrained
     from orchestrator.store import Store
 
     store = Store(sweep_folder(sweep))
     results, limits = list(store.results()), dict(map(_limit, budget))
     ids = choose(results, points, limits)
+    shapes = untrained(results) if "law" in points else []
     if dry_run:
         for id in ids:
             click.echo(id)
+        for arch, depth, width in shapes:
+            click.echo(f"{arch} {depth}x{width} with random weights")
         return
 
     def say(text: str) -> None:
@@ -76,7 +79,7 @@ def profile(
     if mcu:
         environment(mcu_env or default_environment(), say)  # fail before the long part, not after
     data = open_space(str(store.path), [], None, say).windows
-    document = profile_points(store, ids, data, runs=runs, again=again, say=say)
+    document = profile_points(store, ids, data, runs=runs, shapes=shapes, again=again, say=say)
     if mcu:
         named = [word for word in points if word not in ("law", "front")]
         chosen = choose(results, named or ["front"], limits)

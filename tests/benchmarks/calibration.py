@@ -2,7 +2,7 @@
 
     python tests/benchmarks/calibration.py --sweeps 200 --processes 2
 
-Prints the table of orchestrator/laws/CALIBRATION.md (about 8 minutes on 2 cores). Each sweep is a truth of
+Prints the table of orchestrator/laws/CALIBRATION.md (about 20 minutes of one core). Each sweep is a truth of
 its own, drawn from a family inside or outside the fitted one, and gives one new run at each distance, so
 that hits are independent and a binomial band judges them.
 """

@@ -109,8 +109,8 @@ def test_matched_weights_are_reported_apart_from_the_published_ones() -> None:
     assert published["p_dkd_better"] > 0.95
     assert published["gain"]["low"] < 1 - 0.88 / 0.95 < published["gain"]["high"]
     assert matched["soft"] == "resnet1d soft ce=1.0 weight=8.0 from T1"
-    assert 0.05 < matched["p_dkd_better"] < 0.95
-    assert "no difference established" in matched["text"]
+    assert matched["p_dkd_better"] < 0.95
+    assert abs(matched["gain"]["median"]) < 0.015 < 0.05 < published["gain"]["median"]
     assert "as published" in found["text"]
     assert "at matched weight and temperature: dkd is better in 0" in found["text"]
 

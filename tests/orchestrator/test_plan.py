@@ -147,6 +147,17 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
         Plan.load(tmp_path / "missing.json")
 
 
+def test_what_an_earlier_plan_trained_stays_in_the_sweep(tmp_path: Path) -> None:
+    first, second = plan_of(), plan_of({"seeds": [1]})
+    file = tmp_path / "plan.json"
+    assert first.with_earlier(file, set()) == first
+    first.save(file)
+    done = {first.points[0].id, first.points[5].id}
+    merged = second.with_earlier(file, done)
+    assert merged.points[: len(second.points)] == second.points
+    assert {p.id for p in merged.points} == {p.id for p in second.points} | done
+
+
 def points_of(costs: list[float], shapes: int) -> list[Point]:
     base = plan_of().points[-1]
     return [

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from kd.errors import InputError
 from orchestrator import mcu
 from orchestrator.commands.profile import law_text, profile
-from orchestrator.profiling import calmest, choose, front, spread
+from orchestrator.profiling import calmest, choose, front, profile_points, spread, untrained
 from orchestrator.store import Store
 
 
@@ -60,6 +60,16 @@ def test_shapes_for_the_law_reach_from_the_smallest_to_the_largest():
     assert (found[0]["id"], found[-1]["id"]) == ("x00", "x39")
 
 
+def test_the_law_gets_untrained_shapes_where_few_are_trained():
+    few = [run_of(f"x{w}", 1, 5.0, width=w, depth=d) for w, d in ((4, 2), (8, 2), (16, 3))]
+    shapes = untrained(few)
+    assert len(shapes) == len(set(shapes)) == 8 - 3
+    assert not {(4, 2), (8, 2), (16, 3)} & {(w, d) for _, d, w in shapes}
+    assert {d for _, d, _ in shapes} == {2, 3}
+    assert max(w for _, _, w in shapes) == 32
+    assert untrained([run_of(f"x{w}", 1, 5.0, width=w) for w in range(1, 9)]) == []
+
+
 def test_a_disturbed_timing_is_taken_again():
     timings = iter([(1.0, 2.0), (1.0, 1.1), (1.0, 1.0)])
     once = calmest(lambda: {"latency_ms": dict(zip(("min", "median"), next(timings), strict=True))})
@@ -102,6 +112,16 @@ def test_profile_measures_once_and_writes_what_query_needs(tiny_sweep, tmp_path)
     again = invoke(str(folder), "--points", ids[0], "--json")
     assert "was measured on this device before" in again.stderr
     assert json.loads(again.stdout)["points"] == document["points"]
+
+
+def test_untrained_shapes_make_a_law(tiny_sweep, tmp_path, small_data):
+    pytest.importorskip("onnxscript", reason="needs the extra [edge]")
+    shapes = [("mlp", 1, width) for width in (4, 8, 16, 32, 64)]
+    document = profile_points(Store(tmp_path), [], small_data, runs=20, shapes=shapes)
+    (laws,) = document["latency_laws"].values()
+    assert laws["mlp"]["fp32"]["shapes"] == 5
+    assert laws["mlp"]["int8"]["sigma_ln"] > 0
+    assert document == json.loads((tmp_path / "profile.json").read_text())
 
 
 @pytest.mark.parametrize("budget", ["params=5", "max_params", "max_params=many"])
