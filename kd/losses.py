@@ -1,7 +1,8 @@
 """Every distillation loss as a pure function of tensors, one value per sample; the caller weighs and reduces.
 
 All work in log space and in float32 at least, so that they and their gradients stay finite for logits up to
-+-1e4 and temperatures from 0.05 to 20. N samples, C classes, F features.
++-1e4 and temperatures from 0.05 to 20. N samples, C classes, F features. Temperature and window may be one
+number or one per sample, (N, 1): models of a stack differ in them.
 """
 
 import torch
@@ -29,7 +30,7 @@ def hard(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return cross_entropy(student_logits, teacher_logits.argmax(1))
 
 
-def soft(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+def soft(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
     """T^2 KL(teacher || student) of the tempered distributions, summed over classes, (N,).
 
     Logits (N, C). Source: Hinton, Vinyals, Dean 2015 (arXiv 1503.02531), section 2: the factor T^2 keeps the
@@ -38,17 +39,17 @@ def soft(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> 
     _check_logits(student_logits, teacher_logits)
     log_s = _log_softmax(student_logits, temperature)
     log_t = _log_softmax(teacher_logits, temperature)
-    return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(1)
+    return _square(temperature) * (log_t.exp() * (log_t - log_s)).sum(1)
 
 
 def decoupled(
     student_logits: Tensor,
     teacher_logits: Tensor,
     target: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
     alpha: float,
     beta: float,
-    window: int = 0,
+    window: int | Tensor = 0,
 ) -> Tensor:
     """Decoupled distillation, alpha * TCKD + beta * NCKD, each times T^2, (N,).
 
@@ -62,18 +63,22 @@ def decoupled(
 
 
 def decoupled_terms(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, window: int = 0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    temperature: float | Tensor,
+    window: int | Tensor = 0,
 ) -> tuple[Tensor, Tensor]:
     """TCKD and NCKD, both (N,) and both times T^2; see `decoupled`."""
     _check_logits(student_logits, teacher_logits)
     classes = student_logits.shape[1]
-    if classes < 3 or 2 * window + 3 > classes:
-        raise ValueError(
-            "decoupled distillation needs two non-target classes or more: "
-            f"{classes} classes with window {window} leave fewer"
-        )
+    if not isinstance(window, Tensor):
+        check_window(window, classes)
     index = torch.arange(classes, device=target.device)
-    near = (index - target.long().unsqueeze(1)).abs() <= window  # (N, C), the target part
+    hit = target.long().unsqueeze(1)
+    near = (
+        index == hit if isinstance(window, int) and window == 0 else (index - hit).abs() <= window
+    )  # (N, C), the target part
     log_s = _log_softmax(student_logits, temperature)
     log_t = _log_softmax(teacher_logits, temperature)
     rest_s = log_s.masked_fill(near, -torch.inf).logsumexp(1, keepdim=True)  # (N, 1), log p(non-target)
@@ -83,7 +88,16 @@ def decoupled_terms(
     log_q = log_t - rest_t  # log of the teacher's distribution inside the non-target part
     q = log_q.masked_fill(near, -torch.inf).exp()
     nckd = (q * (log_q - (log_s - rest_s)).masked_fill(near, 0.0)).sum(1)
-    return temperature**2 * tckd, temperature**2 * nckd
+    return _square(temperature) * tckd, _square(temperature) * nckd
+
+
+def check_window(window: int, classes: int) -> None:
+    """Raise ValueError if a target part of this half-width leaves fewer than two non-target classes."""
+    if classes < 3 or 2 * window + 3 > classes:
+        raise ValueError(
+            "decoupled distillation needs two non-target classes or more: "
+            f"{classes} classes with window {window} leave fewer"
+        )
 
 
 def feature(student_features: Tensor, teacher_features: Tensor) -> Tensor:
@@ -103,8 +117,12 @@ def _widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    if not temperature > 0:
+def _square(temperature: float | Tensor) -> float | Tensor:
+    return temperature.square().squeeze(1) if isinstance(temperature, Tensor) else temperature**2
+
+
+def _log_softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     return functional.log_softmax(_widen(logits) / temperature, dim=1)
 

@@ -18,7 +18,14 @@ EVAL_BATCH = 1024  # windows a forward pass takes when no gradient is kept
 class TeacherOutputs:
     """A frozen teacher as its students see it: logits (N, K) and features (N, F) by training-window index."""
 
-    def __init__(self, spec: Spec, folder: Path | None, windows: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        folder: Path | None,
+        windows: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         if folder is None or not (folder / LOGITS).exists():
             raise InputError(
                 f"point {spec.id} ({spec.strategy}) needs the outputs of teacher {spec.teacher}, "
@@ -26,8 +33,8 @@ class TeacherOutputs:
             )
         self.model = folder / MODEL
         self.sha256 = sha256(self.model)
-        self.logits = as_tensor(np.load(folder / LOGITS, mmap_mode="r")).to(device)
-        self.features = as_tensor(np.load(folder / FEATURES, mmap_mode="r")).to(device)
+        self.logits = as_tensor(np.load(folder / LOGITS, mmap_mode="r")).to(device, dtype)
+        self.features = as_tensor(np.load(folder / FEATURES, mmap_mode="r")).to(device, dtype)
         if len(self.logits) != windows or len(self.features) != windows:
             raise InputError(
                 f"teacher {spec.teacher} has outputs for {len(self.logits)} windows, the data has {windows}: "

@@ -1,12 +1,14 @@
-"""The one training loop, for teachers and students. Knows neither Ray nor where the sweep keeps its files.
+"""Training points: alone (`Run`) or several of one shape as a stack (`Runs`), each in its own folder.
 
-A `Run` trains one model in a folder, an epoch a `step()`. Kill it at any moment and make it again: it goes on
-from its last checkpoint and, on a CPU with the same number of threads, ends with the same bits.
+step() trains an epoch, finish() evaluates and writes the model. Kill them at any moment and make them again:
+every point goes on from its last checkpoint, alone or in any stack, and, alone on a CPU with the same number
+of threads, ends with the same bits. The loop itself is `kd.stack`. Knows neither Ray nor where sweeps keep
+their files.
 """
 
-import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +17,236 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kd import births, metrics, sizes
+from kd import metrics, sizes
 from kd.files import sha256, write_atomically
 from kd.models import build
-from kd.objective import Labels, objective
+from kd.objective import Labels
 from kd.prepare import Data
-from kd.prune import newborn
 from kd.recipe import Spec
-from kd.strategies import STRATEGIES
+from kd.stack import Shape, Stack, Start
+from kd.standing import CHECKPOINT, HISTORY, Diverged, Row, Standing
 from kd.teacher import MODEL, TeacherOutputs, as_tensor, outputs, write_teacher_outputs
 
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
+__all__ = ["CHECKPOINT", "HISTORY", "Diverged", "Run", "Runs", "device_name", "load_model"]
 
 
-class Diverged(RuntimeError):
-    """Training left the finite numbers; `epoch` says when, the message what."""
+class Runs:
+    """Points of one shape (`kd.stack.together`) being trained as one stack, each in its own folder.
 
-    def __init__(self, epoch: int, cause: str) -> None:
-        super().__init__(f"diverged in epoch {epoch}: {cause}")
-        self.epoch = epoch
-        self.cause = cause
+    step() trains an epoch of each that is not over; finish(i) evaluates one on the test subjects and writes
+    its model. teacher_folders: the finished teachers' folders, for points that need one. A point that is over
+    leaves the stack: at once on a CPU, when half of them have left on a GPU. Raises InputError if a folder or
+    a teacher doesn't fit its spec.
+    """
 
-    def __reduce__(self) -> tuple[type["Diverged"], tuple[int, str]]:
-        return Diverged, (self.epoch, self.cause)
+    def __init__(
+        self,
+        specs: Sequence[Spec],
+        data: Data,
+        folders: Sequence[Path],
+        *,
+        teacher_folders: Sequence[Path | None] | None = None,
+        device: str = "cpu",
+        checkpoint_every_s: float = 30.0,
+        dtype: torch.dtype = torch.float32,
+        precision: str = "float32",
+        convolution: str = "grouped",
+    ) -> None:
+        self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
+        self._dtype, self._precision, self._convolution = dtype, precision, convolution
+        from_folders = list(teacher_folders or [None] * len(specs))
+        first = specs[0]
+        channels, samples = data.train.x.shape[1:]
+        self.shape = Shape(first.arch, first.depth, first.width, channels, samples, data.classes)
+        centres = metrics.class_centres(data.min_bpm, data.classes).to(self.device)
+        self.labels = Labels(centres, first.recipe.label_sigma_bpm)
+        self.x, self.bpm = self._tensor(data.train.x), self._tensor(data.train.bpm)
+        self._val_x = self._tensor(data.val.x)
+        self.points: list[Standing] = []
+        teachers: dict[Path | None, TeacherOutputs] = {}
+        for spec, folder, from_folder in zip(specs, folders, from_folders, strict=True):
+            if spec.strategy != "scratch" and from_folder not in teachers:
+                teachers[from_folder] = TeacherOutputs(spec, from_folder, len(data.train), self.device, dtype)
+            teacher = None if spec.strategy == "scratch" else teachers[from_folder]
+            self.points.append(Standing(spec, folder, teacher))
+        starts = [
+            point.start(self.shape, from_folder, data, self.device)
+            for point, from_folder in zip(self.points, from_folders, strict=True)
+        ]
+        self._in_stack = list(self.points)  # by their number in the stack
+        self._left: dict[int, dict[str, Tensor]] = {}  # the best weights of points that left it
+        self.stack = self._stacked(self._in_stack, starts)
+        self._checkpointed_at = time.monotonic()
+
+    def step(self) -> list[Row | Diverged | None]:
+        """Train an epoch of each point that isn't over, validate, append to its history.
+
+        For each point: the epoch's scalars, None if it was over already, or Diverged if it has just left the
+        finite numbers.
+        """
+        if all(point.over for point in self.points):
+            return [None] * len(self.points)
+        self._shrink()
+        start = time.monotonic()
+        training = [point for point in self._in_stack if not point.over]
+        losses = self.stack.epoch([point.epoch for point in self._in_stack])
+        predicted = metrics.decode_expectation(
+            self.stack.logits(self._val_x).flatten(0, 1), self.labels.centres
+        )
+        bpm = predicted.view(len(self._in_stack), -1).cpu().numpy()
+        rows: dict[int, Row | Diverged] = {}
+        better = [False] * len(self._in_stack)
+        for k, (point, loss) in enumerate(zip(self._in_stack, losses.tolist(), strict=True)):
+            if point.over:
+                continue
+            point.epoch += 1
+            val = metrics.error_figures(bpm[k], self.data.val.bpm)
+            try:
+                _check_finite(point.epoch, loss, val)
+            except Diverged as error:  # raised, so that it tells where
+                point.diverged = rows[id(point)] = error
+                continue
+            if val["mae_bpm"] < point.best_mae:
+                point.best_mae, point.best_epoch, better[k] = val["mae_bpm"], point.epoch, True
+            lr = float(self.stack.lr(k, np.array(point.epoch * self.stack.steps - 1)))
+            rows[id(point)] = {
+                "epoch": point.epoch,
+                "train_loss": loss,
+                "val_mae_bpm": val["mae_bpm"],
+                "lr": lr,
+            }
+        self.stack.keep_best(better)
+        share = (time.monotonic() - start) / len(training)
+        for point in training:
+            point.train_seconds += share
+            row = rows[id(point)]
+            if not isinstance(row, Diverged):
+                row["train_seconds"] = round(point.train_seconds, 3)
+                point.append(row)
+        if time.monotonic() - self._checkpointed_at >= self.checkpoint_every_s:
+            self.checkpoint()
+        return [rows.get(id(point)) for point in self.points]
+
+    def checkpoint(self) -> None:
+        """Write the state of every point in the stack now, each atomically to its own folder."""
+        for k, point in enumerate(self._in_stack):
+            if point.diverged is None:
+                point.checkpoint(self.stack, k)
+        self._checkpointed_at = time.monotonic()
+
+    def finish(self, i: int = 0) -> dict[str, Any]:
+        """Evaluate a point's best weights on the test subjects, write its model; the figures of result.json.
+
+        A teacher also gets its outputs on every training window written, which is all its students ever see.
+        The checkpoint stays until the caller has written result.json and calls `discard_checkpoint`.
+        """
+        start = time.monotonic()
+        point, test = self.points[i], self.data.test
+        spec = point.spec
+        model = self.shape.build()
+        model.load_state_dict(self.best_state(i))
+        model.to(self.device, self._dtype)
+        test_logits, _ = outputs(model, self._tensor(test.x))
+        predicted = metrics.decode_expectation(test_logits, self.labels.centres).cpu().numpy()
+        argmax = metrics.decode_argmax(test_logits, self.labels.centres).cpu().numpy()
+        write_atomically(point.folder / MODEL, lambda path: save_file(_cpu_state(model), path))
+        if spec.role == "teacher":
+            write_teacher_outputs(model, self.x, point.folder)
+        if point.teacher is not None:
+            point.teacher.check_unchanged()
+        size = sizes.size(
+            spec.arch,
+            spec.depth,
+            spec.width,
+            channels=self.shape.channels,
+            samples=self.shape.samples,
+            classes=self.shape.classes,
+        )
+        counted = sum(p.numel() for p in model.parameters())
+        if counted != size.params:
+            raise AssertionError(
+                f"{spec.arch} {spec.depth}x{spec.width}: {counted} parameters, not {size.params}"
+            )
+        point.train_seconds += time.monotonic() - start
+        return {
+            "params": size.params,
+            "macs": size.macs,
+            "activation_bytes": size.activation_bytes,
+            "weight_bytes": size.weight_bytes,
+            "weight_bytes_int8": size.weight_bytes_int8,
+            **metrics.error_figures(predicted, test.bpm),
+            "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
+            "mae_by_subject": metrics.mae_by(test.subject, predicted, test.bpm),
+            "mae_by_dataset": metrics.mae_by(test.dataset, predicted, test.bpm),
+            "val_mae_bpm": point.best_mae,
+            "epochs": point.epoch,
+            "best_epoch": point.best_epoch,
+            "train_seconds": round(point.train_seconds, 3),
+            "device": device_name(self.device),
+            "model_sha256": sha256(point.folder / MODEL),
+            "teacher_sha256": point.teacher.sha256 if point.teacher else None,
+        }
+
+    def best_state(self, i: int) -> dict[str, Tensor]:
+        """A point's weights after its best epoch, as the state dict of a plain model."""
+        point = self.points[i]
+        if point in self._in_stack:
+            return self.stack.best(self._in_stack.index(point), point.best_epoch)
+        return self._left[id(point)]
+
+    def discard_checkpoint(self, i: int = 0) -> None:
+        """Remove a point's checkpoint.pt; only once its result.json is safely there."""
+        (self.points[i].folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _stacked(self, points: Sequence[Standing], starts: Sequence[Start]) -> Stack:
+        return Stack(
+            [point.spec for point in points],
+            self.shape,
+            starts,
+            [point.teacher for point in points],
+            self.x,
+            self.bpm,
+            self.labels,
+            dtype=self._dtype,
+            precision=self._precision,
+            convolution=self._convolution,
+        )
+
+    def _shrink(self) -> None:
+        """Build the stack anew without the points that are over, if that pays."""
+        left = [(k, point) for k, point in enumerate(self._in_stack) if not point.over]
+        worth = (
+            len(left) < len(self._in_stack)
+            if self.device.type == "cpu"
+            else 2 * len(left) <= len(self._in_stack)
+        )
+        if not left or not worth:
+            return
+        for i, point in enumerate(self.points):
+            if point in self._in_stack and point.over and point.best_epoch:
+                self._left[id(point)] = self.best_state(i)
+        starts = [
+            Start(
+                self.stack.state(k, point.epoch),
+                self.stack.connector(k),
+                self.stack.moments(k),
+                self.stack.best(k, point.best_epoch) if point.best_epoch else None,
+            )
+            for k, point in left
+        ]
+        self._in_stack = [point for _, point in left]
+        self.stack = self._stacked(self._in_stack, starts)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return as_tensor(array).to(self.device, self._dtype)
 
 
-class Run:
-    """One model being trained in `folder`.
+class Run(Runs):
+    """One point being trained in `folder`: a stack of one.
 
-    step() trains one epoch and returns its scalars, or None when training is over; finish() then evaluates on
-    the test subjects and writes the model. teacher_folder: the finished teacher's folder, for strategies that
-    need one. Raises InputError if the folder or the teacher doesn't fit the spec, Diverged on NaN.
+    step() trains one epoch and returns its scalars, or None when training is over; finish() then evaluates.
+    teacher_folder: the finished teacher's folder, for strategies and births that need one. Raises InputError
+    if the folder or the teacher doesn't fit the spec; step() raises Diverged on NaN.
     """
 
     def __init__(
@@ -57,224 +258,48 @@ class Run:
         teacher_folder: Path | None = None,
         device: str = "cpu",
         checkpoint_every_s: float = 30.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.spec, self.data, self.folder, self.device = spec, data, Path(folder), torch.device(device)
-        self.checkpoint_every_s = checkpoint_every_s
-        self.folder.mkdir(parents=True, exist_ok=True)
-        recipe = spec.recipe
-        channels, samples = data.train.x.shape[1:]
-        self.weights = STRATEGIES[spec.strategy](**spec.strategy_args)
-        self.labels = Labels(
-            metrics.class_centres(data.min_bpm, data.classes).to(self.device), recipe.label_sigma_bpm
+        super().__init__(
+            [spec],
+            data,
+            [folder],
+            teacher_folders=[teacher_folder],
+            device=device,
+            checkpoint_every_s=checkpoint_every_s,
+            dtype=dtype,
         )
-        self.x, self.bpm = self._tensor(data.train.x), self._tensor(data.train.bpm)
-        self.teacher = None
-        if spec.strategy != "scratch":
-            self.teacher = TeacherOutputs(spec, teacher_folder, len(data.train), self.device)
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.seed)  # points that differ only in strategy or teacher start alike
-            self.model = build(
-                spec.arch, spec.depth, spec.width, channels=channels, samples=samples, classes=data.classes
-            )
-            if births.needs_teacher(spec.birth):
-                self.model.load_state_dict(newborn(spec, teacher_folder, data))
-            self.connector: nn.Module = nn.Identity()
-            if self.weights.feature and self.teacher is not None:
-                student_width = self.model.fc.in_features
-                self.connector = nn.Linear(int(student_width), self.teacher.features.shape[1])  # type: ignore[arg-type]
-        self.model.to(self.device)
-        self.connector.to(self.device)
-        self.parameters = [*self.model.parameters(), *self.connector.parameters()]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-                {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=recipe.lr,
-            fused=True,
-        )
-        windows = min(recipe.windows_per_epoch or len(self.bpm), len(self.bpm))
-        self.batch = min(recipe.batch_size, windows)
-        self.steps_per_epoch = windows // self.batch
-        self.max_epochs = recipe.max_epochs
-        self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
-        self.best_state: dict[str, Tensor] = {}
-        self._resume()
-        self._checkpointed_at = time.monotonic()
+        self.spec, self.max_epochs, self.steps_per_epoch = spec, spec.recipe.max_epochs, self.stack.steps
 
     @property
-    def over(self) -> bool:
-        """Whether every epoch is done, or validation stopped improving."""
-        patience = self.spec.recipe.patience
-        return self.epoch >= self.max_epochs or bool(patience and self.epoch - self.best_epoch >= patience)
+    def epoch(self) -> int:
+        """Epochs trained."""
+        return self.points[0].epoch
 
-    def step(self) -> dict[str, float] | None:
+    @property
+    def model(self) -> nn.Module:
+        """The model in training."""
+        return self.stack.model
+
+    @property
+    def connector(self) -> nn.Module:
+        """What makes its features as wide as its teacher's."""
+        return next(iter(self.stack.connectors.values()), nn.Identity())
+
+    def step(self) -> Row | None:  # type: ignore[override]  # of the one point there is
         """Train one epoch, validate, append to history.jsonl; the epoch's scalars, or None when over."""
-        if self.over:
-            return None
-        start = time.monotonic()
-        loss = self._train_epoch()
-        self.epoch += 1
-        if not math.isfinite(loss):
-            raise Diverged(self.epoch, f"the training loss is {loss}; try a lower learning rate")
-        val_logits, _ = outputs(self.model, self._tensor(self.data.val.x))
-        val = metrics.error_figures(self._decode(val_logits), self.data.val.bpm)
-        if not metrics.finite(val):
-            raise Diverged(self.epoch, "the validation logits are not finite; try a lower learning rate")
-        if val["mae_bpm"] < self.best_mae:
-            self.best_mae, self.best_epoch = val["mae_bpm"], self.epoch
-            self.best_state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.train_seconds += time.monotonic() - start
-        row = {
-            "epoch": self.epoch,
-            "train_loss": loss,
-            "val_mae_bpm": val["mae_bpm"],
-            "lr": self._lr(self.epoch * self.steps_per_epoch - 1),
-            "train_seconds": round(self.train_seconds, 3),
-        }
-        with (self.folder / HISTORY).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if time.monotonic() - self._checkpointed_at >= self.checkpoint_every_s:
-            self.checkpoint()
+        (row,) = super().step()
+        if isinstance(row, Diverged):
+            raise row
         return row
 
-    def checkpoint(self) -> None:
-        """Write the whole state now, atomically."""
-        state = {
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_mae": self.best_mae,
-            "train_seconds": self.train_seconds,
-            "model": self.model.state_dict(),
-            "connector": self.connector.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "best_state": self.best_state,
-        }
-        write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
-        self._checkpointed_at = time.monotonic()
 
-    def finish(self) -> dict[str, Any]:
-        """Evaluate the best weights on the test subjects, write the model; the figures of result.json.
-
-        A teacher also gets its outputs on every training window written, which is all its students ever see.
-        The checkpoint stays until the caller has written result.json and calls `discard_checkpoint`.
-        """
-        start = time.monotonic()
-        spec, test = self.spec, self.data.test
-        self.model.load_state_dict(self.best_state)
-        test_logits, _ = outputs(self.model, self._tensor(test.x))
-        predicted = self._decode(test_logits)
-        argmax = metrics.decode_argmax(test_logits, self.labels.centres).cpu().numpy()
-        write_atomically(self.folder / MODEL, lambda path: save_file(_cpu_state(self.model), path))
-        if spec.role == "teacher":
-            write_teacher_outputs(self.model, self.x, self.folder)
-        if self.teacher is not None:
-            self.teacher.check_unchanged()
-        channels, samples = self.data.train.x.shape[1:]
-        size = sizes.size(
-            spec.arch,
-            spec.depth,
-            spec.width,
-            channels=channels,
-            samples=samples,
-            classes=len(self.labels.centres),
-        )
-        counted = sum(p.numel() for p in self.model.parameters())
-        if counted != size.params:
-            raise AssertionError(
-                f"{spec.arch} {spec.depth}x{spec.width}: {counted} parameters, not {size.params}"
-            )
-        self.train_seconds += time.monotonic() - start
-        return {
-            "params": size.params,
-            "macs": size.macs,
-            "activation_bytes": size.activation_bytes,
-            "weight_bytes": size.weight_bytes,
-            "weight_bytes_int8": size.weight_bytes_int8,
-            **metrics.error_figures(predicted, test.bpm),
-            "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
-            "mae_by_subject": metrics.mae_by(test.subject, predicted, test.bpm),
-            "mae_by_dataset": metrics.mae_by(test.dataset, predicted, test.bpm),
-            "val_mae_bpm": self.best_mae,
-            "epochs": self.epoch,
-            "best_epoch": self.best_epoch,
-            "train_seconds": round(self.train_seconds, 3),
-            "device": device_name(self.device),
-            "model_sha256": sha256(self.folder / MODEL),
-            "teacher_sha256": self.teacher.sha256 if self.teacher else None,
-        }
-
-    def discard_checkpoint(self) -> None:
-        """Remove checkpoint.pt; only once result.json is safely there."""
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
-
-    def _train_epoch(self) -> float:
-        self.model.train()
-        generator = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.bpm), generator=generator).to(self.device)
-        total = torch.zeros((), device=self.device)
-        ramp = 1.0
-        if (
-            self.weights.warmup_fraction
-        ):  # counted from 1, as in the authors' code: the first epoch distils too
-            ramp = min((self.epoch + 1) / (self.weights.warmup_fraction * self.max_epochs), 1.0)
-        for i in range(self.steps_per_epoch):
-            index = order[i * self.batch : (i + 1) * self.batch]
-            loss = self._train_step(index, self._lr(self.epoch * self.steps_per_epoch + i), ramp)
-            total += loss
-        return float(total) / self.steps_per_epoch
-
-    def _train_step(self, index: Tensor, lr: float, ramp: float) -> Tensor:
-        teacher_logits, teacher_features = self.teacher.batch(index) if self.teacher else (None, None)
-        logits, features = self.model(self.x[index])
-        loss = objective(
-            self.weights,
-            self.labels,
-            logits,
-            self.connector(features),
-            self.bpm[index],
-            teacher_logits,
-            teacher_features,
-            ramp,
-        )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.spec.recipe.clip_norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        self.optimiser.step()
-        return loss.detach()
-
-    def _lr(self, step: int) -> float:
-        """Linear warm-up, then cosine to zero over all steps."""
-        recipe = self.spec.recipe
-        steps = self.steps_per_epoch * self.max_epochs
-        warmup = max(round(recipe.warmup_fraction * steps), 1)
-        if step < warmup:
-            return recipe.lr * (step + 1) / warmup
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-
-    def _decode(self, logits: Tensor) -> np.ndarray:
-        return metrics.decode_expectation(logits, self.labels.centres).cpu().numpy()
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return as_tensor(array).to(self.device)
-
-    def _resume(self) -> None:
-        path, history = self.folder / CHECKPOINT, self.folder / HISTORY
-        if not path.exists():
-            history.unlink(missing_ok=True)
-            return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
-        self.best_mae, self.train_seconds = state["best_mae"], state["train_seconds"]
-        self.model.load_state_dict(state["model"])
-        self.connector.load_state_dict(state["connector"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.best_state = state["best_state"]
-        rows = history.read_text().splitlines()[: self.epoch]
-        write_atomically(history, lambda p: p.write_text("".join(row + "\n" for row in rows)))
+def _check_finite(epoch: int, loss: float, val: dict[str, float]) -> None:
+    """Raise Diverged if a number isn't finite."""
+    if not math.isfinite(loss):
+        raise Diverged(epoch, f"the training loss is {loss}; try a lower learning rate")
+    if not metrics.finite(val):
+        raise Diverged(epoch, "the validation logits are not finite; try a lower learning rate")
 
 
 def load_model(

@@ -263,15 +263,18 @@ def _chosen(block: Students, teachers: Sequence[Point], where: str) -> Sequence[
     return [t for t in teachers if t.id in block.teachers or t.name in block.teachers]
 
 
-def packs(points: Iterable[Point], slots: int) -> list[list[Point]]:
+def packs(points: Iterable[Point], slots: int, *, most_s: float = PACK_S[1]) -> list[list[Point]]:
     """Group points into packs, longest first: what one Tune trial trains in one warm process.
+
+    most_s: estimated seconds, one by one on a CPU core, that a pack holds at most. A GPU trains a pack as
+    stacks, many points in the time of one, and is given all it can use.
 
     Points of a pack have one shape. The packs are short enough that `slots` slots end at about one time, and
     long enough that starting them costs little.
     """
     ordered = sorted(points, key=lambda p: (-p.cost_s, p.arch, p.depth, p.width, p.id))
     share = sum(p.cost_s for p in ordered) / max(slots, 1) / WAVES
-    target = min(max(share, PACK_S[0]), PACK_S[1])
+    target = min(max(share, PACK_S[0]), most_s)
     made: list[list[Point]] = []
     open_: dict[tuple[Any, ...], tuple[list[Point], float]] = {}
     for point in ordered:

@@ -5,7 +5,9 @@ report a slice of time at a time, `Conductor` hears every report.
 """
 
 import contextlib
+import functools
 import logging
+import math
 import os
 import shutil
 import signal
@@ -129,7 +131,8 @@ def run_sweep(
         result = SweepResult(total=len(plan.points), already_done=len(done), done=len(done))
         if result.done < result.total:
             display.say(f"{result.done} of {result.total} points already done; starting Ray")
-            gate = Gate(plan.points, done, pack=packs, max_failures=options.max_failures)
+            pack = functools.partial(packs, most_s=math.inf) if slot.gpus else packs  # see `packs`
+            gate = Gate(plan.points, done, pack=pack, max_failures=options.max_failures)
             progress = Progress(
                 {point.id: point for point in plan.points}, gate.done, gate.failed, gate.blocked
             )

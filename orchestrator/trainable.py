@@ -1,4 +1,4 @@
-"""What runs in a worker: a pack of points, one after the other, a slice of time at a time.
+"""What runs in a worker: a pack of points, a slice of time at a time; as stacks on a GPU, else one by one.
 
 `PackTrainer` knows the sweep directory and `kd`, not Ray; `Trainable` is its Tune shell. A worker stays warm:
 torch, the plan and the data are loaded once, then pack after pack is trained.
@@ -10,7 +10,7 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,8 @@ from orchestrator.plan import Plan, Point
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
-    from kd.train import Run
+    from kd.probe import Choice
+    from kd.train import Diverged, Runs
 
 ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
 LOG_LINES = 50
@@ -65,7 +66,7 @@ class Leaving(RuntimeError):
 
 
 class PackTrainer:
-    """Trains the points of one pack after another; what happened comes back as events.
+    """Trains the points of one pack after another, or several as a stack; what happened comes back as events.
 
     Events are dicts with `kind` (began, done, failed), `id` and `time`; done adds the headline figures,
     failed the error and the last log lines. A point's folder is written to only while its lock is held.
@@ -85,7 +86,10 @@ class PackTrainer:
         self.device = "cuda" if setup.gpu and torch.cuda.is_available() else "cpu"
         self.lock = SweepLock(self.store.path)
         self.ids: list[str] = []
-        self.run: Run | None = None
+        self.stacked: list[str] = []  # the points of `runs`, in its order
+        self.runs: Runs | None = None
+        self._alone: set[str] = set()  # points whose stack could not begin
+        self._chosen: dict[tuple[object, ...], Choice] = {}  # by shape
         # A node of a Slurm job says in its directory when it must leave, and waits for those entered there.
         self._leave = node_dir / "leave" if node_dir else None
         if node_dir and not self.must_leave:
@@ -97,7 +101,7 @@ class PackTrainer:
         return self._leave is not None and self._leave.exists()
 
     def take(self, ids: list[str]) -> None:
-        """Go on with another pack; a point in the middle of training is checkpointed first."""
+        """Go on with another pack; points in the middle of training are checkpointed first."""
         self.pause()
         self.ids = list(ids)
 
@@ -108,82 +112,145 @@ class PackTrainer:
         """
         deadline = time.monotonic() + seconds
         events: list[dict[str, Any]] = []
-        row: dict[str, Any] = {}
+        self._row: dict[str, float] = {}
         while self.ids:
-            id = self.ids[0]
             try:
-                if self.run is None:
-                    if self.store.is_done(id):  # by a worker that died before it could say so
-                        stored = self.store.result(id)
-                        events.append(_event("done", id, **{key: stored[key] for key in HEADLINES}))
-                        self._close(id)
-                        continue
-                    self.run = self._begin(id)
-                    events.append(_event("began", id, epoch=self.run.epoch))
-                    _say(f"{id} begins after epoch {self.run.epoch} of {self.run.max_epochs}")
-                if step := self.run.step():
-                    row = step
-                else:
-                    figures = self._finish(id)
-                    events.append(_event("done", id, **figures))
-                    _say(f"{id} done: {figures}")
-                    row = {}
+                if self.runs is None and not self._begin(events):
+                    continue
+                assert self.runs is not None
+                rows = self.runs.step()
             except Exception as error:
-                _say(f"{id} failed: {error}")
-                event = _event("failed", id, error=describe(error, self.run), log=self._log(id))
-                self._close(id)
-                if self.device != "cpu" and not isinstance(error, (InputError, self._diverged)):
-                    raise Broken(event) from error
-                events.append(event)
+                self._stack_failed(error, events)
+            else:
+                for i, row in enumerate(rows):
+                    self._hear(i, row, events)
             if time.monotonic() >= deadline or self.must_leave:
                 break
         where = {}
-        if self.run is not None:
-            where = {"point": self.ids[0], "epoch": self.run.epoch, "max_epochs": self.run.max_epochs}
-            where["val_mae_bpm"] = row.get("val_mae_bpm")
+        if self.runs is not None:
+            i = self.stacked.index(self.ids[0])
+            recipe = self.runs.points[i].spec.recipe
+            where = {
+                "point": self.ids[0],
+                "epoch": self.runs.points[i].epoch,
+                "max_epochs": recipe.max_epochs,
+            }
+            where["val_mae_bpm"] = self._row.get("val_mae_bpm")
         return {"events": events, "left": len(self.ids), **where}
 
     def pause(self) -> None:
         """Checkpoint what is being trained and let go of it."""
-        if self.run is not None:
-            if self.run.epoch:
-                self.run.checkpoint()
-            self._close(self.ids[0])
+        if self.runs is not None:
+            if any(point.epoch for point in self.runs.points):
+                self.runs.checkpoint()
+            self._let_go()
 
-    def _begin(self, id: str) -> "Run":
-        from kd.train import Run
+    def _begin(self, events: list[dict[str, Any]]) -> bool:
+        """Begin the next point and those of the pack that train with it; False if it was done already."""
+        from kd.train import Runs
 
-        point = self.points[id]
+        id = self.ids[0]
+        if self.store.is_done(id):  # by a worker that died before it could say so
+            stored = self.store.result(id)
+            events.append(_event("done", id, **{key: stored[key] for key in HEADLINES}))
+            self._close(id)
+            return False
+        self.stacked = [id]
         if not self.lock.take(byte_of(id), ORPHAN_PATIENCE_S):
             raise InputError(
                 f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "
                 f"end that process, then run again"
             )
-        spec = Spec(
-            id=id,
-            role=point.role,
-            arch=point.arch,
-            depth=point.depth,
-            width=point.width,
-            birth=point.birth,
-            strategy=point.strategy,
-            strategy_args=dict(point.strategy_args),
-            teacher=point.teacher,
-            seed=point.seed,
-            recipe=Recipe(**point.recipe),
-        )
-        return Run(
-            spec,
+        how = self._how(id)
+        for other in self.ids[1:]:
+            if len(self.stacked) >= how.members:
+                break
+            fits = other not in self._alone and self._fits(other, id) and not self.store.is_done(other)
+            if fits and self.lock.take(byte_of(other)):
+                self.stacked.append(other)
+        points = [self.points[id] for id in self.stacked]
+        self.runs = Runs(
+            [spec_of(point) for point in points],
             self.data,
-            self.store.folder(id),
-            teacher_folder=self.store.folder(point.teacher) if point.teacher else None,
+            [self.store.folder(point.id) for point in points],
+            teacher_folders=[self.store.folder(p.teacher) if p.teacher else None for p in points],
             device=self.device,
             checkpoint_every_s=self.setup.checkpoint_every_s,
+            convolution=how.convolution,
         )
+        for id, point in zip(self.stacked, self.runs.points, strict=True):
+            events.append(_event("began", id, epoch=point.epoch))
+            _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
+        return True
 
-    def _finish(self, id: str) -> dict[str, Any]:
-        assert self.run is not None
-        figures = self.run.finish()
+    def _how(self, id: str) -> "Choice":
+        """How to train points like this: on a CPU one by one, so that bits don't depend on the company."""
+        from kd.probe import Choice, choose
+
+        if self.device == "cpu" or id in self._alone or len(self.ids) == 1:
+            return Choice()
+        shape = self._shape(id)
+        if shape not in self._chosen:
+            self._chosen[shape] = choose(spec_of(self.points[id]), self.data, self.device)
+            _say(f"{self.points[id].name}: {self._chosen[shape]}")
+        return self._chosen[shape]
+
+    def _fits(self, id: str, other: str) -> bool:
+        return self._shape(id) == self._shape(other) and self.points[id].role == self.points[other].role
+
+    def _shape(self, id: str) -> tuple[object, ...]:
+        from kd.stack import together
+
+        return together(spec_of(self.points[id]))
+
+    def _hear(self, i: int, row: "dict[str, float] | Diverged | None", events: list[dict[str, Any]]) -> None:
+        """One point of the stack has trained an epoch (its scalars), left the finite numbers, or is over."""
+        id = self.stacked[i]
+        if id not in self.ids:  # over for some time
+            return
+        if isinstance(row, self._diverged):
+            self._failed(id, row, events)
+        elif row:
+            self._row = row
+        else:
+            try:
+                figures = self._finish(i)
+            except Exception as error:
+                self._failed(id, error, events)
+            else:
+                events.append(_event("done", id, **figures))
+                _say(f"{id} done: {figures}")
+
+    def _stack_failed(self, error: Exception, events: list[dict[str, Any]]) -> None:
+        """A stack can't begin or go on: its points are tried in smaller company, a point alone has failed."""
+        if len(self.stacked) > 1 and (self.runs is None or type(error).__name__ == "OutOfMemoryError"):
+            _say(f"a stack of {len(self.stacked)} failed, its points go on in smaller ones: {error}")
+            if type(error).__name__ == "OutOfMemoryError":
+                shape = self._shape(self.stacked[0])
+                self._chosen[shape] = replace(self._chosen[shape], members=len(self.stacked) // 2)
+            else:
+                self._alone.update(self.stacked)
+            self._let_go()
+        else:
+            self._failed(self._current(), error, events)
+
+    def _current(self) -> str:
+        """The first point of the stack that is still in training."""
+        return next(id for id in self.stacked if id in self.ids)
+
+    def _failed(self, id: str, error: Exception, events: list[dict[str, Any]]) -> None:
+        _say(f"{id} failed: {error}")
+        epoch = self.runs.points[self.stacked.index(id)].epoch if self.runs else None
+        event = _event("failed", id, error=describe(error, epoch), log=self._log(id))
+        self._close(id)
+        if self.device != "cpu" and not isinstance(error, (InputError, self._diverged)):
+            self._let_go()
+            raise Broken(event) from error
+        events.append(event)
+
+    def _finish(self, i: int) -> dict[str, Any]:
+        assert self.runs is not None
+        id, figures = self.stacked[i], self.runs.finish(i)
         point = asdict(self.points[id])
         point.pop("cost_s", None)
         self.store.write_result(
@@ -204,15 +271,22 @@ class PackTrainer:
                 "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             },
         )
-        self.run.discard_checkpoint()
+        self.runs.discard_checkpoint(i)
         self._close(id)
         return {key: figures[key] for key in HEADLINES}
 
     def _close(self, id: str) -> None:
-        """Leave a point, whatever became of it."""
-        self.run = None
+        """Leave a point, whatever became of it; with the last one of a stack, the stack."""
         self.lock.free(byte_of(id))
         self.ids.remove(id)
+        if not set(self.stacked) & set(self.ids):
+            self.runs = None
+
+    def _let_go(self) -> None:
+        """Leave the stack; what is left of its points is still to be trained."""
+        for id in set(self.stacked) & set(self.ids):
+            self.lock.free(byte_of(id))
+        self.runs = None
 
     def _log(self, id: str) -> str:
         """The last lines this process printed and the point's last epochs."""
@@ -273,12 +347,29 @@ def total_cost(
     }
 
 
-def describe(error: BaseException, run: "Run | None" = None) -> dict[str, Any]:
+def spec_of(point: Point) -> Spec:
+    """What `kd` needs to know of a point."""
+    return Spec(
+        id=point.id,
+        role=point.role,
+        arch=point.arch,
+        depth=point.depth,
+        width=point.width,
+        birth=point.birth,
+        strategy=point.strategy,
+        strategy_args=dict(point.strategy_args),
+        teacher=point.teacher,
+        seed=point.seed,
+        recipe=Recipe(**point.recipe),
+    )
+
+
+def describe(error: BaseException, epoch: int | None = None) -> dict[str, Any]:
     """An exception as error.json has it."""
     return {
         "type": type(error).__name__,
         "message": str(error),
-        "epoch": getattr(error, "epoch", run.epoch if run else None),
+        "epoch": getattr(error, "epoch", epoch),
         "traceback": "".join(traceback.format_exception(error)),
         "host": socket.gethostname(),
         "pid": os.getpid(),

@@ -64,6 +64,7 @@ class Listen(_Stateless, Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack is done, or stopped."""
         self._conductor.trial_over(trial.trial_id)
+        _forget(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died."""
@@ -77,6 +78,13 @@ def error_of(trial: Any) -> Any:
         return None
     with open(trial.pickled_error_file, "rb") as file:
         return cloudpickle.load(file)  # written by this very process, a moment ago
+
+
+def _forget(trial: Any) -> None:
+    """Tune keeps every trial to the end, with means of its figures that nobody reads: most of its memory."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+    (trial.last_result or {}).pop("events", None)
 
 
 class Stop(_Stateless, Stopper):

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from kd.errors import InputError
+from kd.files import sha256
 from kd.objective import Labels
 from kd.prepare import Data
 from kd.recipe import Recipe, Spec
 from kd.teacher import outputs
-from kd.train import Diverged, Run, load_model, sha256
+from kd.train import Diverged, Run, load_model
 
 RECIPE = Recipe(max_epochs=4, batch_size=32, lr=3e-3)
 TEACHER = Spec(id="t", role="teacher", arch="resnet1d", depth=2, width=8, recipe=RECIPE)
@@ -81,6 +82,7 @@ def test_a_killed_run_ends_with_the_same_bits(small_data, teacher, tmp_path, str
     first.checkpoint()
     if killed_after < 3:
         first.step()  # an epoch that the checkpoint doesn't know
+    (tmp_path / "killed" / ".checkpoint.pt.123.tmp").write_bytes(b"half a checkpoint")
     second = Run(student(strategy), small_data, tmp_path / "killed", **folders)
     assert second.epoch == killed_after
     result = train(second)
@@ -90,6 +92,7 @@ def test_a_killed_run_ends_with_the_same_bits(small_data, teacher, tmp_path, str
     ]
     assert epochs == [1, 2, 3, 4]
     assert result["epochs"] == 4
+    assert not list((tmp_path / "killed").glob(".*"))
 
 
 def test_strategies_start_alike_and_end_apart(small_data, teacher, tmp_path):

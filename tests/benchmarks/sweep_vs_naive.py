@@ -1,0 +1,317 @@
+"""A whole sweep against the same grid by plain Ray Tune, and against a bare loop over kdsweep's own trainer.
+
+    python tests/benchmarks/sweep_vs_naive.py                          the quickstart grid, 3 rounds
+    python tests/benchmarks/sweep_vs_naive.py --small --rounds 1       minutes: to see that it runs
+    python tests/benchmarks/sweep_vs_naive.py --parts                  where the gain comes from
+
+Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included. The
+three are interleaved, and ratios are of medians. The floor is two processes that train with `kd.train.Run`,
+teachers first, then the longest: no Ray, no MLflow, no driver.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.prepare import DataConfig, prepare
+from kd.recipe import Recipe, Spec
+from orchestrator.cluster import worker_env
+from orchestrator.opening import Opened, open_space
+from orchestrator.store import Store
+
+HERE = Path(__file__).resolve().parent
+QUICKSTART = HERE.parents[1] / "search_spaces" / "quickstart.yaml"
+SMALL = [
+    "data.options.subjects=12",
+    "data.options.minutes=2",
+    "training.max_epochs=2",
+    "training.teachers.max_epochs=2",
+]
+
+
+def opened(folder: Path, overrides: list[str]) -> Opened:
+    """The space, its plan and its windows, in a fresh sweep directory."""
+    return open_space(str(QUICKSTART), overrides, str(folder / "sweep"))
+
+
+def kdsweep(folder: Path, overrides: list[str], slots: int) -> dict[str, float]:
+    """The sweep; test MAE by point."""
+    command = [sys.executable, "-m", "orchestrator.cli", "run", str(QUICKSTART), *overrides]
+    run([*command, "--out", str(folder / "sweep"), "--slots", str(slots), "--no-dashboard"], folder)
+    results = [json.loads(p.read_text()) for p in (folder / "sweep").glob("points/*/result.json")]
+    return {r["id"]: r["mae_bpm"] for r in results}
+
+
+def naive(folder: Path, overrides: list[str], slots: int) -> dict[str, float]:
+    """Plain Ray Tune; test MAE by point."""
+    space = opened(folder, overrides)
+    job = {
+        "points": [dataclasses.asdict(point) for point in space.plan.points],
+        "data": {k: v for k, v in dataclasses.asdict(space.data).items() if k in ("source", "options")},
+        "cache": str(space.cache_dir),
+        "folder": str(folder),
+        "slots": slots,
+    }
+    if DataConfig(**job["data"]) != space.data:
+        raise RuntimeError("the naive script knows no other data settings than source and options")
+    (folder / "job.json").write_text(json.dumps(job))
+    run([sys.executable, str(HERE / "naive_tune.py"), str(folder / "job.json")], folder)
+    return {id: row["mae_bpm"] for id, row in json.loads((folder / "naive.json").read_text()).items()}
+
+
+def floor(folder: Path, overrides: list[str], slots: int) -> dict[str, float]:
+    """kdsweep's trainer in a bare loop; test MAE by point."""
+    run([sys.executable, __file__, "--floor", str(folder), str(slots), *overrides], folder, worker_env(1))
+    return dict(json.loads((folder / "floor.json").read_text()))
+
+
+def bare_loop(folder: Path, slots: int, overrides: list[str]) -> None:
+    """What `floor` times."""
+    space = opened(folder, overrides)
+    maes: dict[str, float] = {}
+    points = sorted(space.plan.points, key=lambda p: -p.cost_s)
+    with multiprocessing.get_context("spawn").Pool(slots) as pool:
+        for role in ("teacher", "student"):
+            jobs = [(*where(space), point) for point in points if point.role == role]
+            maes |= dict(pool.imap_unordered(bare_point, jobs))
+    (folder / "floor.json").write_text(json.dumps(maes))
+
+
+def where(space: Opened) -> tuple[DataConfig, Path, Store]:
+    """What a process needs to know of a sweep besides its points."""
+    return space.data, space.cache_dir, space.store
+
+
+def bare_point(job: tuple[DataConfig, Path, Store, Any]) -> tuple[str, float]:
+    """Train one point."""
+    import torch
+
+    from kd.train import Run
+
+    data, cache_dir, store, point = job
+    torch.set_num_threads(1)
+    fields = {field.name for field in dataclasses.fields(Spec)} - {"recipe"}
+    values = {k: v for k, v in dataclasses.asdict(point).items() if k in fields}
+    one = Run(
+        Spec(**values, recipe=Recipe(**point.recipe)),
+        prepare(data, cache_dir),
+        store.folder(point.id),
+        teacher_folder=store.folder(point.teacher) if point.teacher else None,
+    )
+    while one.step():
+        pass
+    return point.id, one.finish()["mae_bpm"]
+
+
+def run(command: list[str], folder: Path, env: dict[str, str] | None = None) -> None:
+    """Run a command, its output kept in the folder; RuntimeError with its end if it fails."""
+    log = folder / "log.txt"
+    with log.open("w") as file:
+        path = f"{HERE.parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **(env or {}), "PYTHONPATH": path},
+        )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])} failed: {log.read_text()[-3000:]}")
+
+
+CONTENDERS = {"kdsweep": kdsweep, "naive": naive, "floor": floor}
+
+
+def compare(rounds: int, overrides: list[str], slots: int, names: list[str]) -> dict[str, Any]:
+    """The contenders of these names, interleaved."""
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    maes: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for round_ in range(rounds):
+        for name in names:
+            contender = CONTENDERS[name]
+            with tempfile.TemporaryDirectory(prefix="kds-bench-") as scratch:
+                folder = Path(scratch)
+                opened(folder, overrides)  # everyone finds the windows prepared
+                start = time.perf_counter()
+                found = contender(folder, overrides, slots)
+                wall[name].append(time.perf_counter() - start)
+                maes[name].append(found)
+            print(
+                f"round {round_ + 1}: {name:8} {wall[name][-1]:7.1f} s, {len(found)} points, "
+                f"mean MAE {np.mean(list(found.values())):.2f} BPM, load {os.getloadavg()[0]:.1f}",
+                file=sys.stderr,
+                flush=True,
+            )
+    median = {name: statistics.median(seconds) for name, seconds in wall.items()}
+    ids = sorted(maes["kdsweep"][0])
+    mean = {name: np.mean([[found[id] for id in ids] for found in maes[name]], axis=0) for name in names}
+    figures: dict[str, Any] = {
+        "median_wall_s": median,
+        "rounds_wall_s": wall,
+        "points": len(ids),
+        "mean_mae_bpm": {name: float(values.mean()) for name, values in mean.items()},
+    }
+    if "floor" in names:
+        figures["kdsweep_over_floor"] = median["kdsweep"] / median["floor"]
+    if "naive" in names:
+        figures["naive_over_kdsweep"] = median["naive"] / median["kdsweep"]
+        # Same windows and epochs, other random numbers: within two standard errors of 0 is "the same".
+        difference = mean["kdsweep"] - mean["naive"]
+        figures["mae_difference_bpm"] = float(difference.mean())
+        figures["mae_difference_standard_error"] = float(difference.std(ddof=1) / len(ids) ** 0.5)
+    return figures
+
+
+# where the gain comes from
+
+
+def parts(overrides: list[str]) -> dict[str, Any]:
+    """CPU seconds of a student's epoch, from the naive script's loop to ours, one change after the other."""
+    with tempfile.TemporaryDirectory(prefix="kds-bench-") as scratch:
+        folder = Path(scratch)
+        space = opened(folder, [*overrides, "training.teachers.max_epochs=1"])
+        teacher = min((p for p in space.plan.points if p.role == "teacher"), key=lambda p: p.cost_s)
+        bare_point((*where(space), teacher))
+        rows = {}
+        students = [p for p in space.plan.points if p.teacher == teacher.id and p.strategy == "dkd"]
+        chosen = {p.arch: p for p in sorted(students, key=lambda p: -p.params)}  # the smallest of each
+        chosen |= {f"{p.arch} large": p for p in sorted(students, key=lambda p: p.params)}
+        for name, point in chosen.items():
+            row = {}
+            for step, env in (
+                ("naive", {}),
+                ("cached teacher", {}),
+                ("no DataLoader", {}),
+                ("kdsweep's step", {}),
+                ("allocator", worker_env(1)),
+            ):
+                command = [sys.executable, __file__, "--part", step, str(folder), point.id, *overrides]
+                path = f"{HERE.parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+                base = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": path}
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=base | env)
+                row[step] = float(done.stdout.split()[-1])
+            rows[f"{name} {point.depth}x{point.width}"] = row
+            print(name, {k: round(v, 3) for k, v in row.items()}, file=sys.stderr, flush=True)
+        return rows
+
+
+def part(step: str, folder: Path, id: str, overrides: list[str]) -> float:
+    """CPU seconds of the fastest of three epochs of one variant, in this process."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    sys.path.insert(0, str(HERE))
+    import naive_tune
+
+    torch.set_num_threads(1)
+    space = opened(folder, [*overrides, "training.teachers.max_epochs=1"])
+    points = {p.id: p for p in space.plan.points}
+    point, teacher = points[id], points[points[id].teacher or ""]
+    data, batch = space.windows, point.recipe["batch_size"]
+    if step in ("kdsweep's step", "allocator"):
+        from kd.train import Run
+
+        fields = {field.name for field in dataclasses.fields(Spec)} - {"recipe"}
+        values = {k: v for k, v in dataclasses.asdict(point).items() if k in fields}
+        one = Run(
+            Spec(**values, recipe=Recipe(**point.recipe)),
+            data,
+            folder / "part",
+            teacher_folder=space.store.folder(teacher.id),
+        )
+
+        def epoch() -> None:
+            one.stack.epoch([0])
+    else:
+        plain, taught = (naive_tune.model_of(dataclasses.asdict(p)) for p in (point, teacher))
+        taught.eval().requires_grad_(False)
+        optimiser = torch.optim.AdamW(plain.parameters(), lr=1e-3)
+        x, bpm = torch.tensor(data.train.x), torch.tensor(data.train.bpm)
+        cached = [
+            torch.tensor(np.load(space.store.folder(teacher.id) / f"{n}.npy")) for n in ("logits", "features")
+        ]
+        tables = (x, bpm) if step == "naive" else (x, bpm, *cached)
+        loader = DataLoader(TensorDataset(*tables), batch_size=batch, shuffle=True, drop_last=True)
+
+        def by_index() -> Any:
+            order = torch.randperm(len(x))
+            for i in range(len(x) // batch):
+                index = order[i * batch : (i + 1) * batch]
+                yield tuple(table[index] for table in tables)
+
+        def epoch() -> None:
+            plain.train()
+            for windows, labels, *outputs in loader if step != "no DataLoader" else by_index():
+                if not outputs:
+                    with torch.no_grad():
+                        outputs = taught(windows)
+                settings = dataclasses.asdict(point)
+                loss = naive_tune.loss_of(settings, plain(windows), tuple(outputs), labels, 1.0)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+                optimiser.step()
+                loss.item()
+
+    epoch()
+    fastest = float("inf")
+    for _ in range(3):
+        start = time.process_time()
+        epoch()
+        fastest = min(fastest, time.process_time() - start)
+    return fastest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="of the space, as for kdsweep run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--small", action="store_true", help="few windows and epochs")
+    parser.add_argument("--parts", action="store_true", help="where the gain comes from, instead")
+    parser.add_argument("--without", nargs="+", choices=("naive", "floor"), default=[])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--floor", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_intermixed_args()
+    if options.floor:
+        bare_loop(Path(options.floor[0]), int(options.floor[1]), options.overrides)
+        return
+    if options.part:
+        step, folder, id = options.part
+        print(part(step, Path(folder), id, options.overrides))
+        return
+    overrides = [*(SMALL if options.small else []), *options.overrides]
+    if options.parts:
+        figures: dict[str, Any] = {"epoch_cpu_s": parts(overrides)}
+    else:
+        names = [name for name in CONTENDERS if name not in options.without]
+        figures = compare(options.rounds, overrides, options.slots, names)
+        for name, value in figures.items():
+            if isinstance(value, float):
+                print(f"{name} {value:.3f}", file=sys.stderr)
+    figures |= {
+        "cpu": platform.processor() or platform.machine(),
+        "load": os.getloadavg(),
+        "versions": {name: version(name) for name in ("torch", "ray", "mlflow", "numpy")},
+    }
+    if options.json:
+        print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

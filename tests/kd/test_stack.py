@@ -1,0 +1,358 @@
+"""Members of a stack are the points they would be alone: in numbers, on disk, and when a neighbour dies."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kd import probe
+from kd.layout import Layout
+from kd.models import CONVOLUTIONS
+from kd.norm import BatchNormRelu
+from kd.objective import Labels
+from kd.prepare import Data
+from kd.recipe import Recipe, Spec
+from kd.stack import Shape
+from kd.train import Diverged, Run, Runs
+
+# 5 steps an epoch, so 4 epochs are 20 steps.
+RECIPE = Recipe(max_epochs=4, batch_size=48, windows_per_epoch=240, lr=3e-3)
+MEMBERS = [
+    ("scratch", {}, None, {"lr": 1e-2}),
+    ("dkd", {"beta": 4.0, "warmup_fraction": 0.5}, 0, {}),
+    ("feature", {}, 1, {"weight_decay": 0.1}),
+    ("soft", {"temperature": 2.0}, 1, {"clip_norm": 0.1}),
+    ("hard", {}, 0, {"warmup_fraction": 0.5}),
+    ("feature", {"weight": 3.0}, 0, {"lr": 1e-3}),
+    ("dkd", {"temperature": 2.0, "window": 2}, 1, {}),
+    ("soft", {"ce": 0.0}, 0, {}),
+]
+SHAPES = [("resnet1d", 2, 4), ("resnet1d", 5, 3), ("mlp", 2, 8), ("mlp", 1, 5)]
+
+
+@pytest.fixture(scope="module")
+def teachers(small_data: Data, tmp_path_factory):
+    """Two teachers of different widths."""
+    folders = []
+    for width in (8, 6):
+        folder = tmp_path_factory.mktemp(f"teacher{width}")
+        spec = Spec(id=f"t{width}", role="teacher", arch="resnet1d", depth=2, width=width, recipe=RECIPE)
+        run = Run(
+            dataclasses.replace(spec, recipe=dataclasses.replace(RECIPE, max_epochs=2)), small_data, folder
+        )
+        while run.step():
+            pass
+        run.finish()
+        folders.append(folder)
+    return folders
+
+
+def points(teachers, shape=SHAPES[0], count=None, **recipe):
+    """Specs and teacher folders that differ in everything members may differ in."""
+    specs, folders = [], []
+    for i, (strategy, args, teacher, changes) in enumerate(MEMBERS[:count]):
+        spec = Spec(
+            id=f"p{i}",
+            role="student",
+            arch=shape[0],
+            depth=shape[1],
+            width=shape[2],
+            strategy=strategy,
+            strategy_args=args,
+            teacher=None if teacher is None else f"t{teacher}",
+            seed=i,
+            recipe=dataclasses.replace(RECIPE, **recipe, **changes),
+        )
+        specs.append(spec)
+        folders.append(None if teacher is None else teachers[teacher])
+    return specs, folders
+
+
+def stack(specs, from_folders, data, path, **how) -> Runs:
+    folders = [path / spec.id for spec in specs]
+    return Runs(specs, data, folders, teacher_folders=from_folders, **how)
+
+
+def weights(runs: Runs, i: int) -> torch.Tensor:
+    return flat(runs.best_state(i))
+
+
+def flat(state) -> torch.Tensor:
+    return torch.cat([v.flatten().double() for k, v in state.items() if "num_batches" not in k])
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [(s, len(MEMBERS)) for s in SHAPES] + [(SHAPES[0], 2), (SHAPES[2], 3)]
+)
+def test_a_member_is_the_point_trained_alone(small_data, teachers, tmp_path, shape, count):
+    """20 steps: to 1e-9 in float64; in float32 as near to the float64 weights as the point alone is."""
+    specs, from_folders = points(teachers, shape, count)
+    runs, rows = {}, {}
+    for name, dtype in (("double", torch.float64), ("single", torch.float32)):
+        runs[name] = stack(specs, from_folders, small_data, tmp_path / name, dtype=dtype)
+        rows[name] = [runs[name].step() for _ in range(4)]
+    for i, spec in enumerate(specs):
+        ends = {}
+        for name, dtype in (("double", torch.float64), ("single", torch.float32)):
+            folder = tmp_path / f"{name}{i}"
+            alone = Run(spec, small_data, folder, teacher_folder=from_folders[i], dtype=dtype)
+            for epoch in range(4):
+                row, other = alone.step(), rows[name][epoch][i]
+                assert other["lr"] == row["lr"]
+                if name == "double":
+                    assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-9)
+            mine, own = runs[name].stack.state(i, 4), alone.stack.state(0, 4)
+            assert [(k, v.shape) for k, v in mine.items()] == [(k, v.shape) for k, v in own.items()]
+            ends[name] = flat(mine), flat(own)
+            if name == "double":
+                assert runs[name].points[i].best_epoch == alone.points[0].best_epoch
+                torch.testing.assert_close(weights(runs[name], i), weights(alone, 0), rtol=0, atol=1e-9)
+        truth = ends["double"][1]
+        torch.testing.assert_close(ends["double"][0], truth, rtol=0, atol=1e-9)
+        # Rounding grows where a ReLU flips: as much between float32 and float64 alone.
+        growth = 1e-5 if shape[0] == "mlp" else 2e-2
+        for end in ends["single"]:
+            assert float((end - truth).norm() / truth.norm()) < growth
+
+
+def test_every_members_own_settings_matter(small_data, teachers, tmp_path):
+    """Else the test above could pass with members that share what should be each one's own."""
+    specs, from_folders = points(teachers)
+    alike = [dataclasses.replace(spec, seed=0, recipe=RECIPE) for spec in specs]
+    ends = []
+    for name, chosen in (("own", specs), ("alike", alike)):
+        runs = stack(chosen, from_folders, small_data, tmp_path / name)
+        for _ in range(4):
+            runs.step()
+        ends.append([weights(runs, i) for i in range(len(specs))])
+    for a, b in itertools.combinations(ends[0], 2):
+        assert not torch.equal(a, b)
+    assert all(not torch.equal(a, b) for a, b in list(zip(*ends, strict=True))[1:])
+
+
+def test_finished_members_are_ordinary_points(small_data, teachers, tmp_path):
+    specs, from_folders = points(teachers, count=3)
+    runs = stack(specs, from_folders, small_data, tmp_path)
+    while any(runs.step()):
+        pass
+    for i, spec in enumerate(specs):
+        figures = runs.finish(i)
+        assert figures["epochs"] == 4
+        history = (tmp_path / spec.id / "history.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in history] == [1, 2, 3, 4]
+        alone = Run(spec, small_data, tmp_path / f"alone{i}", teacher_folder=from_folders[i])
+        while alone.step():
+            pass
+        assert alone.finish()["mae_bpm"] == pytest.approx(figures["mae_bpm"], abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64])
+def test_members_go_on_alone_and_in_other_stacks(small_data, teachers, tmp_path, dtype):
+    """Checkpoints don't know the stack: 2 epochs together, the third in other company, the fourth alone."""
+    specs, from_folders = points(teachers)
+    whole = stack(specs, from_folders, small_data, tmp_path / "whole", dtype=dtype)
+    for _ in range(4):
+        whole.step()
+    first = stack(specs, from_folders, small_data, tmp_path / "moved", dtype=dtype)
+    first.step()
+    first.step()
+    first.checkpoint()
+    first.step()  # an epoch that the checkpoints don't know
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        other = stack(
+            specs[half][::-1], from_folders[half][::-1], small_data, tmp_path / "moved", dtype=dtype
+        )
+        assert [point.epoch for point in other.points] == [2] * 4
+        other.step()
+        other.checkpoint()
+    for i, spec in enumerate(specs):
+        alone = Run(
+            spec, small_data, tmp_path / "moved" / spec.id, teacher_folder=from_folders[i], dtype=dtype
+        )
+        alone.step()
+        assert alone.step() is None
+        torch.testing.assert_close(weights(alone, 0), weights(whole, i), rtol=0, atol=1e-9)
+        assert alone.finish()["epochs"] == 4
+
+
+def test_a_stack_on_a_cpu_resumes_to_the_bit(small_data, teachers, tmp_path):
+    specs, from_folders = points(teachers)
+    whole = stack(specs, from_folders, small_data, tmp_path / "whole")
+    killed = stack(specs, from_folders, small_data, tmp_path / "killed")
+    for _ in range(4):
+        whole.step()
+    killed.step()
+    killed.checkpoint()
+    killed.step()
+    killed = stack(specs, from_folders, small_data, tmp_path / "killed")
+    for _ in range(3):
+        killed.step()
+    for i in range(len(specs)):
+        assert torch.equal(weights(killed, i), weights(whole, i))
+
+
+def test_a_diverging_member_neither_stops_nor_changes_the_others(small_data, teachers, tmp_path):
+    specs, from_folders = points(teachers, count=4)
+    wild = dataclasses.replace(specs[1].recipe, lr=1e30, clip_norm=1e30)
+    specs[1] = dataclasses.replace(specs[1], recipe=wild)
+    runs = stack(specs, from_folders, small_data, tmp_path, dtype=torch.float64)
+    rows = [runs.step() for _ in range(5)]
+    gone = [row[1] for row in rows]
+    assert isinstance(gone[0], Diverged)
+    assert "epoch 1: " in str(gone[0])
+    assert gone[1:] == [None] * 4
+    assert not (tmp_path / specs[1].id / "history.jsonl").exists()
+    for i in (0, 2, 3):
+        assert [row[i] is not None for row in rows] == [True] * 4 + [False]
+        alone = Run(
+            specs[i], small_data, tmp_path / f"{i}", teacher_folder=from_folders[i], dtype=torch.float64
+        )
+        while alone.step():
+            pass
+        torch.testing.assert_close(weights(runs, i), weights(alone, 0), rtol=0, atol=1e-9)
+
+
+def test_members_end_each_in_its_own_time(small_data, teachers, tmp_path):
+    specs, from_folders = points(teachers, count=3)
+    lazy = dataclasses.replace(specs[1].recipe, lr=1e-9, patience=1, max_epochs=30)  # learns nothing
+    short = dataclasses.replace(specs[2].recipe, max_epochs=2)
+    specs = [
+        specs[0],
+        *(dataclasses.replace(s, recipe=r) for s, r in zip(specs[1:], (lazy, short), strict=True)),
+    ]
+    runs = stack(specs, from_folders, small_data, tmp_path)
+    steps = 0
+    while any(runs.step()):
+        steps += 1
+    assert 4 <= steps < 30
+    figures = [runs.finish(i) for i in range(3)]
+    assert figures[0]["epochs"] == 4
+    assert figures[1]["epochs"] == figures[1]["best_epoch"] + 1
+    assert figures[2]["epochs"] == 2
+    for i, spec in enumerate(specs):
+        alone = Run(spec, small_data, tmp_path / f"{i}", teacher_folder=from_folders[i])
+        while alone.step():
+            pass
+        assert alone.finish()["mae_bpm"] == pytest.approx(figures[i]["mae_bpm"], abs=0.05)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_convolutions_as_matrix_products_are_convolutions(small_data, teachers, tmp_path, shape):
+    specs, from_folders = points(teachers, shape, 3)
+    ends = []
+    for way in CONVOLUTIONS:
+        runs = stack(specs, from_folders, small_data, tmp_path / way, dtype=torch.float64, convolution=way)
+        for _ in range(4):
+            runs.step()
+        ends.append([weights(runs, i) for i in range(3)])
+    for grouped, matmul in zip(*ends, strict=True):
+        torch.testing.assert_close(grouped, matmul, rtol=0, atol=1e-9)
+
+
+def test_the_probe_chooses_what_it_measured(small_data, monkeypatch):
+    """Twice as fast with each doubling up to 8 members, matrix products ahead from 4: so it stops at 8."""
+    measured = []
+
+    def rate_of(spec, shape, x, bpm, labels, members, *, precision, convolution):
+        measured.append((members, convolution))
+        return min(members, 8) * (1.5 if convolution == "matmul" and members >= 4 else 1.0), 0
+
+    monkeypatch.setattr(probe, "rate_of", rate_of)
+    (spec,), _ = points([None, None], count=1)
+    assert probe.choose(spec, small_data, "cpu") == probe.Choice(8, "matmul", 12.0)
+    assert measured[0] == (1, "grouped")
+    assert max(measured)[0] == 16
+    monkeypatch.setattr(probe, "MOST", 6)
+    assert probe.choose(spec, small_data, "cpu").members == 6
+    monkeypatch.undo()
+    shape = Shape("mlp", 1, 5, 1, small_data.train.x.shape[2], 180)
+    x, bpm = torch.from_numpy(np.array(small_data.train.x)), torch.from_numpy(np.array(small_data.train.bpm))
+    labels = Labels(torch.arange(30.0, 210.0), 1.5)
+    chosen = dataclasses.replace(spec, arch="mlp", depth=1, width=5)
+    rate, _ = probe.rate_of(chosen, shape, x, bpm, labels, 2)
+    assert rate > 0
+
+
+class Recorded(TorchDispatchMode):
+    """What a step asks of a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.append((str(func), args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_by_cursor_is_the_step_and_can_be_captured(small_data, teachers, tmp_path):
+    """What a CUDA graph replays ends in the same bits; it reads no number back and brings none along."""
+    specs, from_folders = points(teachers)
+    loop = stack(specs, from_folders, small_data, tmp_path / "loop").stack
+    graph = stack(specs, from_folders, small_data, tmp_path / "graph").stack
+    for epoch in range(2):
+        losses = loop.epoch([epoch] * len(specs))
+        graph._fill((epoch,) * len(specs))
+        for _ in range(graph.steps):
+            with Recorded() as recorded:
+                graph._step_at_cursor()
+        assert torch.equal(losses, graph._loss / graph.steps)
+    assert torch.equal(loop.optimiser.flat, graph.optimiser.flat)
+    assert graph._cursor.item() == graph.steps
+    waits = ("_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "lift_fresh", "unique")
+    assert not [name for name, _ in recorded.calls if any(wait in name for wait in waits)]
+    masks = [
+        index
+        for name, args in recorded.calls
+        if name.startswith("aten.index")
+        for index in (args[1] if isinstance(args[1], list) else [])
+        if index is not None and index.dtype == torch.bool
+    ]
+    assert not masks
+    assert len(recorded.calls) > 100
+
+
+def test_points_of_different_shapes_are_refused(small_data, teachers, tmp_path):
+    specs, from_folders = points(teachers, count=2)
+    specs[1] = dataclasses.replace(specs[1], width=5)
+    with pytest.raises(ValueError, match="different shapes"):
+        stack(specs, from_folders, small_data, tmp_path)
+
+
+@pytest.mark.parametrize("channels", [3, 5, 12])
+def test_the_fused_batch_norm_is_batch_norm(channels):
+    generator = torch.Generator().manual_seed(channels)
+    x = torch.randn(64, channels, 1, 128, generator=generator, dtype=torch.float64) * 3 + 7
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    ours, theirs = BatchNormRelu(channels).double(), nn.BatchNorm2d(channels).double()
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    results = []
+    for f in (ours, lambda x: torch.relu(theirs(x))):
+        y = f(x)
+        assert ("_Fused" in str(y.grad_fn)) == (f is ours)
+        layer = ours if f is ours else theirs
+        gradients = torch.autograd.grad((y * y.detach().sin()).sum(), (x, layer.weight, layer.bias))
+        results.append((y, *gradients, layer.running_mean, layer.running_var, layer.num_batches_tracked))
+    for mine, own in zip(*results, strict=True):
+        torch.testing.assert_close(mine, own, rtol=1e-10, atol=1e-10)
+
+
+def test_a_layout_gives_each_member_its_slices_and_sums():
+    everyone, some = torch.arange(12.0).view(6, 2), torch.arange(4.0).view(2, 2) + 100
+    layout = Layout({"a": (everyone, range(3)), "b": (some, [2, 0])}, 3)
+    flat = torch.zeros(layout.size)
+    for view, tensor in zip(layout.views(flat).values(), (everyone, some), strict=True):
+        view.copy_(tensor)
+    assert layout.of_member(flat, 1).keys() == {"a"}
+    assert layout.of_member(flat, 2)["a"].tolist() == [[8, 9], [10, 11]]
+    assert layout.of_member(flat, 2)["b"].tolist() == [[100, 101]]
+    assert layout.sums(flat).tolist() == [0 + 1 + 2 + 3 + 102 + 103, 4 + 5 + 6 + 7, 38 + 201]
+    mine = layout.spread(torch.tensor([1.0, 2.0, 3.0]))
+    assert np.allclose(layout.sums(mine).tolist()[1], 4 * 2.0)
