@@ -100,7 +100,7 @@ class SlurmCluster:
         gres = f"NodeName=node[1-{len(self.nodes)}] Name=gpu File={self.root}/dev/nvidia[0-{self.gpus - 1}]\n"
         (self.root / "gres.conf").write_text("AutoDetect=off\n" + gres)
         self._munge()
-        subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)  # of a killed run
+        subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)  # a killed run's
         _ip("link", "add", self.bridge, "type", "bridge")
         _ip("addr", "add", f"{self.net}.254/24", "dev", self.bridge)
         _ip("link", "set", self.bridge, "up")
