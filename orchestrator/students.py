@@ -184,9 +184,7 @@ def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Bud
     smallest, known = [], limits(document, budget.precision)
     for arch, data in document["architectures"].items():
         columns = data["configurations"]
-        sizes = ", ".join(
-            f"{_least(columns[known[name][0]]) / known[name][1]:g} {known[name][2]}" for name in budget.given
-        )
+        sizes = ", ".join(_least(columns, *known[name]) for name in budget.given)
         smallest.append(f"{arch} needs at least {sizes}")
     return (
         f"no student that the laws may speak of fits this budget: {'; '.join(smallest)} (the smallest within "
@@ -194,8 +192,9 @@ def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Bud
     )
 
 
-def _least(column: list[float | None]) -> float:
-    return min((v for v in column if v is not None), default=float("nan"))
+def _least(columns: dict[str, Any], column: str, unit: float, what: str) -> str:
+    values = [v for v in columns[column] if v is not None]
+    return f"{min(values) / unit:g} {what}" if values else f"an unknown number of {what}"
 
 
 def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: list[int]) -> str:
