@@ -73,3 +73,53 @@ def fitted_sweep(tmp_path_factory):
     (folder / "laws.json").write_text(json.dumps(document))
     (folder / "space.yaml").write_text(f"name: fitted\ndata: {{source: synthetic}}\n# {HOSTILE}\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def profiled_sweep(fitted_sweep, tmp_path_factory):
+    """`fitted_sweep` with a profile.json, invented: two devices, MLPs timed on cpu-1 alone.
+
+    Latencies follow the law with noise, so that predictions are in doubt. One in four has a measured arena.
+    """
+    import json
+    import math
+    import random
+    import shutil
+
+    from orchestrator.latency import FILE, empty_profile, fit_laws
+
+    folder = tmp_path_factory.mktemp("sweeps") / "profiled"
+    shutil.copytree(fitted_sweep, folder)
+    document = json.loads((folder / "laws.json").read_text())
+    dice, profile = random.Random(0), empty_profile()
+    profile["devices"] = {key: {"cpu": f"CPU of {key}", "flags": []} for key in ("cpu-1", "cpu-2")}
+    for arm in document["arms"]:
+        columns = document["architectures"][arm["arch"]]["configurations"]
+        shapes = list(zip(columns["depth"], columns["width"], strict=True))
+        for run in arm["runs"][::2]:
+            row = shapes.index((run["depth"], run["width"]))
+            shape = {key: columns[key][row] for key in ("depth", "width", "macs", "layers")}
+            ms = (0.01 + 2e-8 * shape["macs"] + 0.002 * shape["layers"]) * math.exp(dice.gauss(0, 0.2))
+            devices = {
+                device: {
+                    "fp32": {"latency_ms": {"median": ms * slower}, "mae_bpm": run["mae_bpm"]},
+                    "int8": {
+                        "latency_ms": {"median": ms * slower * dice.uniform(0.5, 0.8)},
+                        "mae_bpm": run["mae_bpm"] + dice.gauss(0.01, 0.02),
+                        "drift_bpm": {"mean": 0.1},
+                    },
+                }
+                for device, slower in (("cpu-1", 1.0), ("cpu-2", 3.0))
+                if (device, arm["arch"]) != ("cpu-2", "mlp")
+            }
+            point = shape | {"arch": arm["arch"], "devices": devices}
+            if len(profile["points"]) % 4 == 0:
+                size = columns["weight_bytes"][row]
+                kinds = (("fp32", 1), ("int8", 4))
+                point["mcu"] = {
+                    p: {"flash_bytes": size // n + 3000, "arena_bytes": 2 * size // n} for p, n in kinds
+                }
+            profile["points"][run["id"]] = point
+    profile["latency_laws"] = fit_laws(profile)
+    (folder / FILE).write_text(json.dumps(profile))
+    return folder

@@ -14,6 +14,7 @@ from orchestrator.laws.source import sweep_folder
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: SWEEP/report.html."
 )
+@click.option("--device", help="Whose latency: needed where the sweep was profiled on several devices.")
 @click.option(
     "--mlflow/--no-mlflow",
     default=None,
@@ -22,7 +23,12 @@ from orchestrator.laws.source import sweep_folder
 @click.option("--tracking-uri", help="MLflow server to log to; implies --mlflow.  [default: SWEEP/mlflow.db]")
 @click.option("--json", "as_json", is_flag=True, help="Print where it is and what it says as JSON.")
 def report(
-    sweep: str, output: Path | None, mlflow: bool | None, tracking_uri: str | None, as_json: bool
+    sweep: str,
+    output: Path | None,
+    device: str | None,
+    mlflow: bool | None,
+    tracking_uri: str | None,
+    as_json: bool,
 ) -> None:
     """Write the report of SWEEP: one self-contained HTML file that needs no network.
 
@@ -34,7 +40,7 @@ def report(
     from orchestrator.report.words import summary
 
     folder = sweep_folder(sweep)
-    found = Sweep.read(folder)
+    found = Sweep.read(folder, device)
     html = render(found)
     path = output or folder / "report.html"
     write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))

@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator import budget, students
+from orchestrator.latency import PRECISIONS, SURE
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
 from orchestrator.report.sweep import Sweep
 
 Whole = npt.NDArray[np.int16]
 ARM_KEYS = ("key", "arch", "birth", "strategy", "strategy_args", "teacher", "verdict", "why", "reach")
 COLUMNS = ("depth", "width", "params", "macs", "weight_bytes", "activation_bytes", "position")
+COSTS = ("flash_bytes", "memory_bytes", "latency_ms", "latency_median_ms")  # at each precision
+PROFILE_KEYS = ("devices", "device", "cpu", "measured", "int8")
 SIZE_KEYS = ("smallest", "largest", "runs")
 PACKED = ("median", "noise", "draws")
 
@@ -27,8 +30,7 @@ PACKED = ("median", "noise", "draws")
 def embed(sweep: Sweep) -> str:
     """Base64 of a deflated block: length of the JSON (uint32, little-endian), JSON, int16 planes."""
     document = sweep.document
-    limits = students.limits(document)
-    columns = {*COLUMNS, *(column for column, _, _ in limits.values())}
+    columns = {*COLUMNS, *(f"{cost}_{precision}" for cost in COSTS for precision in PRECISIONS)}
     blocks: list[bytes] = []
     shapes: list[list[int]] = []
 
@@ -43,12 +45,14 @@ def embed(sweep: Sweep) -> str:
         "level": document["level"],
         "calibration": document["calibration"],
         "memory": students.blank(document, {})["memory"],
-        "limits": {name: list(limit) for name, limit in limits.items()},
+        "limits": {precision: students.limits(document, precision) for precision in PRECISIONS},
+        "profile": {key: document["profile"][key] for key in PROFILE_KEYS},
         "constants": {
             "near_bpm": students.NEAR_BPM,
             "more": budget.MORE,
             "refuse_factor": REFUSE_FACTOR,
             "warn_factor": WARN_FACTOR,
+            "sure": SURE,
         },
         "teachers": sweep.teachers,
         "run_noise": place(document["run_noise"]),

@@ -1,4 +1,5 @@
-// The budget's answer, computed in the page: a port of orchestrator/budget.py and students.py, draw for draw.
+// The budget's answer, computed in the page: a port of orchestrator/budget.py, students.py and what latency.py
+// adds to them, draw for draw.
 // Everything it says is what `kdsweep query --json` says. No DOM here; page.js draws.
 "use strict";
 
@@ -155,7 +156,8 @@ function nothingFits(document, budget) {
   const smallest = Object.entries(document.architectures).map(([arch, data]) => {
     const sizes = Object.keys(budget).map((name) => {
       const [column, unit, what] = document.limits[name];
-      return `${general(Math.min(...data.configurations[column].filter((v) => v !== null)) / unit)} ${what}`;
+      const values = data.configurations[column].filter((v) => v !== null);
+      return values.length ? `${general(Math.min(...values) / unit)} ${what}` : `an unknown number of ${what}`;
     });
     return `${arch} needs at least ${sizes.join(", ")}`;
   });
@@ -226,12 +228,56 @@ function extrapolation(document, arm, params) {
   };
 }
 
+// ---- latency.py
+
+// P(a student keeps a limit on latency): 0 or 1 where it was measured.
+function pWithin(document, median, sure, limit) {
+  const p = document.constants.sure;
+  const spread = Math.log(sure / median) / Math.log(p / (1 - p)), distance = Math.log(limit / median);
+  if (spread <= 0) return distance >= 0 ? 1 : 0;
+  return 1 / (1 + Math.exp(Math.min(-distance / spread, 700)));
+}
+
+// What a student takes at a precision, and how each figure is known.
+function cost(document, s, precision) {
+  const arch = document.arms[s.arm].arch, columns = document.architectures[arch].configurations;
+  const measured = document.profile.measured, name = `${arch} ${columns.depth[s.row]}x${columns.width[s.row]}`;
+  const onMcu = measured.arena.includes(name), median = columns[`latency_median_ms_${precision}`][s.row];
+  const out = {
+    flash_bytes: columns[`flash_bytes_${precision}`][s.row],
+    flash_is: onMcu ? "the .tflite file, measured" : "the weights, computed",
+    memory_bytes: columns[`memory_bytes_${precision}`][s.row],
+    memory_is: onMcu ? "tflite-micro's tensor arena, measured" : "the activation peak, computed",
+  };
+  if (median === null) return out;
+  return {
+    ...out,
+    latency_ms: median,
+    "latency_kept_with_p_0.8_ms": columns[`latency_ms_${precision}`][s.row],
+    latency_is: measured.latency.includes(name) ? "measured" : "predicted by the latency law",
+  };
+}
+
+function withCost(document, description, s, precision, mostMs) {
+  const found = { ...description, cost: cost(document, s, precision) };
+  if (mostMs !== undefined) {
+    const { latency_ms: median, "latency_kept_with_p_0.8_ms": sure } = found.cost;
+    found.p_feasible = round(pWithin(document, median, sure, mostMs), 4);
+  }
+  return found;
+}
+
 // ---- budget.py
 
-kdsweep.answer = function (document, budget) {
+// budget: limits by name; precision: what memory, flash and latency mean.
+kdsweep.answer = function (whole, budget, precision = "fp32") {
+  const document = { ...whole, limits: whole.limits[precision] }, profile = document.profile;
+  const given = Object.keys(document.limits).filter((name) => name in budget);  // in query's order: ties
+  budget = Object.fromEntries(given.map((name) => [name, budget[name]]));
   const out = {
     sweep: document.sweep, budget, verdict: "refuse", why: "", best: null, runner_up: null,
     extrapolation: null, binding: null, calibration: document.calibration, memory: document.memory,
+    precision, device: profile.device, int8: precision === "int8" ? profile.int8 : null,
   };
   const usable = document.arms.flatMap((arm, j) => (arm.reach > 0 ? [j] : []));
   if (!usable.length) {
@@ -256,9 +302,10 @@ kdsweep.answer = function (document, budget) {
   const order = [...all].sort((a, b) => a.mean - b.mean);  // stable, as in numpy
   const predicted = order[0];
   const [best, note] = preferTrained(document, near, predicted);
-  out.best = describe(document, best, pBest(predicted), bestOfDraw);
+  const told = (s, p) => withCost(document, describe(document, s, p, bestOfDraw), s, precision, budget.max_latency_ms);
+  out.best = told(best, pBest(predicted));
   const other = order.find((s) => s.arm !== best.arm);
-  if (other) out.runner_up = describe(document, other, pBest(other), bestOfDraw);
+  if (other) out.runner_up = told(other, pBest(other));
   out.extrapolation = extrapolation(document, document.arms[best.arm], out.best.params);
   out.binding = binding(document, budget, near, usable);
   out.verdict = "ok";

@@ -109,17 +109,20 @@ function show(laws, answer, place) {
     place.replaceChildren(element("p", "refused", `Refused: ${answer.why}.`));
     return;
   }
-  const best = answer.best, mae = best.mae_bpm, box = element("div", "student");
+  const best = answer.best, mae = best.mae_bpm, cost = best.cost, box = element("div", "student");
+  const timed = "latency_ms" in cost, limited = "max_latency_ms" in answer.budget;
   box.append(element("h3", "", named(laws, best)));
   const big = element("p", "mae", `${mae.median.toFixed(2)} BPM `);
   big.append(element("small", "", `${mae.low.toFixed(2)} to ${mae.high.toFixed(2)} for ${Math.round(100 * mae.level)} % of new runs`));
   box.append(big);
   box.append(list([
-    [short(best.params), "parameters"], [`${general(best.activation_bytes / 1e3, 3)} kB`, "memory"],
-    [`${general(best.weight_bytes / 1e3, 3)} kB`, "flash"], [short(best.macs), "MACs"],
+    [short(best.params), "parameters"], [`${general(cost.memory_bytes / 1e3, 3)} kB`, "memory"],
+    [`${general(cost.flash_bytes / 1e3, 3)} kB`, "flash"], [short(best.macs), "MACs"],
+    ...(timed ? [[`${general(cost.latency_ms, 3)} ms`, `on ${answer.device}`]] : []),
   ]));
   box.append(list([
     [share(best.p_best), "to be the best of all"], [share(best["p_within_0.1_bpm"]), "to be within 0.1 BPM of it"],
+    ...(limited ? [[share(best.p_feasible), "to keep the limit on latency"]] : []),
     best.trained ? [`trained: ${best.measured_mae_bpm.toFixed(2)} BPM`, `measured, point ${best.point}`] : ["not trained yet", ""],
   ]));
   const students = [best, ...(answer.runner_up ? [answer.runner_up] : [])];
@@ -129,7 +132,7 @@ function show(laws, answer, place) {
   }
   const warning = answer.extrapolation.warning ?? "";
   const note = answer.why.slice(0, answer.why.length - warning.length).replace(/; $/, "");
-  for (const words of [bound(answer.binding), note].filter(Boolean)) box.append(element("p", "why", sentence(words)));
+  for (const words of [bound(answer.binding), note, int8(answer), costs(cost)].filter(Boolean)) box.append(element("p", "why", sentence(words)));
   if (warning) box.append(element("p", "why warn", sentence(warning)));
   if (answer.left_out) {
     const more = element("details", "why");
@@ -145,6 +148,22 @@ function bound(binding) {
   const { median, low, high } = binding.gain_bpm, what = document.querySelector(`[data-name=${binding.budget}] .check`);
   return `The limit on ${what.firstElementChild.nextSibling.textContent.trim().toLowerCase()} binds: 10 % more buys ` +
     `${median.toFixed(3)} BPM [${low.toFixed(3)}, ${high.toFixed(3)}]`;
+}
+
+// How each figure is known.
+function costs(cost) {
+  const latency = "latency_is" in cost ? `; latency: ${cost.latency_is}` : "";
+  return `Flash: ${cost.flash_is}; memory: ${cost.memory_is}${latency}`;
+}
+
+// The laws are fitted to errors in float32.
+function int8(answer) {
+  if (answer.precision !== "int8") return "";
+  const signed = (v) => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(3), change = answer.int8;
+  return "The errors are those of float32; " + (change
+    ? `int8 changed them by ${signed(change.mae_change_mean_bpm)} BPM on average, ` +
+      `${signed(change.mae_change_most_bpm)} at most, on ${change.points} students`
+    : "what int8 does to them was not measured in this sweep");
 }
 
 function sentence(words) {
@@ -169,22 +188,25 @@ function explore(laws) {
   }));
   const toSlider = (r, v) => 1000 * Math.log(v / r.low) / Math.log(r.high / r.low);
   const fromSlider = (r) => Number((r.low * (r.high / r.low) ** (r.slider.value / 1000)).toPrecision(3));
+  const precisions = [...document.querySelectorAll("[name=precision]")];
   const place = document.getElementById("answer"), command = document.getElementById("command");
   const update = () => {
-    const budget = {};
+    const budget = {}, precision = precisions.find((radio) => radio.checked).value;
     for (const r of rows) {
       const value = Number(r.typed.value);
       r.node.classList.toggle("on", r.check.checked);
       if (r.check.checked && value > 0) budget[r.name] = value;
     }
     const options = Object.entries(budget).map(([name, v]) => ` --${name.replaceAll("_", "-")} ${v}`).join("");
-    command.textContent = `kdsweep query ${laws.sweep}${options}`;
+    const { devices, device } = laws.profile;
+    command.textContent = `kdsweep query ${laws.sweep}${options}` + (precision === "fp32" ? "" : ` --precision ${precision}`) +
+      (device && devices.length > 1 ? ` --device ${device}` : "");
     if (!options) {
       kdsweep.last = null;
       place.replaceChildren(element("p", "refused", "Set at least one limit."));
       return;
     }
-    kdsweep.last = kdsweep.answer(laws, budget);
+    kdsweep.last = kdsweep.answer(laws, budget, precision);
     show(laws, kdsweep.last, place);
   };
   for (const r of rows) {
@@ -202,6 +224,7 @@ function explore(laws) {
     });
     r.check.addEventListener("change", update);
   }
+  for (const radio of precisions) radio.addEventListener("change", update);
   document.getElementById("budget").addEventListener("submit", (event) => event.preventDefault());
   let width = place.clientWidth;
   addEventListener("resize", () => {

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from kd.errors import InputError
+from orchestrator.latency import PRECISIONS
 from orchestrator.laws.document import SCHEMA
 from orchestrator.report import comparisons, records, tables, words
 from orchestrator.report import figures as pictures
@@ -20,7 +21,7 @@ from orchestrator.report.embed import embed
 from orchestrator.report.plot import CLASSES, Panel, marks, sheet
 from orchestrator.report.sweep import Sweep
 from orchestrator.report.tables import Table
-from orchestrator.students import LIMITS
+from orchestrator.students import limits
 
 MOST_BYTES = 3_000_000  # what a mailed report may weigh
 
@@ -64,6 +65,8 @@ LABELS = {
     "max_macs": ("Compute", "a window", "MACs"),
     "max_latency_ms": ("Latency", "a window", "ms"),
 }
+# what they are where a microcontroller's runtime was asked
+MEASURED = {"max_memory_kb": "arena, else peak", "max_flash_kb": ".tflite, else weights"}
 FIGURES: dict[str, tuple[str, Callable[[Sweep], list[Panel]]]] = {
     "laws": ("Error against size: every run, and the laws", pictures.laws),
     "pareto": ("Measured and predicted Pareto fronts", pictures.pareto),
@@ -148,23 +151,32 @@ def _mark(strategy: str) -> Markup:
 
 
 def _controls(sweep: Sweep) -> list[Control]:
-    """One for each quantity that this sweep knows of every student."""
+    """One for each quantity that this sweep knows, from the least to the most at any precision."""
+    arena = sweep.document["profile"]["measured"]["arena"]
     out = []
-    for name, (column, unit, _) in LIMITS.items():
-        values = [
-            v / unit
-            for a in sweep.document["architectures"].values()
-            for v in a["configurations"].get(column, [])
-            if v is not None
-        ]
-        seen = [r[column] / unit for r in sweep.results if r["role"] == "student" and r.get(column)]
+    for name, (label, of, measure) in LABELS.items():
+        known = [_known(sweep, *limits(sweep.document, precision)[name][:2]) for precision in PRECISIONS]
+        values = [v for shapes in known for v in shapes.values()]
         if values:
-            label, of, measure = LABELS.get(name, (name, "", ""))
+            seen = [known[0][shape] for shape in sweep.trained if shape in known[0]]
             start = max(seen) if seen else sorted(values)[len(values) // 2]
             if name == "max_params" and (best := words.recommended(sweep)["best"]):
                 start = best["params"]
+            of = MEASURED.get(name, of) if arena else of
             out.append(Control(name, label, of, measure, min(values), max(values), start))
     return out
+
+
+def _known(sweep: Sweep, column: str, unit: float) -> dict[tuple[str, int, int], float]:
+    """A column of the configurations by architecture, depth and width, without its gaps."""
+    return {
+        (arch, depth, width): v / unit
+        for arch, data in sweep.document["architectures"].items()
+        for depth, width, v in zip(
+            *(data["configurations"][key] for key in ("depth", "width", column)), strict=True
+        )
+        if v is not None
+    }
 
 
 def _sections(sweep: Sweep, runs: int) -> list[Section]:

@@ -10,8 +10,6 @@ from typing import Any
 import yaml
 
 from kd.errors import InputError
-from orchestrator.latency import FILE as PROFILE
-from orchestrator.latency import attach, read_profile
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
@@ -46,15 +44,15 @@ class Sweep:
     space: str
 
     @staticmethod
-    def read(folder: Path) -> "Sweep":
-        """Raises InputError when laws.json is missing, or a file is damaged."""
+    def read(folder: Path, device: str | None = None) -> "Sweep":
+        """Raises InputError when laws.json is missing, or a file is damaged.
+
+        device: whose latencies are shown; None = the only one profiled on.
+        """
         store = Store(folder)
-        document = read_document(folder / "laws.json")
-        if (folder / PROFILE).exists():
-            document = attach(document, read_profile(folder))
         return Sweep(
             folder,
-            document,
+            read_document(folder / "laws.json", device),
             list(store.results()),
             store.errors(),
             _plan(folder / "plan.json"),
@@ -89,6 +87,11 @@ class Sweep:
     def label(self, arm: dict[str, Any]) -> str:
         """Strategy of an arm or a run, with its unusual arguments where the sweep has it with others too."""
         return full_label(arm) if self.settings.get(arm["strategy"], 1) > 1 else str(arm["strategy"])
+
+    @cached_property
+    def trained(self) -> set[tuple[str, int, int]]:
+        """Architecture, depth and width of every trained student."""
+        return {(r["arch"], r["depth"], r["width"]) for r in self.results if r["role"] == "student"}
 
     @property
     def stale(self) -> bool:

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as Tab
 
 from orchestrator.budget import answer
+from orchestrator.commands.query import query
+from orchestrator.latency import PRECISIONS, with_costs
 from orchestrator.report import page
 from orchestrator.report.sweep import Sweep
-from orchestrator.students import LIMITS, Budget
+from orchestrator.students import Budget, limits
 
 BUDGETS = 50
 WIDTHS = (390, 820, 1400)
@@ -83,31 +86,33 @@ def opened(browser: Browser, report: Path) -> Iterator[Opened]:
     found.tab.close()
 
 
-def random_budgets(document: dict[str, Any]) -> list[dict[str, float]]:
-    """One to four limits each, from too small for any student to beyond what laws may say."""
-    dice, out = random.Random(0), []
+def random_budgets(document: dict[str, Any], precision: str = "fp32") -> list[dict[str, float]]:
+    """One to all limits each, from too small for any student to beyond what laws may say."""
+    dice, out, known = random.Random(0), [], {}
+    for name, (column, unit, _) in limits(document, precision).items():
+        columns = [a["configurations"][column] for a in document["architectures"].values()]
+        if values := [v / unit for column in columns for v in column if v is not None]:
+            known[name] = math.log(min(values) / 1.5), math.log(max(values) * 1.2)
     for _ in range(BUDGETS):
-        budget = {}
-        for name in dice.sample(sorted(LIMITS), dice.randint(1, len(LIMITS))):
-            column, unit, _ = LIMITS[name]
-            values = [
-                v / unit for a in document["architectures"].values() for v in a["configurations"][column]
-            ]
-            low, high = math.log(min(values) / 1.5), math.log(max(values) * 1.2)
-            budget[name] = float(f"{math.exp(dice.uniform(low, high)):.4g}")
-        out.append(budget)
+        names = dice.sample(sorted(known), dice.randint(1, len(known)))
+        out.append({name: float(f"{math.exp(dice.uniform(*known[name])):.4g}") for name in names})
     return out
 
 
-def asked(document: dict[str, Any], budget: dict[str, float]) -> dict[str, Any]:
+def asked(document: dict[str, Any], budget: dict[str, float], precision: str = "fp32") -> dict[str, Any]:
     """What `kdsweep query --json` prints."""
-    return dict(json.loads(json.dumps(answer(document, Budget(**budget)))))
+    whole = Budget(**budget, precision=precision)
+    return dict(json.loads(json.dumps(with_costs(document, whole, answer(document, whole)))))
 
 
-def test_answers_are_those_of_query(opened: Opened, sweep: Sweep) -> None:
-    budgets = random_budgets(sweep.document)
-    found = opened.tab.evaluate("all => all.map((b) => kdsweep.answer(kdsweep.laws, b))", budgets)
-    wanted = [asked(sweep.document, budget) for budget in budgets]
+ANSWER_ALL = "([all, precision]) => all.map((b) => kdsweep.answer(kdsweep.laws, b, precision))"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_answers_are_those_of_query(opened: Opened, sweep: Sweep, precision: str) -> None:
+    budgets = random_budgets(sweep.document, precision)
+    found = opened.tab.evaluate(ANSWER_ALL, [budgets, precision])
+    wanted = [asked(sweep.document, budget, precision) for budget in budgets]
     assert found == wanted
     assert {a["verdict"] for a in wanted} == {"ok", "refuse"}
     assert "Latency was not measured in this sweep" in opened.tab.inner_text("#budget")
@@ -115,12 +120,43 @@ def test_answers_are_those_of_query(opened: Opened, sweep: Sweep) -> None:
     assert len(best) > BUDGETS / 3
     for key in ("arch", "strategy", "trained", "birth"):  # budgets that all had one answer would prove little
         assert len({b[key] for b in best}) > 1, key
-    assert {a["binding"]["budget"] for a in wanted if a["binding"]} >= {
-        "max_params",
-        "max_memory_kb",
-        "max_macs",
-    }
+    assert {a["binding"]["budget"] for a in wanted if a["binding"]} >= {"max_params", "max_macs"}
     assert any("WARNING" in a["why"] for a in wanted)
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu-1", "fp32"), ("cpu-1", "int8"), ("cpu-2", "int8")])
+def test_answers_of_a_profiled_sweep_are_those_of_query(
+    browser: Browser, profiled_sweep: Path, tmp_path: Path, device: str, precision: str
+) -> None:
+    """Latency with its doubt, measured arenas, int8; on cpu-2 nothing is known of MLPs."""
+    opened, sweep = visit_profiled(browser, profiled_sweep, tmp_path, device)
+    budgets = random_budgets(sweep.document, precision)
+    wanted = [asked(sweep.document, budget, precision) for budget in budgets]
+    assert opened.tab.evaluate(ANSWER_ALL, [budgets, precision]) == wanted
+    options = [f"--{name.replace('_', '-')}={limit}" for name, limit in budgets[0].items()]
+    options += [f"--precision={precision}", f"--device={device}", "--json"]
+    printed = CliRunner().invoke(query, [str(profiled_sweep), *options], catch_exceptions=False)
+    assert json.loads(printed.stdout) == wanted[0]
+    timed = [a["best"] for a in wanted if a["best"] and "max_latency_ms" in a["budget"]]
+    assert len(timed) > BUDGETS / 10
+    if device == "cpu-1":
+        sure = {b["p_feasible"] for b in timed}
+        assert 1 in sure
+        assert any(p < 1 for p in sure)
+        costs = [a["best"]["cost"] for a in wanted if a["best"]]
+        assert {c["latency_is"] for c in costs} == {"measured", "predicted by the latency law"}
+        assert len({c["flash_is"] for c in costs}) == 2
+        assert {"max_latency_ms", "max_memory_kb"} <= {a["binding"]["budget"] for a in wanted if a["binding"]}
+    else:
+        assert any("an unknown number of ms (int8)" in a["why"] for a in wanted)
+    assert opened.said == []
+    opened.tab.close()
+
+
+def visit_profiled(browser: Browser, folder: Path, out: Path, device: str) -> tuple[Opened, Sweep]:
+    sweep, path = Sweep.read(folder, device), out / "profiled.html"
+    path.write_text(page.render(sweep), encoding="utf-8")
+    return visit(browser, path), sweep
 
 
 def test_whole_refusal_is_that_of_query(browser: Browser, sweep: Sweep, tmp_path: Path) -> None:
@@ -138,28 +174,31 @@ def test_whole_refusal_is_that_of_query(browser: Browser, sweep: Sweep, tmp_path
     opened.tab.close()
 
 
-def test_any_limit_that_query_takes_has_a_slider(
-    browser: Browser, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_latency_and_precision_move_the_answer(
+    browser: Browser, profiled_sweep: Path, tmp_path: Path
 ) -> None:
-    """A quantity that only some students have, like latency on a device: the others keep no limit on it."""
-    monkeypatch.setitem(LIMITS, "max_latency_ms", ("ms", 1.0, "ms"))
-    monkeypatch.setattr("orchestrator.budget.refuse_unmeasured", lambda document, budget: None)
-    document = json.loads(json.dumps(sweep.document))
-    for data in document["architectures"].values():
-        columns = data["configurations"]
-        columns["ms"] = [None if k % 3 == 0 else 1e-6 * macs for k, macs in enumerate(columns["macs"])]
-    path = tmp_path / "latency.html"
-    path.write_text(page.render(replace(sweep, document=document)), encoding="utf-8")
-    opened = visit(browser, path)
-    opened.tab.locator("[data-name=max_params] input[type=checkbox]").uncheck()
-    opened.tab.locator("[data-name=max_latency_ms] input[type=number]").fill("0.05")
-    last = opened.tab.evaluate("kdsweep.last")
-    assert last == asked(document, {"max_latency_ms": 0.05})
-    assert last["verdict"] == "ok"
-    assert "The limit on latency binds" in opened.tab.inner_text("#answer")
-    assert "Latency was not measured" not in opened.tab.content()
+    opened, sweep = visit_profiled(browser, profiled_sweep, tmp_path, "cpu-1")
+    tab, budget = opened.tab, {"max_latency_ms": 0.1}
+    assert "Latency on cpu-1 (CPU of cpu-1)" in tab.inner_text("#budget")
+    tab.locator("[data-name=max_params] input[type=checkbox]").uncheck()
+    tab.locator("[data-name=max_latency_ms] input[type=number]").fill("0.1")
+    full = tab.evaluate("kdsweep.last")
+    assert full == asked(sweep.document, budget)
+    shown = tab.inner_text("#answer")
+    assert "ms on cpu-1" in shown
+    assert "to keep the limit on latency" in shown
+    assert "errors are those of float32" not in shown
+    tab.get_by_label("int8").check()
+    small = tab.evaluate("kdsweep.last")
+    assert small == asked(sweep.document, budget, "int8")
+    assert small["best"]["params"] > full["best"]["params"]  # int8 is faster: more fits
+    shown = tab.inner_text("#answer")
+    assert f"on {small['int8']['points']} students" in shown
+    assert f"latency: {small['best']['cost']['latency_is']}" in shown
+    assert tab.inner_text("#command").endswith("--max-latency-ms 0.1 --precision int8 --device cpu-1")
+    assert "Latency was not measured" not in tab.content()
     assert opened.said == []
-    opened.tab.close()
+    tab.close()
 
 
 def test_numbers_are_written_as_python_writes_them(opened: Opened) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from kd.errors import InputError
 from orchestrator.budget import answer
 from orchestrator.commands.report import report
+from orchestrator.latency import attach, empty_profile
 from orchestrator.laws.document import make_document
 from orchestrator.laws.packing import unpack
 from orchestrator.laws.simulate import FakeSweep
@@ -201,7 +202,7 @@ def test_stale_laws_are_told(sweep: Sweep) -> None:
 
 def test_a_sweep_whose_laws_refuse_has_a_report_too(tmp_path) -> None:
     results = FakeSweep(archs=("mlp",), widths=(4, 8), strategies=("scratch",), seeds=1).results()
-    document = make_document("small", results, {"samples": 200, "classes": 180})
+    document = attach(make_document("small", results, {"samples": 200, "classes": 180}), empty_profile())
     parsed = Page(page.render(Sweep(tmp_path, document, results, {}, {}, "")))
     assert "No student can be recommended: no law may be trusted" in parsed.text
     assert "only 2 distinct sizes" in parsed.text
@@ -236,6 +237,17 @@ def test_the_embedded_draws_are_those_of_laws_json(sweep: Sweep) -> None:
     for arm, small in zip(sweep.document["arms"], light["arms"], strict=True):
         for key in ("median", "noise", "draws"):
             np.testing.assert_array_equal(arrays[small[key]], unpack(arm[key]))
+
+
+def test_a_sweep_profiled_on_two_devices_names_them_until_one_is_chosen(profiled_sweep, tmp_path) -> None:
+    out, asked = tmp_path / "r.html", [str(profiled_sweep), "--no-mlflow", "-o", str(tmp_path / "r.html")]
+    CliRunner().invoke(report, asked, catch_exceptions=False)
+    assert (
+        "Latency was measured on cpu-1, cpu-2: kdsweep report --device chooses one."
+        in Page(out.read_text()).text
+    )
+    CliRunner().invoke(report, [*asked, "--device", "cpu-2"], catch_exceptions=False)
+    assert "Latency on cpu-2 (CPU of cpu-2)" in Page(out.read_text()).text
 
 
 def test_figures_are_svg_files_that_stand_alone(sweep: Sweep) -> None:
