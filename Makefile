@@ -30,7 +30,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo 'Installing the test extras'
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[test,edge]'
 	@touch $@
 
 clean:

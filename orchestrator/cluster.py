@@ -161,9 +161,18 @@ class Cluster:
 
     def close(self) -> None:
         """Leave Ray; if it was started here, end it and remove its directory."""
+        import gc
+
         import ray
 
-        ray.shutdown()
+        # Tune leaves cycles that hold actor handles. Collected in another thread while Ray shuts down, such a
+        # handle makes Ray end the process with 1: so collect them here, and nothing until it is over.
+        gc.collect()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            gc.enable()
         if self.directory:
             remove_run_directory(self.directory)
 
