@@ -11,21 +11,34 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "unshare", "setpriv")
 
+# What runs in jobs, where it lies below /tmp, of which each node has its own.
+PROGRAM = [
+    str(path)
+    for path in dict.fromkeys((Path(__file__).resolve().parents[2], Path(sys.prefix), Path(sys.base_prefix)))
+    if path.is_relative_to("/tmp")
+]
+
 # Runs as process 1 of a node. The resolver is one that refuses at once: an unreachable one costs 10 s a name.
 INIT = """
 set -eu
 name=$1 root=$2 address=$3
+shift 3
 hostname "$name"
 mount --bind "$root/hosts" /etc/hosts
 mount --bind "$root/resolv.conf" /etc/resolv.conf
 mount -t tmpfs -o size=4g,mode=1777 tmpfs /dev/shm
 mkdir -p "$root/tmp/$name" && chmod 1777 "$root/tmp/$name"
+for kept in "$@"; do  # of the machine's own /tmp
+  mkdir -p "$root/tmp/$name/${kept#/tmp/}"
+  mount --rbind "$kept" "$root/tmp/$name/${kept#/tmp/}"
+done
 mount --rbind "$root/tmp/$name" /tmp
 until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
 ip link set lo up
@@ -278,7 +291,7 @@ class SlurmCluster:
 
     def _start_node(self, node: str, address: str, link: str) -> None:
         (self.root / "spool" / node).mkdir(parents=True)
-        inside = ["bash", str(self.root / "init.sh"), node, str(self.root), address]
+        inside = ["bash", str(self.root / "init.sh"), node, str(self.root), address, *PROGRAM]
         namespaces = ["--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with (self.root / "log" / f"init-{node}.log").open("ab") as log:
             process = subprocess.Popen(
