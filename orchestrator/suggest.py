@@ -192,8 +192,11 @@ def _trials(document: dict[str, Any], usable: list[int], near: dict[int, Any]) -
         arm = document["arms"][j]
         columns = document["architectures"][arm["arch"]]["configurations"]
         params = np.array(columns["params"], dtype=float)
-        top = min(arm["largest"] * REACH, max(params[near[j]], default=arm["largest"]) * REACH)
-        ok = np.flatnonzero((params >= arm["smallest"] / REACH) & (params <= top) & buildable(document, j))
+        admitted = max(params[near[j]], default=arm["largest"])
+        top = min(arm["largest"], admitted) * REACH
+        # Below the measured sizes a law says little; what is learnt there doesn't help above.
+        low = arm["smallest"] if admitted >= arm["smallest"] else arm["smallest"] / REACH
+        ok = np.flatnonzero((params >= low) & (params <= top) & buildable(document, j))
         if not len(ok):
             continue
         wanted = np.geomspace(params[ok[0]], params[ok[-1]], SIZES)

@@ -83,7 +83,16 @@ class Law:
         return self.form_curves(sizes).mean(0)
 
     def draws(self, sizes: Array) -> Array:
-        """ln error of the mean over runs, as (B, m) joint draws: form, bootstrap and discrepancy."""
+        """ln error of the mean over runs, as (B, m) joint draws: form, bootstrap and discrepancy.
+
+        Below the smallest size no draw is better than at the smallest: a steep law leaves that end so open
+        that some unmeasured tiny model would else be the best of many draws.
+        """
+        free = self._free_draws(np.append(sizes, self.smallest))
+        edge, draws = free[:, -1:], free[:, :-1]
+        return np.where(sizes < self.smallest, np.maximum(draws, edge), draws)
+
+    def _free_draws(self, sizes: Array) -> Array:
         u = np.log(sizes) - self._origin[0]
         share = blend(u, *self._ends)
         out = np.zeros((len(self._normals[0]), len(u)))

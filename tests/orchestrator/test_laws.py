@@ -185,6 +185,14 @@ def test_warns_beyond_4_and_refuses_beyond_8() -> None:
     assert np.isnan(p.low).tolist() == [True, False, True]
 
 
+def test_below_the_smallest_size_no_draw_is_better_than_there() -> None:
+    sizes, errors = noisy(7)
+    law = fit_law(sizes, errors + 4e4 / sizes**1.2)  # steep at the small end
+    draws = law.draws(SIZES[0] * np.array([1 / 8, 1 / 3, 0.99, 1.0]))
+    assert (draws[:, :-1] >= draws[:, -1:]).all()
+    assert (np.diff(np.median(draws, 0)) < 0).all()
+
+
 def test_arrays_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ValueError, match="one length"):
         fit_law([1.0, 2, 3], [1.0, 2])
