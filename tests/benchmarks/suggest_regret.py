@@ -107,6 +107,7 @@ def _ask(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=40)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first sweep")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     print(
@@ -116,7 +117,8 @@ def main() -> None:
     kept = {}
     with Pool(options.processes) as pool:
         for way in ("suggest", "grid"):
-            kept[way] = np.array(pool.map(partial(play, way=way), range(options.sweeps), chunksize=1))
+            seeds = range(options.first, options.first + options.sweeps)
+            kept[way] = np.array(pool.map(partial(play, way=way), seeds, chunksize=1))
             print(f"| {way} | " + " | ".join(f"{v:.3f}" for v in kept[way].mean(0)) + " |", flush=True)
     gap = kept["grid"][:, -1] - kept["suggest"][:, -1]
     error = gap.std(ddof=1) / np.sqrt(len(gap))
