@@ -1,6 +1,5 @@
 """The one picture of `kdsweep fit`: every run as a dot, laws and bands. Only `fit` imports it."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from orchestrator.laws.packing import unpack
 
@@ -24,25 +24,30 @@ STYLES = {
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Write the picture as PNG: one panel an architecture and teacher."""
-    panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for arm in document["arms"]:
-        panels.setdefault((arm["arch"], arm["teacher"] or ""), []).append(arm)
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for ax, ((arch, teacher), arms) in zip(axes, panels.items(), strict=False):
-        for arm in arms:
-            _arm(ax, arm, document)
-        ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="test MAE (BPM)")
-        ax.set_title(f"{arch}, {'teacher ' + teacher if teacher else 'no teacher'}", fontsize=10)
-        ax.grid(alpha=0.25, which="both")
-        ax.legend(fontsize=7)
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
+    """Write the picture as PNG: a row an architecture, a panel a teacher, from scratch in each."""
+    archs = sorted({arm["arch"] for arm in document["arms"]})
+    sizes = {id: teacher["params"] for id, teacher in document["teacher_points"].items()}
+    teachers = sorted({a["teacher"] for a in document["arms"] if a["teacher"]}, key=lambda t: sizes.get(t, 0))
+    columns: list[str | None] = [*teachers] or [None]
+    figure = Figure(figsize=(max(4.4 * len(columns), 6), 3.7 * len(archs)), layout="constrained")
+    axes = figure.subplots(len(archs), len(columns), squeeze=False, sharey=True, sharex="row")
+    for row, arch in zip(axes, archs, strict=True):
+        for ax, teacher in zip(row, columns, strict=True):
+            for arm in document["arms"]:
+                if arm["arch"] == arch and arm["teacher"] in (None, teacher):
+                    _arm(ax, arm, document)
+            of = f", teacher of {sizes[teacher]:,} parameters" if teacher in sizes else ""
+            ax.set_title(f"{arch}{of}", fontsize=10)
+            ax.set(xscale="log", yscale="log", xlabel="parameters")
+            ax.grid(alpha=0.25, which="both")
+            ax.legend(fontsize=7)
+        row[0].set_ylabel("test MAE (BPM)")
+    errors = [r["mae_bpm"] for arm in document["arms"] for r in arm["runs"]]
+    axes[0, 0].set_ylim(min(errors) * 0.6, max(errors) * 1.5)  # bands may leave the picture, runs may not
+    axes[0, 0].yaxis.set_major_formatter(ScalarFormatter())
+    axes[0, 0].yaxis.set_minor_formatter(ScalarFormatter())
     figure.suptitle(
-        f"{document['sweep']}: laws of error against size; band: {document['level']:.0%} of new runs; "
+        f"{document['sweep']}: error against size; band: {document['level']:.0%} of new runs; "
         f"dashed: a exp(-b ln N) + c; dotted: a exp(-b N) + c",
         fontsize=9,
     )
