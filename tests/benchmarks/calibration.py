@@ -110,7 +110,7 @@ def main() -> None:
             cells = [
                 cell.name,
                 " / ".join(f"{int(h)}" for h in out[..., 3].sum(0)),
-                " / ".join(f".{100 * c:.0f}" if c < 1 else "1" for c in mean[:, 3]),
+                " / ".join(f"{c:.3g}".lstrip("0") for c in mean[:, 3]),
                 *(" / ".join(f"{100 * v:.1f} %" for v in mean[:, j]) for j in (0, 1)),
                 " / ".join(f"{v:.2f}" for v in mean[:, 2]),
                 f"{mean[0, 4]:.0%}",
