@@ -14,7 +14,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.space import SearchSpace, load_space, space_text
 from orchestrator.store import Store
 
-GPU_SHARE = 0.25  # of a GPU for one pack under gpus: auto; students are small, four of them keep it busier
+GPU_SHARE = 0.25  # of a GPU for one pack under gpus: auto; ours, for small students, not measured
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from kd.strategies import needs_teacher
 from orchestrator.space import SearchSpace, Students, strategy_points
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
-# Seconds a training window takes on one CPU core, fixed + per MAC; measured on a 2-core x86 machine. Only
-# proportions matter: finished points correct the scale.
-WINDOW_S, MAC_S = 6e-5, 1.5e-10
+# Seconds a window takes in one epoch on one CPU core, fixed + per MAC: least squares over the quickstart's 83
+# points on an AMD EPYC. Only proportions matter: finished points correct the scale.
+WINDOW_S, MAC_S = 1e-5, 1.6e-10
 PACK_S = (
     4.0,
     60.0,

@@ -62,7 +62,7 @@ RecipeModel = _model(Recipe)
 Changes: type[BaseModel] = create_model(
     "Changes",
     __base__=_Model,
-    **{f.name: (f.type | None, None) for f in dataclasses.fields(Recipe)},  # type: ignore
+    **{f.name: (f.type | None, None) for f in dataclasses.fields(Recipe)},  # type: ignore[operator, call-overload]
 )
 Training = _model(
     Recipe,

@@ -3,11 +3,16 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from kd.errors import InputError
 from orchestrator.opening import Opened, open_space
+
+if TYPE_CHECKING:
+    from orchestrator.progress import Display
+    from orchestrator.sweep import SweepResult
 
 
 @click.command()
@@ -57,12 +62,10 @@ def _run(
     dashboard: bool,
     tracking_uri: str | None,
     checkpoint_every: float,
-    display: "object",
+    display: "Display",
 ) -> None:
-    from orchestrator.progress import Display
     from orchestrator.sweep import Busy, Options, run_sweep
 
-    assert isinstance(display, Display)
     for why in opened.plan.refused:
         display.say(f"refused: {why}")
     opened.save_space()
@@ -86,17 +89,15 @@ def _run(
     sys.exit(result.exit_code)
 
 
-def _tell(opened: Opened, result: "object", tracking_uri: str | None) -> None:
+def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> None:
     """The table of results on stdout, how it went on stderr."""
     from rich.console import Console
 
     from orchestrator.commands.plan import WIDE
     from orchestrator.progress import table_of_results
-    from orchestrator.sweep import SweepResult
     from orchestrator.tracking import default_uri
     from orchestrator.words import duration
 
-    assert isinstance(result, SweepResult)
     ids = {p.id for p in opened.plan.points}
     results = [r for r in opened.store.results() if r["id"] in ids]
     if results:
