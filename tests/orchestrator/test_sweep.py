@@ -19,7 +19,7 @@ students:
   - {arch: resnet1d, depth: 2, width: [4, 6]}
   - {arch: mlp, depth: 2, width: [4, 8]}
 strategies: {scratch: {}, soft: {}, dkd: {}}
-training: {max_epochs: 40, batch_size: 32}
+training: {max_epochs: 200, batch_size: 32}
 """
 POINTS = 1 + 4 * 3
 FILES = {"result.json", "history.jsonl", "model.safetensors", "logits.npy", "features.npy"}
@@ -96,17 +96,17 @@ def mlflow_runs(sweep: Path) -> list[Any]:
 def test_killed_again_and_again_it_ends_as_if_never_killed(here: Path) -> None:
     sweep = here / "sweeps" / "tiny"
     driver = start(here, "--checkpoint-every", "0.2")
-    wait_for(lambda: len(results(sweep)) >= 3)
+    wait_for(lambda: len(results(sweep)) >= 2)
     before = results(sweep)
     driver.kill()  # the driver, with points in training
     driver.wait()
 
     driver = start(here, "--checkpoint-every", "0.2")
-    wait_for(lambda: len(results(sweep)) >= 6)
+    wait_for(lambda: len(results(sweep)) >= 3)
     victims = workers(driver, sweep)
     assert victims
     os.kill(victims[0], signal.SIGKILL)  # a worker: its point goes on elsewhere
-    wait_for(lambda: len(results(sweep)) >= 8)
+    wait_for(lambda: len(results(sweep)) >= 4)  # ResNets are left, seconds each: it can't be over
     middle = results(sweep)
     driver.send_signal(signal.SIGTERM)  # and once politely
     assert driver.wait(60) == 75
@@ -131,7 +131,7 @@ def test_killed_again_and_again_it_ends_as_if_never_killed(here: Path) -> None:
     children = [r for r in runs if r[0] is not None]
     assert sorted(r[0] for r in children) == sorted(after)
     assert {r[1] for r in children} == {"FINISHED"}
-    assert {r[2] for r in children} == {40}, "an unbroken curve of 40 epochs each"
+    assert {r[2] for r in children} == {200}, "an unbroken curve of 200 epochs each"
     for id in after:
         files = {f.name for f in (sweep / "points" / id).iterdir()}
         assert files <= FILES
