@@ -105,6 +105,7 @@ class Stack:
         self.objective = Objective(self.weights, labels, teachers, dtype)
         self.labels = labels
         self.model = shape.build(self.members).to(self.device, dtype)
+        self._keys = list(self.model.state_dict())  # a plain model's too
         for module in self.model.modules():
             if isinstance(module, Convs):
                 module.as_matmul = convolution == "matmul"
@@ -147,7 +148,6 @@ class Stack:
         for name, view in self._statistics.views(self._running).items():
             module_name, _, buffer = name.rpartition(".")
             setattr(self.model.get_submodule(module_name), buffer, view)
-        self._keys = list(self.shape_on_meta().state_dict())
         self._best = (self.optimiser.flat.clone(), self._running.clone())
         for member, start in enumerate(starts):
             if start.best:
@@ -162,11 +162,6 @@ class Stack:
                 }
                 self.optimiser.load(member, moments)
 
-    def shape_on_meta(self) -> nn.Module:
-        """A plain model of this shape that holds no numbers."""
-        with torch.device("meta"):
-            return self.shape.build()
-
     # training
 
     def epoch(self, epochs: Sequence[int]) -> Tensor:
@@ -175,7 +170,7 @@ class Stack:
         epochs: how many epochs each has behind it. The device is not waited for.
         """
         self._fill(tuple(epochs))
-        with self._precise():
+        with self.precise():
             if self.device.type == "cuda":
                 self._replay()
                 self._prepare(tuple(epoch + 1 for epoch in epochs))  # while the device is at work
@@ -296,7 +291,7 @@ class Stack:
             if self.device.type == "cpu"
             else max(EVAL_BATCH * 8 // self.members, 64)
         )
-        with torch.inference_mode(), self._precise(), self._autocast():
+        with torch.inference_mode(), self.precise(), self._autocast():
             for i in range(0, len(x), size):
                 batch = x[i : i + size].repeat(1, self.members, 1)  # (N, M * C, S)
                 features = self.model.features(batch)  # type: ignore[operator]
@@ -371,8 +366,8 @@ class Stack:
         return nullcontext()
 
     @contextmanager
-    def _precise(self) -> Iterator[None]:
-        """TF32 only where it was asked for, and given back as it was found."""
+    def precise(self) -> Iterator[None]:
+        """TF32 only where it was asked for; torch allows it in convolutions. Given back as it was found."""
         if self.device.type != "cuda":
             yield
             return

@@ -146,12 +146,14 @@ class Runs:
         model = self.shape.build()
         model.load_state_dict(self.best_state(i))
         model.to(self.device, self._dtype)
-        test_logits, _ = outputs(model, self._tensor(test.x))
+        with self.stack.precise():
+            test_logits, _ = outputs(model, self._tensor(test.x))
         predicted = metrics.decode_expectation(test_logits, self.labels.centres).cpu().numpy()
         argmax = metrics.decode_argmax(test_logits, self.labels.centres).cpu().numpy()
         write_atomically(point.folder / MODEL, lambda path: save_file(_cpu_state(model), path))
         if spec.role == "teacher":
-            write_teacher_outputs(model, self.x, point.folder)
+            with self.stack.precise():
+                write_teacher_outputs(model, self.x, point.folder)
         if point.teacher is not None:
             point.teacher.check_unchanged()
         size = sizes.size(

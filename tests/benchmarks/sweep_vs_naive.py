@@ -4,8 +4,8 @@
     python tests/benchmarks/sweep_vs_naive.py --small --rounds 1       minutes: to see that it runs
     python tests/benchmarks/sweep_vs_naive.py --parts                  where the gain comes from
 
-Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included. The
-three are interleaved, and ratios are of medians. The floor is two processes that train with `kd.train.Run`,
+Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included, and
+how many of the slots' seconds were training. The three are interleaved, and ratios are of medians. The floor is two processes that train with `kd.train.Run`,
 teachers first, then the longest: no Ray, no MLflow, no driver.
 """
 
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,16 +48,25 @@ def opened(folder: Path, overrides: list[str]) -> Opened:
     return open_space(str(QUICKSTART), overrides, str(folder / "sweep"))
 
 
-def kdsweep(folder: Path, overrides: list[str], slots: int) -> dict[str, float]:
-    """The sweep; test MAE by point."""
+@dataclass
+class Outcome:
+    """What a contender's run gave: test MAE by point, and how many seconds all of them trained, added up."""
+
+    mae_bpm: dict[str, float]
+    train_s: float
+    logging_s: float | None = None  # of the driver, where it was measured
+
+
+def kdsweep(folder: Path, overrides: list[str], slots: int) -> Outcome:
+    """The sweep."""
     command = [sys.executable, "-m", "orchestrator.cli", "run", str(QUICKSTART), *overrides]
     run([*command, "--out", str(folder / "sweep"), "--slots", str(slots), "--no-dashboard"], folder)
     results = [json.loads(p.read_text()) for p in (folder / "sweep").glob("points/*/result.json")]
-    return {r["id"]: r["mae_bpm"] for r in results}
+    return Outcome({r["id"]: r["mae_bpm"] for r in results}, sum(r["train_seconds"] for r in results))
 
 
-def naive(folder: Path, overrides: list[str], slots: int) -> dict[str, float]:
-    """Plain Ray Tune; test MAE by point."""
+def naive(folder: Path, overrides: list[str], slots: int) -> Outcome:
+    """Plain Ray Tune."""
     space = opened(folder, overrides)
     job = {
         "points": [dataclasses.asdict(point) for point in space.plan.points],
@@ -69,25 +79,29 @@ def naive(folder: Path, overrides: list[str], slots: int) -> dict[str, float]:
         raise RuntimeError("the naive script knows no other data settings than source and options")
     (folder / "job.json").write_text(json.dumps(job))
     run([sys.executable, str(HERE / "naive_tune.py"), str(folder / "job.json")], folder)
-    return {id: row["mae_bpm"] for id, row in json.loads((folder / "naive.json").read_text()).items()}
+    told = json.loads((folder / "naive.json").read_text())
+    maes = {id: row["mae_bpm"] for id, row in told["points"].items()}
+    return Outcome(maes, sum(row["train_s"] for row in told["points"].values()), told["logging_s"])
 
 
-def floor(folder: Path, overrides: list[str], slots: int) -> dict[str, float]:
-    """kdsweep's trainer in a bare loop; test MAE by point."""
+def floor(folder: Path, overrides: list[str], slots: int) -> Outcome:
+    """kdsweep's trainer in a bare loop."""
     run([sys.executable, __file__, "--floor", str(folder), str(slots), *overrides], folder, worker_env(1))
-    return dict(json.loads((folder / "floor.json").read_text()))
+    return Outcome(**json.loads((folder / "floor.json").read_text()))
 
 
 def bare_loop(folder: Path, slots: int, overrides: list[str]) -> None:
     """What `floor` times."""
     space = opened(folder, overrides)
-    maes: dict[str, float] = {}
+    told = Outcome({}, 0.0)
     points = sorted(space.plan.points, key=lambda p: -p.cost_s)
     with multiprocessing.get_context("spawn").Pool(slots) as pool:
         for role in ("teacher", "student"):
             jobs = [(*where(space), point) for point in points if point.role == role]
-            maes |= dict(pool.imap_unordered(bare_point, jobs))
-    (folder / "floor.json").write_text(json.dumps(maes))
+            for id, figures in pool.imap_unordered(bare_point, jobs):
+                told.mae_bpm[id] = figures["mae_bpm"]
+                told.train_s += figures["train_seconds"]
+    (folder / "floor.json").write_text(json.dumps(dataclasses.asdict(told)))
 
 
 def where(space: Opened) -> tuple[DataConfig, Path, Store]:
@@ -95,8 +109,8 @@ def where(space: Opened) -> tuple[DataConfig, Path, Store]:
     return space.data, space.cache_dir, space.store
 
 
-def bare_point(job: tuple[DataConfig, Path, Store, Any]) -> tuple[str, float]:
-    """Train one point."""
+def bare_point(job: tuple[DataConfig, Path, Store, Any]) -> tuple[str, dict[str, Any]]:
+    """Train one point; its id and figures."""
     import torch
 
     from kd.train import Run
@@ -113,7 +127,7 @@ def bare_point(job: tuple[DataConfig, Path, Store, Any]) -> tuple[str, float]:
     )
     while one.step():
         pass
-    return point.id, one.finish()["mae_bpm"]
+    return point.id, one.finish()
 
 
 def run(command: list[str], folder: Path, env: dict[str, str] | None = None) -> None:
@@ -138,7 +152,7 @@ CONTENDERS = {"kdsweep": kdsweep, "naive": naive, "floor": floor}
 def compare(rounds: int, overrides: list[str], slots: int, names: list[str]) -> dict[str, Any]:
     """The contenders of these names, interleaved."""
     wall: dict[str, list[float]] = {name: [] for name in names}
-    maes: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
     for round_ in range(rounds):
         for name in names:
             contender = CONTENDERS[name]
@@ -148,19 +162,26 @@ def compare(rounds: int, overrides: list[str], slots: int, names: list[str]) -> 
                 start = time.perf_counter()
                 found = contender(folder, overrides, slots)
                 wall[name].append(time.perf_counter() - start)
-                maes[name].append(found)
+                outcomes[name].append(found)
+            logging = f", logging {found.logging_s:.1f} s of the driver" if found.logging_s else ""
             print(
-                f"round {round_ + 1}: {name:8} {wall[name][-1]:7.1f} s, {len(found)} points, "
-                f"mean MAE {np.mean(list(found.values())):.2f} BPM, load {os.getloadavg()[0]:.1f}",
+                f"round {round_ + 1}: {name:8} {wall[name][-1]:7.1f} s, {len(found.mae_bpm)} points, training "
+                f"{found.train_s:.1f} of {slots * wall[name][-1]:.1f} slot-seconds{logging}, "
+                f"mean MAE {np.mean(list(found.mae_bpm.values())):.2f} BPM, load {os.getloadavg()[0]:.1f}",
                 file=sys.stderr,
                 flush=True,
             )
     median = {name: statistics.median(seconds) for name, seconds in wall.items()}
-    ids = sorted(maes["kdsweep"][0])
-    mean = {name: np.mean([[found[id] for id in ids] for found in maes[name]], axis=0) for name in names}
+    ids = sorted(outcomes["kdsweep"][0].mae_bpm)
+    mean = {
+        name: np.mean([[found.mae_bpm[id] for id in ids] for found in outcomes[name]], axis=0)
+        for name in names
+    }
     figures: dict[str, Any] = {
         "median_wall_s": median,
         "rounds_wall_s": wall,
+        "rounds_train_s": {name: [found.train_s for found in outcomes[name]] for name in names},
+        "rounds_logging_s": {name: [found.logging_s for found in outcomes[name]] for name in names},
         "points": len(ids),
         "mean_mae_bpm": {name: float(values.mean()) for name, values in mean.items()},
     }

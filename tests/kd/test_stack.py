@@ -1,8 +1,10 @@
 """Members of a stack are the points they would be alone: in numbers, on disk, and when a neighbour dies."""
 
 import dataclasses
+import gc
 import itertools
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kd import probe
 from kd.layout import Layout
-from kd.models import CONVOLUTIONS
+from kd.models import CONVOLUTIONS, linear
 from kd.norm import BatchNormRelu
 from kd.objective import Labels
 from kd.prepare import Data
 from kd.recipe import Recipe, Spec
-from kd.stack import Shape
+from kd.stack import Shape, Stack, Start
+from kd.strategies import STRATEGIES
 from kd.train import Diverged, Run, Runs
 
 # 5 steps an epoch, so 4 epochs are 20 steps.
@@ -315,6 +318,54 @@ def test_a_step_by_cursor_is_the_step_and_can_be_captured(small_data, teachers, 
     ]
     assert not masks
     assert len(recorded.calls) > 100
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("way", CONVOLUTIONS)
+def test_all_that_a_step_reads_is_on_its_device(shape, way):
+    """torch refuses to mix devices; "meta" is one that every machine has."""
+    device, windows = torch.device("meta"), 96
+    x, bpm = torch.zeros(windows, 1, 200, device=device), torch.zeros(windows, device=device)
+    labels = Labels(torch.arange(30.0, 210.0, device=device), 1.5)
+    made = Shape(*shape, 1, 200, 180)
+    recipe = Recipe(max_epochs=3, batch_size=32)
+    specs, starts, teachers = [], [], []
+    for seed, strategy in enumerate([*STRATEGIES, *STRATEGIES]):
+        specs.append(Spec("p", "student", *shape, seed=seed, recipe=recipe, strategy=strategy, teacher="t"))
+        teachers.append(None if strategy == "scratch" else Outputs(windows, 8 + seed % 2, device))
+        connector = linear(made.build().fc.in_features, 8 + seed % 2) if strategy == "feature" else None
+        starts.append(Start(made.build().state_dict(), connector.state_dict() if connector else {}))
+    one = Stack(specs, made, starts, teachers, x, bpm, labels, convolution=way)
+    one._fill((0,) * len(specs))
+    one._step_at_cursor()
+    one.keep_best([True] * len(specs))
+    assert one.logits(x).device == one._loss.device == device
+    assert {tensor.device for tensor in one.moments(1)["mean"].values()} == {device}
+
+
+class Outputs:
+    """What a teacher said, as far as devices are concerned."""
+
+    def __init__(self, windows, width, device):
+        self.logits = torch.zeros(windows, 180, device=device)
+        self.features = torch.zeros(windows, width, device=device)
+
+
+def test_a_stack_that_is_left_gives_its_memory_back_at_once(small_data, teachers, tmp_path):
+    """The next one needs it; nobody waits for Python's collector."""
+    specs, from_folders = points(teachers, count=3)
+    for _ in range(2):  # torch itself leaves a cycle behind when it is used for the first time
+        runs = stack(specs, from_folders, small_data, tmp_path)
+        runs.step()
+        gc.collect()
+        gc.disable()
+        try:
+            left = weakref.ref(runs.stack.optimiser.flat)
+            del runs
+            gone = left() is None
+        finally:
+            gc.enable()
+    assert gone
 
 
 def test_points_of_different_shapes_are_refused(small_data, teachers, tmp_path):
