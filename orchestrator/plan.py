@@ -27,10 +27,9 @@ ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probabi
 # the quickstart's 83 points on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models look too dear, and
 # their packs shorter. Finished points correct the scale.
 WINDOW_S, MAC_S = 6e-5, 1.5e-10
-PACK_S = (
-    4.0,
-    60.0,
-)  # a pack is worth at least so many seconds (Tune's overhead) and at most so many (a stop)
+# A pack is worth at least so many seconds (Tune's overhead) and at most so many: what is urgent (a teacher, a
+# point to be tried again) waits for the end of one.
+PACK_S = (4.0, 120.0)
 WAVES = 8  # packs per slot and refill that keep the last ones short
 
 

@@ -46,6 +46,7 @@ class Listen(_Stateless, Callback):
 
     def __init__(self, conductor: "Conductor") -> None:
         self._conductor = conductor
+        self._ended: list[Any] = []  # trials that Tune is about to let go of
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Tune has just put its own handler on SIGUSR1."""
@@ -54,6 +55,8 @@ class Listen(_Stateless, Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Some ten times a second."""
         self._conductor.tick()
+        while self._ended:
+            _forget(self._ended.pop())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -64,7 +67,7 @@ class Listen(_Stateless, Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack is done, or stopped."""
         self._conductor.trial_over(trial.trial_id)
-        _forget(trial)
+        self._ended.append(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died."""
@@ -81,10 +84,13 @@ def error_of(trial: Any) -> Any:
 
 
 def _forget(trial: Any) -> None:
-    """Tune keeps every trial to the end, with means of its figures that nobody reads: most of its memory."""
+    """Tune keeps every trial to the end, with what nobody reads any more: 9 KB each, 5 without."""
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
-    (trial.last_result or {}).pop("events", None)
+    trial.run_metadata.last_result = {}
+    trial.config.clear()
+    trial.evaluated_params.clear()
+    trial.placement_group_factory = trial._default_placement_group_factory
 
 
 class Stop(_Stateless, Stopper):

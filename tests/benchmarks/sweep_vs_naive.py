@@ -5,8 +5,9 @@
     python tests/benchmarks/sweep_vs_naive.py --parts                  where the gain comes from
 
 Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included, and
-how many of the slots' seconds were training. The three are interleaved, and ratios are of medians. The floor is two processes that train with `kd.train.Run`,
-teachers first, then the longest: no Ray, no MLflow, no driver.
+how many of the slots' seconds were training. The three are interleaved, and ratios are of medians. The
+floor is two processes that train with `kd.train.Run`, teachers first, then the longest: no Ray, no MLflow, no
+driver.
 """
 
 import argparse
@@ -165,8 +166,8 @@ def compare(rounds: int, overrides: list[str], slots: int, names: list[str]) -> 
                 outcomes[name].append(found)
             logging = f", logging {found.logging_s:.1f} s of the driver" if found.logging_s else ""
             print(
-                f"round {round_ + 1}: {name:8} {wall[name][-1]:7.1f} s, {len(found.mae_bpm)} points, training "
-                f"{found.train_s:.1f} of {slots * wall[name][-1]:.1f} slot-seconds{logging}, "
+                f"round {round_ + 1}: {name:8} {wall[name][-1]:7.1f} s, {len(found.mae_bpm)} points, "
+                f"training {found.train_s:.1f} of {slots * wall[name][-1]:.1f} slot-seconds{logging}, "
                 f"mean MAE {np.mean(list(found.mae_bpm.values())):.2f} BPM, load {os.getloadavg()[0]:.1f}",
                 file=sys.stderr,
                 flush=True,
