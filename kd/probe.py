@@ -32,16 +32,17 @@ class Choice:
     members: int = 1
     convolution: str = "grouped"
     rate: float = 0.0
+    bounded: bool = False  # there were too few points to find out whether more members would be faster
 
 
-def choose(spec: Spec, data: "Data", device: str) -> Choice:
-    """How many points like `spec` to train as one stack on a GPU."""
+def choose(spec: Spec, data: "Data", device: str, points: int) -> Choice:
+    """How many of `points` points like `spec` to train as one stack on a GPU."""
     channels, samples = data.train.x.shape[1:]
     shape = Shape(spec.arch, spec.depth, spec.width, channels, samples, data.classes)
     centres = metrics.class_centres(data.min_bpm, data.classes).to(device)
     labels = Labels(centres, spec.recipe.label_sigma_bpm)
     x, bpm = (as_tensor(array).to(device) for array in (data.train.x, data.train.bpm))
-    return best_choice(spec, shape, x, bpm, labels, MOST)
+    return best_choice(spec, shape, x, bpm, labels, min(points, MOST))
 
 
 def best_choice(
@@ -71,6 +72,8 @@ def best_choice(
         if 2 * used > SHARE * free > 0:
             break
         members = min(2 * members, most) if members < most else most + 1
+    else:
+        best = dataclasses.replace(best, bounded=most < MOST)
     if x.device.type == "cuda":
         torch.cuda.empty_cache()
     return best

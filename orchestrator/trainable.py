@@ -189,9 +189,10 @@ class PackTrainer:
 
         if self.device == "cpu" or id in self._alone or len(self.ids) == 1:
             return Choice()
-        shape = self._shape(id)
-        if shape not in self._chosen:
-            self._chosen[shape] = choose(spec_of(self.points[id]), self.data, self.device)
+        shape, points = self._shape(id), sum(self._fits(other, id) for other in self.ids)
+        known = self._chosen.get(shape)
+        if known is None or (known.bounded and known.members < points):
+            self._chosen[shape] = choose(spec_of(self.points[id]), self.data, self.device, points)
             _say(f"{self.points[id].name}: {self._chosen[shape]}")
         return self._chosen[shape]
 
@@ -227,7 +228,9 @@ class PackTrainer:
             _say(f"a stack of {len(self.stacked)} failed, its points go on in smaller ones: {error}")
             if type(error).__name__ == "OutOfMemoryError":
                 shape = self._shape(self.stacked[0])
-                self._chosen[shape] = replace(self._chosen[shape], members=len(self.stacked) // 2)
+                self._chosen[shape] = replace(
+                    self._chosen[shape], members=len(self.stacked) // 2, bounded=False
+                )
             else:
                 self._alone.update(self.stacked)
             self._let_go()

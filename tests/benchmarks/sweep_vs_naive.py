@@ -3,6 +3,7 @@
     python tests/benchmarks/sweep_vs_naive.py                          the quickstart grid, 3 rounds
     python tests/benchmarks/sweep_vs_naive.py --small --rounds 1       minutes: to see that it runs
     python tests/benchmarks/sweep_vs_naive.py --parts                  where the gain comes from
+    python tests/benchmarks/sweep_vs_naive.py --same 6                 do both trainers reach the same error?
 
 Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included, and
 how many of the slots' seconds were training. The three are interleaved, and ratios are of medians. The
@@ -190,11 +191,60 @@ def compare(rounds: int, overrides: list[str], slots: int, names: list[str]) -> 
         figures["kdsweep_over_floor"] = median["kdsweep"] / median["floor"]
     if "naive" in names:
         figures["naive_over_kdsweep"] = median["naive"] / median["kdsweep"]
-        # Same windows and epochs, other random numbers: within two standard errors of 0 is "the same".
+        # One seed, and two teachers that all distilled students share: `--same` says what this means.
         difference = mean["kdsweep"] - mean["naive"]
         figures["mae_difference_bpm"] = float(difference.mean())
         figures["mae_difference_standard_error"] = float(difference.std(ddof=1) / len(ids) ** 0.5)
     return figures
+
+
+# do both reach the same error
+
+SAME = (("resnet1d", 4, 6), ("resnet1d", 4, 16), ("mlp", 2, 32))
+
+
+def same(overrides: list[str], seeds: int, slots: int) -> dict[str, Any]:
+    """Students from scratch by both trainers, seed by seed: test MAE, their mean difference and its error."""
+    with tempfile.TemporaryDirectory(prefix="kds-bench-") as scratch:
+        folder = Path(scratch)
+        space = opened(folder, overrides)
+        points = {(p.arch, p.depth, p.width): p for p in space.plan.points if p.strategy == "scratch"}
+        jobs = [
+            (*where(space), dataclasses.replace(points[shape], seed=seed, id=f"{shape[0]}{shape[2]}-{seed}"))
+            for shape in SAME
+            for seed in range(seeds)
+        ]
+        with multiprocessing.get_context("spawn").Pool(slots) as pool:
+            pairs = np.array(pool.map(by_both, jobs, chunksize=1)).reshape(len(SAME), seeds, 2)
+    rows = {}
+    for shape, pair in zip(SAME, pairs, strict=True):
+        gap = pair[:, 0] - pair[:, 1]
+        row = {"kdsweep": pair[:, 0].mean(), "naive": pair[:, 1].mean(), "difference": gap.mean()}
+        row["standard_error"] = gap.std(ddof=1) / seeds**0.5
+        name = "{} {}x{}".format(*shape)
+        rows[name] = {key: float(value) for key, value in row.items()}
+        print(name, {key: round(value, 2) for key, value in rows[name].items()}, file=sys.stderr, flush=True)
+    return rows
+
+
+def by_both(job: tuple[DataConfig, Path, Store, Any]) -> tuple[float, float]:
+    """Test MAE of one point, trained by kdsweep and by the naive script."""
+    data, cache_dir, store, point = job
+    sys.path.insert(0, str(HERE))
+    import naive_tune
+    from ray import tune
+
+    told: dict[str, float] = {}
+    tune.report = told.update
+    config = {
+        "point": dataclasses.asdict(point),
+        "data": {"source": data.source, "options": data.options},
+        "cache": str(cache_dir),
+        "folder": str(store.path),
+    }
+    _, figures = bare_point(job)
+    naive_tune.train(config)
+    return figures["mae_bpm"], told["mae_bpm"]
 
 
 # where the gain comes from
@@ -305,6 +355,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--small", action="store_true", help="few windows and epochs")
     parser.add_argument("--parts", action="store_true", help="where the gain comes from, instead")
+    parser.add_argument("--same", type=int, metavar="SEEDS", help="errors of both trainers, instead")
     parser.add_argument("--without", nargs="+", choices=("naive", "floor"), default=[])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--floor", nargs=2, help=argparse.SUPPRESS)
@@ -320,6 +371,8 @@ def main() -> None:
     overrides = [*(SMALL if options.small else []), *options.overrides]
     if options.parts:
         figures: dict[str, Any] = {"epoch_cpu_s": parts(overrides)}
+    elif options.same:
+        figures = {"test_mae_bpm": same(overrides, options.same, options.slots)}
     else:
         names = [name for name in CONTENDERS if name not in options.without]
         figures = compare(options.rounds, overrides, options.slots, names)

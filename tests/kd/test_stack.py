@@ -5,6 +5,8 @@ import gc
 import itertools
 import json
 import weakref
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -267,11 +269,14 @@ def test_the_probe_chooses_what_it_measured(small_data, monkeypatch):
 
     monkeypatch.setattr(probe, "rate_of", rate_of)
     (spec,), _ = points([None, None], count=1)
-    assert probe.choose(spec, small_data, "cpu") == probe.Choice(8, "matmul", 12.0)
+    assert probe.choose(spec, small_data, "cpu", 1000) == probe.Choice(8, "matmul", 12.0)
     assert measured[0] == (1, "grouped")
     assert max(measured)[0] == 16
+    measured.clear()
+    assert probe.choose(spec, small_data, "cpu", 6) == probe.Choice(6, "matmul", 9.0, bounded=True)
+    assert max(measured)[0] == 6  # no time is lost on stacks there are no points for
     monkeypatch.setattr(probe, "MOST", 6)
-    assert probe.choose(spec, small_data, "cpu").members == 6
+    assert probe.choose(spec, small_data, "cpu", 1000) == probe.Choice(6, "matmul", 9.0)
     monkeypatch.undo()
     shape = Shape("mlp", 1, 5, 1, small_data.train.x.shape[2], 180)
     x, bpm = torch.from_numpy(np.array(small_data.train.x)), torch.from_numpy(np.array(small_data.train.bpm))
@@ -318,6 +323,39 @@ def test_a_step_by_cursor_is_the_step_and_can_be_captured(small_data, teachers, 
     ]
     assert not masks
     assert len(recorded.calls) > 100
+
+
+def test_capturing_a_step_leaves_no_trace(small_data, teachers, tmp_path, monkeypatch):
+    """Warming up and capturing train the models; what they did is undone before the first replay."""
+    specs, from_folders = points(teachers)
+    loop = stack(specs, from_folders, small_data, tmp_path / "loop").stack
+    graph = stack(specs, from_folders, small_data, tmp_path / "graph").stack
+
+    class Graph:
+        replays = 0
+
+        def replay(self):
+            Graph.replays += 1
+            graph._step_at_cursor()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stand_in in {
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda _: nullcontext(),
+        "graph": lambda _: nullcontext(),
+        "CUDAGraph": Graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    for epoch in range(2):
+        losses = loop.epoch([epoch] * len(specs))
+        graph._fill((epoch,) * len(specs))
+        graph._replay()
+        assert torch.equal(losses, graph._loss / graph.steps)
+    assert Graph.replays == 2 * graph.steps
+    for m, spec in enumerate(specs):
+        for ours, theirs in ((loop.state(m, 2), graph.state(m, 2)), (loop.moments(m), graph.moments(m))):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=spec.strategy)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kd import probe
 from kd.probe import Choice
 from orchestrator.opening import open_space
 from orchestrator.trainable import PackTrainer, Setup
@@ -156,3 +157,23 @@ def test_a_stack_that_cannot_begin_is_tried_point_by_point(setup):
     failed = {event["id"]: event["error"]["message"] for event in events if event["kind"] == "failed"}
     assert failed.keys() == set(students) - set(scratch)
     assert all("train the teacher first" in message for message in failed.values())
+
+
+def test_a_shape_is_probed_once_until_more_points_come(setup, monkeypatch):
+    """On a GPU, and never beyond what there is to train."""
+    trainer = PackTrainer(setup)
+    trainer.device = "cuda"
+    _, students = teacher_and_students(trainer)
+    asked = []
+
+    def choose(spec, data, device, points):
+        asked.append(points)
+        return Choice(min(points, 4), bounded=points < 5)
+
+    monkeypatch.setattr(probe, "choose", choose)
+    company = []
+    for count in (2, 2, 4, 3, 1):
+        trainer.ids = students[:count]
+        company.append(trainer._how(students[0]).members)
+    assert asked == [2, 4]
+    assert company == [2, 2, 4, 4, 1]
