@@ -176,7 +176,14 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
             marks.update(cpu=time.process_time(), wall=time.perf_counter(), rss=rss())
         began(self, at)
 
-    Progress.began = mark  # type: ignore[method-assign]
+    ended = Progress.point_done
+
+    def end(self: Progress, *args: Any) -> None:
+        ended(self, *args)
+        if not self.left:
+            marks["rss_last"] = rss()
+
+    Progress.began, Progress.point_done = mark, end  # type: ignore[method-assign]
     start_cpu, start = time.process_time(), time.perf_counter()
     read, data = space(folder, points)
     plan = make_plan(read, data)
@@ -200,7 +207,8 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
         "driver_cpu_ms_per_point": 1000 * (time.process_time() - marks["cpu"]) / (points - before),
         "wall_ms_per_point": 1000 * (time.perf_counter() - marks["wall"]) / (points - before),
         "rss_mb_at_start": marks["rss"],
-        "rss_mb_at_end": rss(),
+        "rss_mb_at_last_point": marks["rss_last"],
+        "rss_mb_at_end": rss(),  # Tune writes its state when all is over
         "files_per_point": sum(1 for _ in store.path.rglob("points/*/*")) / points,
     }
 
