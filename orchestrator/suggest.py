@@ -118,8 +118,6 @@ class _Belief:
         self.mae, self.trials, self.rng = mae, trials, rng
         self.truths = rng.permutation(len(mae))[:TRUTHS]
         self.log_weights = np.zeros((len(self.truths), len(mae)))
-        # The truth is none of the draws that are believed: it would be found by the first run.
-        self.log_weights[np.arange(len(self.truths)), self.truths] = -np.inf
         self.best = mae[self.truths].min(1)
 
     def regret(self) -> float:
