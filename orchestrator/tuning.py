@@ -47,6 +47,7 @@ class Listen(_Stateless, Callback):
     def __init__(self, conductor: "Conductor") -> None:
         self._conductor = conductor
         self._ended: list[Any] = []  # trials that Tune is about to let go of
+        self._first: Any = None  # of the trials that ended
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Tune has just put its own handler on SIGUSR1."""
@@ -56,7 +57,9 @@ class Listen(_Stateless, Callback):
         """Some ten times a second."""
         self._conductor.tick()
         while self._ended:
-            _forget(self._ended.pop())
+            trial = self._ended.pop()
+            self._first = self._first or trial
+            _forget(trial, self._first)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -83,14 +86,16 @@ def error_of(trial: Any) -> Any:
         return cloudpickle.load(file)  # written by this very process, a moment ago
 
 
-def _forget(trial: Any) -> None:
-    """Tune keeps every trial to the end, with what nobody reads any more: 9 KB each, 5 without."""
+def _forget(trial: Any, like: Any) -> None:
+    """Tune keeps every trial to the end: drop what nobody reads any more, share with `like` what is alike."""
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
     trial.run_metadata.last_result = {}
+    trial.run_metadata.checkpoint_manager = like.run_metadata.checkpoint_manager
     trial.config.clear()
     trial.evaluated_params.clear()
-    trial.placement_group_factory = trial._default_placement_group_factory
+    for name in ("storage", "temporary_state", "placement_group_factory", "_default_placement_group_factory"):
+        setattr(trial, name, getattr(like, name))
 
 
 class Stop(_Stateless, Stopper):

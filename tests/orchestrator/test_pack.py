@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from kd import probe
 from kd.probe import Choice
+from kd.train import Runs
 from orchestrator.opening import open_space
 from orchestrator.trainable import PackTrainer, Setup
 
@@ -177,3 +179,33 @@ def test_a_shape_is_probed_once_until_more_points_come(setup, monkeypatch):
         company.append(trainer._how(students[0]).members)
     assert asked == [2, 4]
     assert company == [2, 2, 4, 4, 1]
+
+
+def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
+    """From its checkpoints or its start, as if nothing had happened; then no stack is made so large again."""
+
+    class Probed(PackTrainer):
+        def _how(self, id: str) -> Choice:
+            return self._chosen.setdefault(self._shape(id), Choice(4, bounded=True))
+
+    trainer = Probed(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    train(trainer)
+    sizes = []
+    step = Runs.step
+
+    def out_of_memory(self):
+        sizes.append(len(self.points))
+        if len(self.points) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return step(self)
+
+    monkeypatch.setattr(Runs, "step", out_of_memory)
+    trainer.take(students[:4])
+    events = train(trainer)
+    assert sizes[:3] == [4, 2, 1]
+    assert set(sizes[3:]) == {1}
+    assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(students[:4])
+    assert not [event for event in events if event["kind"] == "failed"]
+    assert trainer._how(students[0]) == Choice(1)
