@@ -126,8 +126,8 @@ def test_points_are_near_the_question(document: dict[str, Any]) -> None:
 
 def test_the_expected_regret_falls(document: dict[str, Any]) -> None:
     found = suggest(document, Budget(max_params=9_000), 0.05)
-    assert 0 <= found.regret_after_bpm <= found.regret_bpm
-    assert found.regret_bpm - found.regret_after_bpm == pytest.approx(sum(p.gain_bpm for p in found.picks))
+    assert 0 < found.regret_after_bpm < found.regret_bpm  # never "nothing": the truth is none of the draws
+    assert all(p.gain_bpm > 0 for p in found.picks if p.why == "regret")
 
 
 def test_the_same_question_gets_the_same_suggestion(document: dict[str, Any]) -> None:
