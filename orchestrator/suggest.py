@@ -43,9 +43,7 @@ class Pick:
     seed: int
     cost_s: float
     why: str
-    gain_bpm: (
-        float  # what it was chosen for: drop of regret, with those before it; together they promise too much
-    )
+    gain_bpm: float  # drop of regret it was chosen for, with those before it; too hopeful in sum
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,8 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
 
     def end(self: Progress, *args: Any) -> None:
         ended(self, *args)
+        if self.ended == max((points - before) // 10, 1):
+            marks["rss_tenth"] = rss()
         if not self.left:
             marks["rss_last"] = rss()
 
@@ -207,6 +209,7 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
         "driver_cpu_ms_per_point": 1000 * (time.process_time() - marks["cpu"]) / (points - before),
         "wall_ms_per_point": 1000 * (time.perf_counter() - marks["wall"]) / (points - before),
         "rss_mb_at_start": marks["rss"],
+        "rss_mb_at_a_tenth": marks["rss_tenth"],
         "rss_mb_at_last_point": marks["rss_last"],
         "rss_mb_at_end": rss(),  # Tune writes its state when all is over
         "files_per_point": sum(1 for _ in store.path.rglob("points/*/*")) / points,
