@@ -4,6 +4,7 @@ Started here: own 0700 directory, own token, dashboard on loopback, explicit CPU
 address is given, never guessed, and authentication comes from the environment. `ray stop` is never used.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -161,8 +162,6 @@ class Cluster:
 
     def close(self) -> None:
         """Leave Ray; if it was started here, end it and remove its directory."""
-        import gc
-
         import ray
 
         # Tune leaves cycles that hold actor handles. Collected in another thread while Ray shuts down, such a

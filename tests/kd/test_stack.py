@@ -8,16 +8,11 @@ import weakref
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kd import probe
-from kd.layout import Layout
 from kd.models import CONVOLUTIONS, linear
-from kd.norm import BatchNormRelu
 from kd.objective import Labels
 from kd.prepare import Data
 from kd.recipe import Recipe, Spec
@@ -259,33 +254,6 @@ def test_convolutions_as_matrix_products_are_convolutions(small_data, teachers, 
         torch.testing.assert_close(grouped, matmul, rtol=0, atol=1e-9)
 
 
-def test_the_probe_chooses_what_it_measured(small_data, monkeypatch):
-    """Twice as fast with each doubling up to 8 members, matrix products ahead from 4: so it stops at 8."""
-    measured = []
-
-    def rate_of(spec, shape, x, bpm, labels, members, *, precision, convolution):
-        measured.append((members, convolution))
-        return min(members, 8) * (1.5 if convolution == "matmul" and members >= 4 else 1.0), 0
-
-    monkeypatch.setattr(probe, "rate_of", rate_of)
-    (spec,), _ = points([None, None], count=1)
-    assert probe.choose(spec, small_data, "cpu", 1000) == probe.Choice(8, "matmul", 12.0)
-    assert measured[0] == (1, "grouped")
-    assert max(measured)[0] == 16
-    measured.clear()
-    assert probe.choose(spec, small_data, "cpu", 6) == probe.Choice(6, "matmul", 9.0, bounded=True)
-    assert max(measured)[0] == 6  # no time is lost on stacks there are no points for
-    monkeypatch.setattr(probe, "MOST", 6)
-    assert probe.choose(spec, small_data, "cpu", 1000) == probe.Choice(6, "matmul", 9.0)
-    monkeypatch.undo()
-    shape = Shape("mlp", 1, 5, 1, small_data.train.x.shape[2], 180)
-    x, bpm = torch.from_numpy(np.array(small_data.train.x)), torch.from_numpy(np.array(small_data.train.bpm))
-    labels = Labels(torch.arange(30.0, 210.0), 1.5)
-    chosen = dataclasses.replace(spec, arch="mlp", depth=1, width=5)
-    rate, _ = probe.rate_of(chosen, shape, x, bpm, labels, 2)
-    assert rate > 0
-
-
 class Recorded(TorchDispatchMode):
     """What a step asks of a device."""
 
@@ -411,37 +379,3 @@ def test_points_of_different_shapes_are_refused(small_data, teachers, tmp_path):
     specs[1] = dataclasses.replace(specs[1], width=5)
     with pytest.raises(ValueError, match="different shapes"):
         stack(specs, from_folders, small_data, tmp_path)
-
-
-@pytest.mark.parametrize("channels", [3, 5, 12])
-def test_the_fused_batch_norm_is_batch_norm(channels):
-    generator = torch.Generator().manual_seed(channels)
-    x = torch.randn(64, channels, 1, 128, generator=generator, dtype=torch.float64) * 3 + 7
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    ours, theirs = BatchNormRelu(channels).double(), nn.BatchNorm2d(channels).double()
-    nn.init.normal_(ours.weight)
-    nn.init.normal_(ours.bias)
-    theirs.load_state_dict(ours.state_dict())
-    results = []
-    for f in (ours, lambda x: torch.relu(theirs(x))):
-        y = f(x)
-        assert ("_Fused" in str(y.grad_fn)) == (f is ours)
-        layer = ours if f is ours else theirs
-        gradients = torch.autograd.grad((y * y.detach().sin()).sum(), (x, layer.weight, layer.bias))
-        results.append((y, *gradients, layer.running_mean, layer.running_var, layer.num_batches_tracked))
-    for mine, own in zip(*results, strict=True):
-        torch.testing.assert_close(mine, own, rtol=1e-10, atol=1e-10)
-
-
-def test_a_layout_gives_each_member_its_slices_and_sums():
-    everyone, some = torch.arange(12.0).view(6, 2), torch.arange(4.0).view(2, 2) + 100
-    layout = Layout({"a": (everyone, range(3)), "b": (some, [2, 0])}, 3)
-    flat = torch.zeros(layout.size)
-    for view, tensor in zip(layout.views(flat).values(), (everyone, some), strict=True):
-        view.copy_(tensor)
-    assert layout.of_member(flat, 1).keys() == {"a"}
-    assert layout.of_member(flat, 2)["a"].tolist() == [[8, 9], [10, 11]]
-    assert layout.of_member(flat, 2)["b"].tolist() == [[100, 101]]
-    assert layout.sums(flat).tolist() == [0 + 1 + 2 + 3 + 102 + 103, 4 + 5 + 6 + 7, 38 + 201]
-    mine = layout.spread(torch.tensor([1.0, 2.0, 3.0]))
-    assert np.allclose(layout.sums(mine).tolist()[1], 4 * 2.0)
