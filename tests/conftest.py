@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
     """A few hundred synthetic windows of a few subjects, prepared once."""
-    from kd.prepare import DataConfig, prepare
+    from kd.signals.prepare import DataConfig, prepare
 
     config = DataConfig(source="synthetic", options={"subjects": 9, "minutes": 3.0})
     return prepare(config, tmp_path_factory.mktemp("cache"))
@@ -26,8 +26,8 @@ def fitted_sweep(tmp_path_factory):
 
     from orchestrator.laws.document import make_document
     from orchestrator.laws.simulate import FakeSweep
-    from orchestrator.plan import Plan, Point
-    from orchestrator.store import Store
+    from orchestrator.space.plan import Plan, Point
+    from orchestrator.store.store import Store
 
     folder = tmp_path_factory.mktemp("sweeps") / "fitted"
     fake = FakeSweep(
@@ -86,7 +86,7 @@ def profiled_sweep(fitted_sweep, tmp_path_factory):
     import random
     import shutil
 
-    from orchestrator.latency import FILE, empty_profile, fit_laws
+    from orchestrator.edge.latency import FILE, empty_profile, fit_laws
 
     folder = tmp_path_factory.mktemp("sweeps") / "profiled"
     shutil.copytree(fitted_sweep, folder)

@@ -1,4 +1,5 @@
-"""Readers of the formats real recordings come in. Each turns files into recordings and does nothing else.
+"""Readers of the formats real recordings come in. Each turns files into recordings and
+does nothing else: it knows no windows, no models.
 
 A format is a module with
     LABEL               what it expects at a path, for people

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from kd.errors import InputError
-from orchestrator import submission
-from orchestrator.laws.source import sweep_folder
-from orchestrator.standing import is_running
-from orchestrator.store import Store
+from orchestrator.run import submission
+from orchestrator.run.status import is_running
+from orchestrator.store.find import sweep_folder
+from orchestrator.store.store import Store
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import click
 
 from kd.errors import InputError
-from orchestrator.laws.source import sweep_folder
-from orchestrator.standing import is_running
-from orchestrator.store import Store
+from orchestrator.run.status import is_running
+from orchestrator.store.find import sweep_folder
+from orchestrator.store.store import Store
 
 
 @click.command()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kd.recordings import Recording
-    from kd.windows import WindowSet
+    from kd.signals.windows import WindowSet
 
 BIN_BPM = 10
 BAR = 40  # characters of the longest bar
@@ -46,7 +46,7 @@ def check(path: Path, format: str, as_json: bool) -> None:
 def examine(path: Path, format: str, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Everything `data check` says, as a JSON-ready dict. Raises InputError when nothing is recognised."""
     from kd import datasets
-    from kd.windows import Preprocess, make_windows, subject_label
+    from kd.signals.windows import Preprocess, make_windows, subject_label
 
     name, recordings = datasets.load(path, format)
     windows, dropped = make_windows(recordings, Preprocess(), progress=progress)
@@ -71,7 +71,7 @@ def examine(path: Path, format: str, progress: Callable[[str], None] | None = No
 
 def _summary(recordings: "list[Recording]", windows: "WindowSet") -> dict[str, Any]:
     """Figures of some recordings and their windows."""
-    from kd.windows import subject_label
+    from kd.signals.windows import subject_label
 
     return {
         "recordings": len(recordings),

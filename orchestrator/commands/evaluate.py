@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from orchestrator.laws.source import sweep_folder
+from orchestrator.store.find import sweep_folder
 
 
 @click.command()
@@ -25,7 +25,7 @@ def evaluate(sweep: str, point: str, path: Path, format: str, as_json: bool) -> 
     """
     import sys
 
-    from orchestrator.evaluation import evaluate_point
+    from orchestrator.edge.evaluate import evaluate_point
 
     def tell(line: str) -> None:
         if sys.stderr.isatty():

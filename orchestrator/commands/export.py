@@ -8,7 +8,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.query import budget_options
-from orchestrator.laws.source import sweep_folder
+from orchestrator.store.find import sweep_folder
 
 
 @click.command()
@@ -41,10 +41,10 @@ def export(
     ONNX float32 and int8, weights, preprocessing, a model card, a C header, and example.py, which needs numpy
     and onnxruntime only. The exported files must reproduce the sweep's test error, or nothing is written.
     """
-    from orchestrator.exporting import export_point, point_of, register
-    from orchestrator.opening import open_space
-    from orchestrator.store import Store
-    from orchestrator.tracking import default_uri
+    from orchestrator.edge.export import export_point, point_of, register
+    from orchestrator.space.resolve import open_space
+    from orchestrator.store.store import Store
+    from orchestrator.tracking.writer import default_uri
 
     folder = sweep_folder(sweep)
     store = Store(folder)
@@ -79,10 +79,10 @@ def export(
 
 
 def _best(folder: Path, store: Any, limits: dict[str, Any]) -> dict[str, Any]:
-    from orchestrator.budget import answer
-    from orchestrator.exporting import chosen_by
+    from orchestrator.answers.best import answer
+    from orchestrator.answers.candidates import Budget
+    from orchestrator.edge.export import chosen_by
     from orchestrator.laws.document import read_document
-    from orchestrator.students import Budget
 
     budget = Budget(**limits)
     if not budget.given:

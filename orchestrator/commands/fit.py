@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from kd.errors import InputError
-from orchestrator.laws.source import Source, from_folder, from_mlflow, model_shape, sweep_folder
+from orchestrator.store.find import sweep_folder
+from orchestrator.tracking.reader import Source, from_folder, from_mlflow, model_shape
 
 
 @click.command()

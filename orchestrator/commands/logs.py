@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from kd.errors import InputError
-from orchestrator.laws.source import sweep_folder
-from orchestrator.store import Store
+from orchestrator.store.find import sweep_folder
+from orchestrator.store.store import Store
 
 
 @click.command()
@@ -23,7 +23,7 @@ def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: in
     """What failed in SWEEP and why (--failed), or the history of one POINT (an id, or its beginning)."""
     store = Store(sweep_folder(sweep))
     if job:
-        from orchestrator.submission import output_of
+        from orchestrator.run.submission import output_of
 
         text = output_of(store.path, job).read_text(errors="replace")
         click.echo("\n".join(text.splitlines()[-lines:]))

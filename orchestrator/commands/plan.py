@@ -4,14 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
 import click
 
-from orchestrator.opening import Opened, open_space
-from orchestrator.plan import Plan, Point
-from orchestrator.store import Store
+from orchestrator.space.cost import cost_scale
+from orchestrator.space.plan import Point
+from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import duration
 
 MOST_ROWS = 80
@@ -56,15 +55,6 @@ def as_dict(opened: Opened) -> dict[str, Any]:
         "refused": opened.plan.refused,
         "points": points,
     }
-
-
-def cost_scale(plan: Plan, store: Store) -> tuple[float, str]:
-    """What to multiply the plan's costs by, and where that comes from: finished points, if there are any."""
-    cost = {p.id: p.cost_s for p in plan.points}
-    ratios = [r["train_seconds"] / cost[r["id"]] for r in store.results() if r["id"] in cost]
-    if ratios:
-        return median(ratios), f"{len(ratios)} finished points"
-    return 1.0, "a rule of thumb for one CPU core"
 
 
 def print_plan(opened: Opened, most: int | None) -> None:
@@ -119,7 +109,7 @@ def print_plan(opened: Opened, most: int | None) -> None:
 
 def _differing(p: Point) -> str:
     """Strategy arguments that aren't the defaults."""
-    from kd.strategies import defaults
+    from kd.training.strategies import defaults
 
     usual = defaults(p.strategy)
     return " ".join(f"{k}={v:g}" for k, v in p.strategy_args.items() if v != usual[k])

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
-from orchestrator.laws.source import sweep_folder
+from orchestrator.store.find import sweep_folder
 
 LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit of the limit
     "max_params": ("params", 1.0),
@@ -57,10 +57,10 @@ def profile(
     Each model runs in a fresh process, on one thread and one pinned core. With the latencies comes a law, so
     that `kdsweep query --max-latency-ms` also speaks of students nobody measured.
     """
-    from orchestrator.mcu import default_environment, environment, profile_mcu
-    from orchestrator.opening import open_space
-    from orchestrator.profiling import choose, profile_points, untrained
-    from orchestrator.store import Store
+    from orchestrator.edge.mcu import default_environment, environment, profile_mcu
+    from orchestrator.edge.profile import choose, profile_points, untrained
+    from orchestrator.space.resolve import open_space
+    from orchestrator.store.store import Store
 
     store = Store(sweep_folder(sweep))
     results, limits = list(store.results()), dict(map(_limit, budget))

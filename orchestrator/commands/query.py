@@ -8,7 +8,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.laws.arms import strategy_label
-from orchestrator.laws.source import sweep_folder
+from orchestrator.store.find import sweep_folder
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -56,11 +56,11 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def query(sweep: str, max_mae: float | None, confidence: float | None, as_json: bool, **limits: Any) -> None:
     """The best student of SWEEP within a budget, trained or not, and how wrong it will be."""
-    from orchestrator.budget import answer
-    from orchestrator.inverse import smallest
-    from orchestrator.latency import with_costs
+    from orchestrator.answers.best import answer
+    from orchestrator.answers.candidates import Budget
+    from orchestrator.answers.smallest import smallest
+    from orchestrator.edge.latency import with_costs
     from orchestrator.laws.document import read_document
-    from orchestrator.students import Budget
 
     if confidence is not None and max_mae is None:
         raise InputError("--confidence goes with --max-mae: give the error to reach, for example --max-mae 6")

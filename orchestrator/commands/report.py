@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from kd.errors import InputError
-from orchestrator.laws.source import sweep_folder
+from orchestrator.store.find import sweep_folder
 
 
 @click.command()
@@ -47,8 +47,8 @@ def report(
     run = None
     if tracking_uri or (mlflow if mlflow is not None else (folder / "mlflow.db").exists()):
         from orchestrator.report.artifacts import log
-        from orchestrator.store import Store
-        from orchestrator.tracking import default_uri
+        from orchestrator.store.store import Store
+        from orchestrator.tracking.writer import default_uri
 
         try:
             run = log(found, html, tracking_uri or default_uri(Store(folder)))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from kd.errors import InputError
-from orchestrator.opening import Opened, open_space
+from orchestrator.space.resolve import Opened, open_space
 
 if TYPE_CHECKING:
-    from orchestrator.progress import Display
-    from orchestrator.sweep import SweepResult
+    from orchestrator.run.driver import SweepResult
+    from orchestrator.run.progress import Display
 
 
 @click.command()
@@ -40,7 +40,7 @@ def run(
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """
-    from orchestrator.progress import Display
+    from orchestrator.run.progress import Display
 
     display = Display()
     try:
@@ -64,7 +64,7 @@ def _run(
     checkpoint_every: float,
     display: "Display",
 ) -> None:
-    from orchestrator.sweep import Busy, Options, run_sweep
+    from orchestrator.run.driver import Busy, Options, run_sweep
 
     for why in opened.plan.refused:
         display.say(f"refused: {why}")
@@ -94,8 +94,8 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     from rich.console import Console
 
     from orchestrator.commands.plan import WIDE
-    from orchestrator.progress import table_of_results
-    from orchestrator.tracking import default_uri
+    from orchestrator.run.progress import table_of_results
+    from orchestrator.tracking.writer import default_uri
     from orchestrator.words import duration
 
     ids = {p.id for p in opened.plan.points}

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from orchestrator.laws.source import sweep_folder
-from orchestrator.standing import standing
+from orchestrator.run.status import standing
+from orchestrator.store.find import sweep_folder
 
 WATCH_S = 2.0
 

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from kd.errors import InputError
-from orchestrator import submission
-from orchestrator.opening import Opened, open_space
-from orchestrator.standing import is_running
+from orchestrator.run import submission
+from orchestrator.run.status import is_running
+from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import duration
 from slurm import chain
 from slurm.command import Slurm

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.commands.query import budget_options
-from orchestrator.laws.source import sweep_folder
+from orchestrator.store.find import sweep_folder
 
 NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
 
@@ -30,11 +30,11 @@ NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
 def suggest(sweep: str, gpu_hours: float, out: Path | None, seed: int, as_json: bool, **limits: Any) -> None:
     """The points that lower the expected regret of this query most, per GPU-hour."""
     from kd.files import write_atomically
+    from orchestrator.answers.candidates import Budget
+    from orchestrator.answers.next_space import describe, gpu_share, next_space, text
+    from orchestrator.answers.suggest import suggest as choose
     from orchestrator.laws.document import read_document
-    from orchestrator.space import load_space
-    from orchestrator.students import Budget
-    from orchestrator.suggest import suggest as choose
-    from orchestrator.suggested import describe, gpu_share, next_space, text
+    from orchestrator.space.schema import load_space
 
     folder = sweep_folder(sweep)
     budget = Budget(**limits)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from orchestrator.laws.source import sweep_folder
-from orchestrator.plan import Plan
-from orchestrator.standing import is_running
-from orchestrator.store import Store
+from orchestrator.run.status import is_running
+from orchestrator.space.plan import Plan
+from orchestrator.store.find import sweep_folder
+from orchestrator.store.store import Store
 
 
 @click.command()
@@ -16,8 +16,8 @@ from orchestrator.store import Store
 @click.option("--dry-run", is_flag=True, help="Only say what would be replayed where.")
 def sync(sweep: str, tracking_uri: str | None, dry_run: bool) -> None:
     """Bring MLflow to what SWEEP's directory says: one parent run, one child run a point, never twice."""
-    from orchestrator.tracking import default_uri, in_sync
-    from orchestrator.tracking import sync as replay
+    from orchestrator.tracking.writer import default_uri, in_sync
+    from orchestrator.tracking.writer import sync as replay
 
     folder = sweep_folder(sweep)
     store = Store(Path(folder))

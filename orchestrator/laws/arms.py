@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kd.strategies import STRATEGIES, defaults
+from kd.training.strategies import STRATEGIES, defaults
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from kd.sizes import size
+from kd.models.sizes import size
 from orchestrator.laws.refuse import REFUSE_FACTOR
 
 SIZES = ("params", "macs", "weight_bytes", "weight_bytes_int8", "activation_bytes", "layers")
@@ -17,7 +17,7 @@ def enumerate_configurations(
 ) -> dict[str, list[int]]:
     """All widths for each depth with params within reach of [smallest, largest]; sorted columns.
 
-    shape: channels, samples, classes, as `kd.sizes.size` takes them.
+    shape: channels, samples, classes, as `kd.models.sizes.size` takes them.
     """
     rows = []
     for depth in depths:

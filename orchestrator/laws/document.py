@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kd.errors import InputError
-from orchestrator.latency import attach, read_profile
+from orchestrator.edge.latency import attach, read_profile
 from orchestrator.laws.arms import Arm, group_arms
 from orchestrator.laws.comparable import comparable
 from orchestrator.laws.configurations import enumerate_configurations, with_channels
@@ -42,7 +42,7 @@ def make_document(
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
-    shape: samples and classes of the models, as `kd.sizes.size` takes them; the students' sizes tell the
+    shape: samples and classes of the models, as `sizes.size` takes them; the students' sizes tell the
     channels. Raises InputError when no student is finished.
     """
     made = _provenance(results, rng)
@@ -86,7 +86,7 @@ def make_document(
 def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
     """laws.json, checked for its schema, with the costs that were profiled; InputError if it can't be used.
 
-    device: whose latencies are meant; None = the only one profiled on (`orchestrator.latency.attach`).
+    device: whose latencies are meant; None = the only one profiled on (`orchestrator.edge.latency.attach`).
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: make it with `kdsweep fit {path.parent}`")

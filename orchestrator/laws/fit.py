@@ -1,6 +1,5 @@
 """From runs to laws: `fit_law` takes one curve, `fit_laws` several that share configurations. numpy only."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.laws.fitting import PLACES, Fit, bootstrap, eligible, fit_place, rival, webb
+from orchestrator.laws.bootstrap import Stream, bootstrap, default_clusters
+from orchestrator.laws.fitting import PLACES, Fit, eligible, fit_place, rival
 from orchestrator.laws.forms import Array, Form
 from orchestrator.laws.holdout import Holdout, conformal_factor, leave_largest_out
 from orchestrator.laws.law import Law, Member
@@ -16,9 +16,7 @@ from orchestrator.laws.refuse import bad_curve, rising_exponent
 from orchestrator.laws.solve import huber_cost
 
 DRAWS = 400
-SHARED = 0.25  # correlation of the noise of two arms' runs of one configuration, where data can't tell it
 AGREE = 0.3  # of the starts; with fewer, the best fit may not have been found
-BLOCKS = 16  # a long curve is resampled in runs of neighbours: its residuals are not independent
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,6 @@ def fit_law(
         if len(labels) != len(x):
             raise ValueError(f"{len(labels)} cluster labels for {len(x)} runs")
     return fit_laws([Curve(x, y, labels)], rng=rng)[0][0]
-
-
-def default_clusters(sizes: Array) -> tuple[str, ...]:
-    """Runs of one size belong together; on long curves, neighbours too."""
-    distinct, place = np.unique(sizes, return_inverse=True)
-    if len(distinct) > BLOCKS:
-        place = place * BLOCKS // len(distinct)
-    return tuple(str(p) for p in place)
 
 
 def fit_laws(
@@ -113,7 +103,7 @@ def _fit(curve: Curve, rng: int, draws: int) -> tuple[Law, list[Holdout]]:
     return law, holdouts
 
 
-def _discrepancy(stream: "Stream", curve: Curve, draws: int) -> Array:
+def _discrepancy(stream: Stream, curve: Curve, draws: int) -> Array:
     shared = stream.normal(f"family {curve.family}", draws)
     return np.asarray(np.sqrt(0.5) * (shared + stream.normal(f"curve {curve.name}", draws)))
 
@@ -123,7 +113,7 @@ def _members(
     noise: dict[str, float],
     u: Array,
     z: Array,
-    stream: "Stream",
+    stream: Stream,
     draws: int,
 ) -> tuple[dict[str, Member], ...]:
     """The ensemble's forms; draw b belongs to form b modulo the number of forms, at every place alike."""
@@ -156,41 +146,3 @@ def _describe(fit: Fit, origin: tuple[float, float], noise: float, holdouts: lis
         "note": "" if fit.starts_agree >= AGREE else f"only {fit.starts_agree:.0%} of its starts agree",
         "in_ensemble": fit.form.in_ensemble,
     }
-
-
-class Stream:
-    """The random numbers of one curve. They depend on the seed and on labels only, so curves share them."""
-
-    def __init__(self, rng: int, labels: Sequence[str], name: str = "") -> None:
-        self.rng, self.labels, self.name = rng, list(labels), name
-
-    def generator(self, label: str) -> np.random.Generator:
-        """A generator of its own for every label."""
-        digest = hashlib.blake2b(f"{self.rng}/{label}".encode(), digest_size=8).digest()
-        return np.random.default_rng(int.from_bytes(digest, "big"))
-
-    def head(self, n: int) -> "Stream":
-        """The stream of the first n runs alone."""
-        return Stream(self.rng, self.labels[:n], self.name)
-
-    def multipliers(self, draws: int) -> Array:
-        """Webb's multipliers (draws, n), the same for all runs of a configuration, in every curve."""
-        of = {label: webb(self.generator(f"cluster {label}"), draws) for label in set(self.labels)}
-        return np.stack([of[label] for label in self.labels], axis=1)
-
-    def jitter(self, draws: int) -> Array:
-        """Standard normal numbers (draws, n), one a run: in part the same for a configuration's n-th run in
-        every curve, in part this curve's own.
-        """
-        own = self.generator(f"jitter {self.name}").standard_normal((draws, len(self.labels)))
-        seen: dict[str, int] = {}
-        for i, label in enumerate(self.labels):
-            seen[label] = seen.get(label, -1) + 1
-            same = self.generator(f"jitter {label} {seen[label]}").standard_normal(draws)
-            own[:, i] = np.sqrt(SHARED) * same + np.sqrt(1 - SHARED) * own[:, i]
-        return own
-
-    def normal(self, name: str, draws: int) -> Array:
-        """Standard normal numbers (draws,), with mean 0 and variance 1 exactly."""
-        values = self.generator(name).standard_normal(draws)
-        return np.asarray((values - values.mean()) / values.std())

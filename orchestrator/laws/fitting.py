@@ -1,4 +1,4 @@
-"""Fitting the forms to one curve: noise, starts that must agree, wild cluster bootstrap. numpy only.
+"""Fitting the forms to one curve: noise, starts that must agree. numpy only.
 
 Works in centred logs (see `forms`): u = ln size, z = ln error, both (n,), sorted by size.
 """
@@ -16,7 +16,6 @@ NOISE_FLOOR = 1e-7  # below it a fit is exact and the scale only keeps the arith
 WINSOR = 2.5  # residuals beyond this many noise units do not raise the noise scale: diverged runs
 REACH = {3: 0.7, 4: 1.5}  # ln size over which a point loses 1/e of its weight, by parameters of the form
 REACH_GAPS = 1.0  # ... but never less than the gap between neighbouring sizes
-WEBB = np.sqrt([1.5, 1.0, 0.5])
 RIVAL = 0.1  # on public curves an exponential in size extrapolates worst of all forms
 FEW = 4  # of the starts, those that go on when the noise is known better
 PLACES = ("small", "whole", "large")
@@ -113,39 +112,6 @@ def fit_place(place: str, u: Array, z: Array, forms: list[Form], noise: float = 
             break
         noise = seen
     return fits
-
-
-def webb(rng: np.random.Generator, n: int) -> Array:
-    """Webb's six-point multipliers, (n,): mean 0, variance 1."""
-    return rng.choice(np.concatenate([WEBB, -WEBB]), size=n)
-
-
-def bootstrap(
-    fit: Fit, place: str, u: Array, z: Array, noise: float, multipliers: Array, jitter: Array
-) -> Array:
-    """Refit `fit` to wild-cluster copies of the data: theta (B, P).
-
-    multipliers (B, n): one draw per cluster, already spread over its points. jitter (B, n): standard normal.
-    A fit pulls its curve to the data and shrinks the variance of residuals to the share 1 - leverage; the
-    rest, which the multipliers can't give back where a curve passes through its points, comes from jitter.
-    """
-    w = weights_for(place, fit.form, u)
-    pull = np.array([fit.leverage[u == size].sum() for size in u])  # of all runs of one size together
-    copies = (z - fit.residuals) + multipliers * fit.residuals + np.sqrt(np.minimum(pull, 1)) * noise * jitter
-    start = np.repeat(fit.theta[None], len(multipliers), 0)
-    theta, _ = solve(
-        fit.form.curve,
-        start,
-        u,
-        copies,
-        noise,
-        fit.form.box(u, z),
-        weights=w,
-        prior=fit.form.prior(u, z),
-        iterations=40,
-        tolerance=1e-6,
-    )
-    return theta
 
 
 def rival(fits: list[Fit]) -> tuple[Fit, float]:

@@ -3,16 +3,14 @@
 from dataclasses import dataclass
 from math import log, sqrt
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.laws.fitting import bootstrap, eligible, fit_place, rival
+from orchestrator.laws.bootstrap import Stream, bootstrap
+from orchestrator.laws.fitting import eligible, fit_place, rival
 from orchestrator.laws.forms import Array
+from orchestrator.laws.law import BEND, DISSENT, DRIFT
 from orchestrator.laws.refuse import MIN_SIZES
-
-if TYPE_CHECKING:
-    from orchestrator.laws.fit import Stream
 
 STEP = log(1.9)  # of a long curve, one "size" left out is everything within this factor of the largest
 DRAWS = 80
@@ -42,7 +40,7 @@ class Holdout:
         return self.score <= 1
 
 
-def leave_largest_out(u: Array, z: Array, stream: "Stream") -> list[Holdout]:
+def leave_largest_out(u: Array, z: Array, stream: Stream) -> list[Holdout]:
     """Up to two trials: the largest size left out, the two largest left out. u, z (n,), sorted by u."""
     sizes = np.unique(u)
     out: list[Holdout] = []
@@ -53,9 +51,7 @@ def leave_largest_out(u: Array, z: Array, stream: "Stream") -> list[Holdout]:
     return out
 
 
-def _trial(left_out: int, u: Array, z: Array, sizes: Array, seen: int, stream: "Stream") -> Holdout:
-    from orchestrator.laws.law import BEND, DISSENT, DRIFT
-
+def _trial(left_out: int, u: Array, z: Array, sizes: Array, seen: int, stream: Stream) -> Holdout:
     last = sizes[seen - 1]
     n = int((u <= last).sum())
     fits = fit_place("large", u[:n], z[:n], eligible(seen))

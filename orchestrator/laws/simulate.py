@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kd.sizes import size
+from kd.models.sizes import size
 from orchestrator.laws.forms import Array
 
 Truth = Callable[[Array], Array]  # params (n,) -> mean MAE (n,), BPM

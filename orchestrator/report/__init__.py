@@ -1,4 +1,4 @@
-"""The report: one HTML file of a sweep. `page.render` makes it, `artifacts.log` shows it in MLflow.
+"""What do I mail? One HTML file of a sweep: `page.render` makes it, `artifacts.log` shows it in MLflow.
 
-Reads laws.json and the store; fits nothing. numpy, jinja2 and hand-made SVG: neither torch nor matplotlib.
+Reads laws.json and the store and fits nothing; knows neither torch nor matplotlib: jinja2 and SVG by hand.
 """

@@ -41,7 +41,7 @@ def _parent(client: "object", folder: Path) -> str | None:
     """The run that has the sweep's tag and no point's."""
     from mlflow import MlflowClient
 
-    from orchestrator.tracking import POINT, SWEEP
+    from orchestrator.tracking.tags import POINT, SWEEP
 
     assert isinstance(client, MlflowClient)
     try:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator import budget, students
-from orchestrator.latency import PRECISIONS, SURE
+from orchestrator.answers import best, candidates
+from orchestrator.edge.latency import PRECISIONS, SURE
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
 from orchestrator.report.sweep import Sweep
 
@@ -44,12 +44,12 @@ def embed(sweep: Sweep) -> str:
         "sweep": document["sweep"],
         "level": document["level"],
         "calibration": document["calibration"],
-        "memory": students.blank(document, {})["memory"],
-        "limits": {precision: students.limits(document, precision) for precision in PRECISIONS},
+        "memory": candidates.blank(document, {})["memory"],
+        "limits": {precision: candidates.limits(document, precision) for precision in PRECISIONS},
         "profile": {key: document["profile"][key] for key in PROFILE_KEYS},
         "constants": {
-            "near_bpm": students.NEAR_BPM,
-            "more": budget.MORE,
+            "near_bpm": candidates.NEAR_BPM,
+            "more": best.MORE,
             "refuse_factor": REFUSE_FACTOR,
             "warn_factor": WARN_FACTOR,
             "sure": SURE,
@@ -78,7 +78,7 @@ def embed(sweep: Sweep) -> str:
 
 def _buildable(document: dict[str, Any], arm: int) -> list[int] | None:
     """Rows of the configurations an arm can have; None for all of them."""
-    rows = students.buildable(document, arm)
+    rows = candidates.buildable(document, arm)
     return None if rows.all() else np.flatnonzero(rows).tolist()
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.answers.candidates import LIMITS
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack
 from orchestrator.report.fronts import BEYOND, measured
@@ -22,7 +23,6 @@ from orchestrator.report.plot import (
     text,
 )
 from orchestrator.report.sweep import Sweep, full_label
-from orchestrator.students import LIMITS
 
 ORDER = ("scratch", "hard", "soft", "dkd", "feature")  # of strategies, everywhere
 OUTLIER = 1.6  # a run this many times worse than 19 of 20 is drawn at the edge, not to scale

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.students import (
+from orchestrator.answers.candidates import (
     LIMITS,
     Budget,
     Shares,

@@ -13,7 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from kd.errors import InputError
-from orchestrator.latency import PRECISIONS
+from orchestrator.answers.candidates import limits
+from orchestrator.edge.latency import PRECISIONS
 from orchestrator.laws.document import SCHEMA
 from orchestrator.report import comparisons, records, tables, words
 from orchestrator.report import figures as pictures
@@ -21,7 +22,6 @@ from orchestrator.report.embed import embed
 from orchestrator.report.plot import CLASSES, Panel, marks, sheet
 from orchestrator.report.sweep import Sweep
 from orchestrator.report.tables import Table
-from orchestrator.students import limits
 
 MOST_BYTES = 3_000_000  # what a mailed report may weigh
 

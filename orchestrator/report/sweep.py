@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from kd.errors import InputError
+from orchestrator.answers.candidates import LIMITS
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
-from orchestrator.store import Store
-from orchestrator.students import LIMITS
+from orchestrator.store.store import Store
 
 KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from orchestrator.budget import answer
+from orchestrator.answers.best import answer
+from orchestrator.answers.candidates import Budget
 from orchestrator.report.costs import costs
 from orchestrator.report.sweep import Sweep
-from orchestrator.students import Budget
 
 Part = tuple[str, bool]  # words, and whether they carry the weight
 FRACTION = 4  # "a quarter of its parameters costs ..."

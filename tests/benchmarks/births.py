@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from kd import births
-from kd.prepare import Data, DataConfig, prepare
-from kd.recipe import Recipe, Spec
-from kd.sizes import size
-from kd.train import Run
+from kd.models import births
+from kd.models.sizes import size
+from kd.signals.prepare import Data, DataConfig, prepare
+from kd.training.recipe import Recipe, Spec
+from kd.training.train import Run
 
 DATA = DataConfig(source="synthetic", options={"subjects": 48, "minutes": 4})
 RECIPE = Recipe(max_epochs=16, batch_size=64, lr=4e-3)

@@ -55,7 +55,7 @@ def query_seconds(document: dict[str, Any]) -> tuple[float, float, float]:
         (Path(folder) / "points").mkdir()
         file = Path(folder) / "laws.json"
         file.write_text(json.dumps(document, separators=(",", ":")))
-        command = [sys.executable, "-m", "orchestrator.cli", "query", folder]
+        command = [sys.executable, "-m", "orchestrator.commands.main", "query", folder]
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(
             [*command, "--max-params", "20000", "--max-flash-kb", "70", "--json"],

@@ -126,7 +126,7 @@ def train(config: dict[str, Any]) -> None:
     """One trial."""
     from ray import tune
 
-    from kd.prepare import DataConfig, prepare
+    from kd.signals.prepare import DataConfig, prepare
 
     torch.set_num_threads(1)
     point, recipe = config["point"], config["point"]["recipe"]

@@ -24,14 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from kd.prepare import Data, prepare
-from orchestrator import sweep, trainable
-from orchestrator.cluster import DRIVER_ENV, Slot
-from orchestrator.plan import Plan, make_plan
-from orchestrator.progress import Display, Progress
-from orchestrator.space import load_space
-from orchestrator.store import Store
-from orchestrator.trainable import HEADLINES, PackTrainer, Setup, Trainable
+from kd.signals.prepare import Data, prepare
+from orchestrator.run import driver as sweep
+from orchestrator.run import worker as trainable
+from orchestrator.run.progress import Display, Progress
+from orchestrator.run.ray_cluster import DRIVER_ENV
+from orchestrator.run.trainable import Trainable
+from orchestrator.run.worker import HEADLINES, PackTrainer, Setup
+from orchestrator.space.plan import Plan, make_plan
+from orchestrator.space.schema import load_space
+from orchestrator.space.slot import Slot
+from orchestrator.store.store import Store
 
 # 360 points a seed; costs of some 10 s a point, so that packs are as large as in a real sweep.
 SPACE = """\
@@ -253,7 +256,7 @@ def planning(folder: Path) -> dict[str, float]:
 
 def tracking(folder: Path) -> dict[str, float]:
     """MLflow's cost per point, sqlite."""
-    from orchestrator.tracking import Tracker, default_uri
+    from orchestrator.tracking.writer import Tracker, default_uri
 
     read, data = space(folder, TRACKED)
     plan = make_plan(read, data)
@@ -275,7 +278,7 @@ def tracking(folder: Path) -> dict[str, float]:
 def asking(folder: Path, points: int) -> dict[str, float]:
     """What the reading commands cost on a finished sweep."""
     sweep_dir = str(folder / f"sweep{points}")
-    kdsweep = [sys.executable, "-m", "orchestrator.cli"]
+    kdsweep = [sys.executable, "-m", "orchestrator.commands.main"]
     figures = {}
     for name, args in {
         "status": ["status", sweep_dir, "--json"],

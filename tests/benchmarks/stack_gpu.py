@@ -23,13 +23,14 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kd import metrics, sizes
-from kd.losses import cross_entropy
-from kd.models import CONVOLUTIONS
-from kd.objective import Labels
-from kd.probe import best_choice
-from kd.recipe import Recipe, Spec
-from kd.stack import PRECISIONS, Shape, Stack, Start
+from kd.models import sizes
+from kd.models.architectures import CONVOLUTIONS
+from kd.training import metrics
+from kd.training.losses import cross_entropy
+from kd.training.objective import Labels
+from kd.training.probe import best_choice
+from kd.training.recipe import Recipe, Spec
+from kd.training.stack import PRECISIONS, Shape, Stack, Start
 
 SAMPLES, CLASSES, BATCH, WINDOWS, EPOCHS = 200, 180, 128, 20_000, 30
 # Nearest to 2k, 10k, 50k and 200k parameters.

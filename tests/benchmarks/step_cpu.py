@@ -26,9 +26,9 @@ BATCH, EPOCHS = 64, 5
 
 def runs(folder: Path, students: Any, strategies: Any) -> dict[str, Any]:
     """Points about to be trained, by name."""
-    from kd.prepare import DataConfig, prepare
-    from kd.recipe import Recipe, Spec
-    from kd.train import Run
+    from kd.signals.prepare import DataConfig, prepare
+    from kd.training.recipe import Recipe, Spec
+    from kd.training.train import Run
 
     data = prepare(DataConfig(source="synthetic", options={"subjects": 9, "minutes": 10.0}), folder / "cache")
     recipe = Recipe(max_epochs=1, batch_size=BATCH)
@@ -97,7 +97,7 @@ def profile() -> None:
 def in_child(root: Path) -> dict[str, float]:
     """`measure` with the code of a checkout."""
     sys.path.insert(0, str(ROOT))
-    from orchestrator.cluster import worker_env
+    from orchestrator.run.ray_cluster import worker_env
 
     env = {**os.environ, **worker_env(1), "PYTHONPATH": str(root.resolve())}
     command = [sys.executable, __file__, "--measure"]

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.budget import answer
+from orchestrator.answers.best import answer
+from orchestrator.answers.candidates import Budget
+from orchestrator.answers.suggest import suggest
 from orchestrator.laws.document import make_document
 from orchestrator.laws.simulate import FakeSweep
 from orchestrator.laws.truths import FAMILIES
-from orchestrator.students import Budget
-from orchestrator.suggest import suggest
 
 ROUNDS = 3
 START = (4, 8, 12)  # widths

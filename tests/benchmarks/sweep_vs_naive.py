@@ -7,8 +7,8 @@
 
 Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included, and
 how many of the slots' seconds were training. The three are interleaved, and ratios are of medians. The
-floor is two processes that train with `kd.train.Run`, teachers first, then the longest: no Ray, no MLflow, no
-driver.
+floor is two processes that train with `kd.training.train.Run`, teachers first, then the longest: no Ray, no
+MLflow, no driver.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from kd.prepare import DataConfig, prepare
-from kd.recipe import Recipe, Spec
-from orchestrator.cluster import worker_env
-from orchestrator.opening import Opened, open_space
-from orchestrator.store import Store
+from kd.signals.prepare import DataConfig, prepare
+from kd.training.recipe import Recipe, Spec
+from orchestrator.run.ray_cluster import worker_env
+from orchestrator.space.resolve import Opened, open_space
+from orchestrator.store.store import Store
 
 HERE = Path(__file__).resolve().parent
 QUICKSTART = HERE.parents[1] / "search_spaces" / "quickstart.yaml"
@@ -61,7 +61,7 @@ class Outcome:
 
 def kdsweep(folder: Path, overrides: list[str], slots: int) -> Outcome:
     """The sweep."""
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(QUICKSTART), *overrides]
+    command = [sys.executable, "-m", "orchestrator.commands.main", "run", str(QUICKSTART), *overrides]
     run([*command, "--out", str(folder / "sweep"), "--slots", str(slots), "--no-dashboard"], folder)
     results = [json.loads(p.read_text()) for p in (folder / "sweep").glob("points/*/result.json")]
     return Outcome({r["id"]: r["mae_bpm"] for r in results}, sum(r["train_seconds"] for r in results))
@@ -115,7 +115,7 @@ def bare_point(job: tuple[DataConfig, Path, Store, Any]) -> tuple[str, dict[str,
     """Train one point; its id and figures."""
     import torch
 
-    from kd.train import Run
+    from kd.training.train import Run
 
     data, cache_dir, store, point = job
     torch.set_num_threads(1)
@@ -295,7 +295,7 @@ def part(step: str, folder: Path, id: str, overrides: list[str]) -> float:
     point, teacher = points[id], points[points[id].teacher or ""]
     data, batch = space.windows, point.recipe["batch_size"]
     if step in ("kdsweep's step", "allocator"):
-        from kd.train import Run
+        from kd.training.train import Run
 
         fields = {field.name for field in dataclasses.fields(Spec)} - {"recipe"}
         values = {k: v for k, v in dataclasses.asdict(point).items() if k in fields}

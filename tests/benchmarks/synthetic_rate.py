@@ -8,8 +8,8 @@ Measured in seconds of CPU, so that a busy machine doesn't change the answer.
 import argparse
 import time
 
-from kd.synthetic import Synthetic, recordings
-from kd.windows import Preprocess, make_windows
+from kd.signals.synthetic import Synthetic, recordings
+from kd.signals.windows import Preprocess, make_windows
 
 WANTED = 10_000
 

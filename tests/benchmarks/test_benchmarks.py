@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd.models import build
-from kd.objective import Labels, Objective
-from kd.strategies import STRATEGIES
+from kd.models.architectures import build
+from kd.training.objective import Labels, Objective
+from kd.training.strategies import STRATEGIES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

@@ -19,12 +19,12 @@ from click.testing import CliRunner
 from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from orchestrator.budget import answer
+from orchestrator.answers.best import answer
+from orchestrator.answers.candidates import Budget, limits
 from orchestrator.commands.query import query
-from orchestrator.latency import PRECISIONS, with_costs
+from orchestrator.edge.latency import PRECISIONS, with_costs
 from orchestrator.report import page
 from orchestrator.report.sweep import Sweep
-from orchestrator.students import Budget, limits
 
 BUDGETS = 50
 WIDTHS = (390, 820, 1400)

@@ -17,9 +17,9 @@ training: {max_epochs: 1, batch_size: 64}
 @pytest.fixture(scope="session")
 def tiny_sweep(tmp_path_factory):
     """A sweep directory with six trained students, laws.json among its files. Copy it before changing it."""
-    from kd.recipe import RECIPE_VERSION, Recipe, Spec
-    from kd.train import Run
-    from orchestrator.opening import open_space
+    from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
+    from kd.training.train import Run
+    from orchestrator.space.resolve import open_space
 
     folder = tmp_path_factory.mktemp("sweeps") / "tiny"
     folder.mkdir()

@@ -21,7 +21,7 @@ def job(
     site: Site, here: str = "/home/me/sweeps/paper/slurm/20260101-120000-abc123", sweep: str = "paper"
 ) -> Job:
     folder = Path(here)
-    driver = ("/opt/kd/bin/python", "-P", "-m", "orchestrator.cli", "run", f"{folder}/space.yaml")
+    driver = ("/opt/kd/bin/python", "-P", "-m", "orchestrator.commands.main", "run", f"{folder}/space.yaml")
     return Job("20260101-120000-abc123", sweep, folder, site, (*driver, "--out", str(folder.parent.parent)))
 
 

@@ -163,7 +163,7 @@ from slurm import command, states
 def die(text):
     os._exit(9)  # sbatch has answered, and nobody has written it down
 states.parse_sbatch = die
-from orchestrator.cli import main
+from orchestrator.commands.main import main
 main()
 """
 

@@ -70,7 +70,7 @@ class Login:
     def run(self, *args: str, expect: int = 0, **more: Any) -> subprocess.CompletedProcess[str]:
         """`kdsweep ...`"""
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *args],
+            [sys.executable, "-m", "orchestrator.commands.main", *args],
             env=self.env | more.pop("env", {}),
             cwd=more.pop("cwd", self.home),
             capture_output=True,

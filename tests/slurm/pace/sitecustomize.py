@@ -14,11 +14,11 @@ from typing import Any
 
 
 class Pace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Wraps `kd.train` when somebody imports it."""
+    """Wraps `kd.training.train` when somebody imports it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Only kd.train is ours."""
-        if name != "kd.train":
+        """Only kd.training.train is ours."""
+        if name != "kd.training.train":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

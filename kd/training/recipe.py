@@ -1,0 +1,47 @@
+"""How one model is trained, as plain data: the part of a point's identity that training reads. Torch-free."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+RECIPE_VERSION = 1  # raise when training code changes so that the same recipe gives other numbers
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training of one model. Every default is a convention with its source beside it.
+
+    The optimiser is AdamW with linear warm-up and cosine decay to zero; the weights of the best validation
+    epoch (MAE in BPM, decoded by expectation) are kept.
+    """
+
+    max_epochs: int = 30
+    batch_size: int = 128  # WildPPG's supervised baseline
+    lr: float = 2e-3  # peak of the schedule; ours, for one-cycle training (WildPPG: Adam 5e-4, constant)
+    weight_decay: float = 1e-2  # AdamW's default
+    warmup_fraction: float = 0.1  # share of all steps
+    clip_norm: float = 1.0  # student and connector together; notes: clipping only one suppresses feature KD
+    patience: int = 0  # epochs without a better validation MAE before stopping; 0 = train to the end
+    label_sigma_bpm: float = 1.5  # Gaussian label smoothing; BeliefPPG (2.0 and 1.5 are both used); 0 = off
+    windows_per_epoch: int = 0  # windows drawn per epoch without replacement; 0 = all training windows
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One model to train: what `kd.training.train.Run` needs to know of a point.
+
+    teacher: id of the teacher whose outputs the student learns from, or whose weights it is born with; None
+    for teachers and for `scratch` students of random birth.
+    birth: `births.BIRTHS`: "random", or "pruned" (copied from the teacher, pruned to the student's width).
+    """
+
+    id: str
+    role: str  # "teacher" | "student"
+    arch: str  # kd.models.sizes.ARCHS
+    depth: int
+    width: int
+    birth: str = "random"
+    strategy: str = "scratch"
+    strategy_args: dict[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
+    seed: int = 0
+    recipe: Recipe = field(default_factory=Recipe)

@@ -1,0 +1,380 @@
+"""The one training loop: models of one shape, side by side, each with its own everything. Knows no files.
+
+A stack of one is the ordinary trainer. Members share the windows and the number and size of batches; seed,
+order of the windows, teacher, strategy, learning rate, weight decay and clipping are each one's own, and
+nothing of one reaches another: a member that turns to NaN goes on alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd.models.architectures import CONVOLUTIONS, Convs, build, by_member, linear
+from kd.training.adamw import AdamW
+from kd.training.layout import Layout
+from kd.training.objective import Labels, Objective
+from kd.training.recipe import Spec
+from kd.training.strategies import STRATEGIES
+from kd.training.teacher import EVAL_BATCH, TeacherOutputs
+
+WARMUP_STEPS = 3  # before a CUDA graph is captured, as torch's documentation asks
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the members of a stack have in common, as far as `kd.models.architectures.build` asks."""
+
+    arch: str
+    depth: int
+    width: int
+    channels: int
+    samples: int
+    classes: int
+
+    def build(self, members: int = 1) -> nn.Module:
+        """A fresh model of this shape, or a stack of them."""
+        return build(
+            self.arch,
+            self.depth,
+            self.width,
+            channels=self.channels,
+            samples=self.samples,
+            classes=self.classes,
+            members=members,
+        )
+
+
+@dataclass
+class Start:
+    """What a member begins or goes on with: weights, optimiser state, and the best weights so far."""
+
+    model: Mapping[str, Tensor]
+    connector: Mapping[str, Tensor]
+    moments: Mapping[str, Mapping[str, Tensor]] | None = None
+    best: Mapping[str, Tensor] | None = None
+
+
+def together(spec: Spec) -> tuple[object, ...]:
+    """Points with equal values here can train as one stack, given the same data."""
+    recipe = spec.recipe
+    return (
+        (spec.arch, spec.depth, spec.width),
+        (recipe.batch_size, recipe.windows_per_epoch, recipe.label_sigma_bpm),
+    )
+
+
+class Stack:
+    """M models in training. `epoch()` trains each for one; the caller keeps count of what that means.
+
+    x (N, C, S), bpm (N,): the training windows, on the device they are trained on. teachers: the outputs each
+    member learns from. precision: "float32"; on CUDA also "tf32" or "bf16" (activations; weights, losses and
+    the optimiser stay float32). convolution: one of `architectures.CONVOLUTIONS`, for several members.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[Spec],
+        shape: Shape,
+        starts: Sequence[Start],
+        teachers: Sequence[TeacherOutputs | None],
+        x: Tensor,
+        bpm: Tensor,
+        labels: Labels,
+        *,
+        dtype: torch.dtype = torch.float32,
+        precision: str = "float32",
+        convolution: str = "grouped",
+    ) -> None:
+        if len({together(spec) for spec in specs}) != 1:
+            raise ValueError("points of different shapes, batches or labels can't train as one stack")
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}: use {', '.join(PRECISIONS)}")
+        if convolution not in CONVOLUTIONS:
+            raise ValueError(f"unknown convolution {convolution!r}: use {', '.join(CONVOLUTIONS)}")
+        self.specs, self.shape, self.members = list(specs), shape, len(specs)
+        self.x, self.bpm, self.device, self.dtype, self.precision = x, bpm, x.device, dtype, precision
+        windows = min(specs[0].recipe.windows_per_epoch or len(bpm), len(bpm))
+        self.batch = min(specs[0].recipe.batch_size, windows)
+        self.steps = windows // self.batch  # per epoch
+        self.weights = [STRATEGIES[spec.strategy](**spec.strategy_args) for spec in specs]
+        self.objective = Objective(self.weights, labels, teachers, dtype)
+        self.labels = labels
+        self.model = shape.build(self.members).to(self.device, dtype)
+        self._keys = list(self.model.state_dict())  # a plain model's too
+        for module in self.model.modules():
+            if isinstance(module, Convs):
+                module.as_matmul = convolution == "matmul"
+        features = int(self.model.fc.in_features)  # type: ignore[union-attr, arg-type]
+        self.connectors = {
+            width: linear(features, width, members=len(few.members)).to(self.device, dtype)
+            for width, few in self.objective.featured.items()
+        }
+        self._own(starts)
+        self._orders = torch.zeros(self.steps, self.batch, self.members, dtype=torch.long, device=self.device)
+        self._coefficients = torch.zeros(self.steps, 3, self.members, dtype=dtype, device=self.device)
+        self._ramp = torch.ones(self.members, dtype=dtype, device=self.device)
+        self._loss = torch.zeros(self.members, dtype=dtype, device=self.device)
+        self._cursor = torch.zeros(1, dtype=torch.long, device=self.device)
+        self._prepared: tuple[tuple[int, ...], Tensor] = ((), self._orders)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def _own(self, starts: Sequence[Start]) -> None:
+        """Lay parameters and running statistics out flat, and fill them with the members' starts."""
+        everyone = range(self.members)
+        parameters: dict[str, tuple[nn.Parameter, Sequence[int]]] = {
+            name: (parameter, everyone) for name, parameter in self.model.named_parameters()
+        }
+        for width, few in self.objective.featured.items():
+            for name, parameter in self.connectors[width].named_parameters():
+                parameters[f"connector{width}.{name}"] = (parameter, few.members)
+        self.optimiser = AdamW(
+            parameters,
+            [spec.recipe.weight_decay for spec in self.specs],
+            [spec.recipe.clip_norm for spec in self.specs],
+        )
+        statistics = {}
+        for module_name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.num_batches_tracked = None  # known from the number of steps
+                for name in ("running_mean", "running_var"):
+                    statistics[f"{module_name}.{name}"] = (getattr(module, name), everyone)
+        self._statistics = Layout(statistics, self.members).to(self.device)
+        self._running = torch.zeros(self._statistics.size, dtype=self.dtype, device=self.device)
+        for name, view in self._statistics.views(self._running).items():
+            module_name, _, buffer = name.rpartition(".")
+            setattr(self.model.get_submodule(module_name), buffer, view)
+        self._best = (self.optimiser.flat.clone(), self._running.clone())
+        for member, start in enumerate(starts):
+            if start.best:
+                self._load(member, start.best, *self._best)
+            self._load(member, start.model, self.optimiser.flat, self._running)
+            for name, tensor in self._connector(member, self.optimiser.flat).items():
+                tensor.copy_(start.connector[name])
+            if start.moments is not None:
+                moments = {
+                    kind: {self._inside(member, name): tensor for name, tensor in tensors.items()}
+                    for kind, tensors in start.moments.items()
+                }
+                self.optimiser.load(member, moments)
+
+    # training
+
+    def epoch(self, epochs: Sequence[int]) -> Tensor:
+        """Train each member for one epoch; their mean losses, (M,), on the device.
+
+        epochs: how many epochs each has behind it. The device is not waited for.
+        """
+        self._fill(tuple(epochs))
+        with self.precise():
+            if self.device.type == "cuda":
+                self._replay()
+                self._prepare(tuple(epoch + 1 for epoch in epochs))  # while the device is at work
+            else:
+                for order, coefficients in zip(self._orders, self._coefficients, strict=True):
+                    self._loss += self._train_step(order, coefficients)
+        return self._loss / self.steps
+
+    def _fill(self, epochs: tuple[int, ...]) -> None:
+        """Bring to the device what an epoch's steps read."""
+        self.model.train()
+        if epochs != self._prepared[0]:
+            self._prepare(epochs)
+        self._orders.copy_(self._prepared[1])
+        self._coefficients.copy_(torch.from_numpy(self._schedule(epochs)))
+        self._ramp.copy_(torch.tensor([self._distill_ramp(m, e) for m, e in enumerate(epochs)]))
+        self._loss.zero_()
+        self._cursor.zero_()
+
+    def _prepare(self, epochs: tuple[int, ...]) -> None:
+        """Draw the windows of each step, (steps, N, M): each member's own, whoever trains beside it."""
+        orders = []
+        for spec, epoch in zip(self.specs, epochs, strict=True):
+            generator = torch.Generator().manual_seed(spec.seed * 1_000_003 + epoch)
+            order = torch.randperm(len(self.bpm), generator=generator)
+            orders.append(order[: self.steps * self.batch].view(self.steps, self.batch))
+        self._prepared = (epochs, torch.stack(orders, -1))
+
+    def _train_step(self, order: Tensor, coefficients: Tensor) -> Tensor:
+        """One step of every member on its windows `order` (N, M); their losses, (M,)."""
+        index = order.t()  # (M, N)
+        x = self.x[order].flatten(1, 2)  # (N, M * C, S)
+        with self._autocast():
+            features = self.model.features(x)  # type: ignore[operator]
+            logits = by_member(self.model.fc, features)  # type: ignore[arg-type]
+            connected = {
+                width: by_member(layer, self._features_of(features, width))
+                for width, layer in self.connectors.items()
+            }
+        loss = self.objective(logits, connected, self.bpm[index], index, self._ramp)
+        loss.sum().backward()
+        self.optimiser.step(coefficients)
+        return loss.detach()
+
+    def _features_of(self, features: Tensor, width: int) -> Tensor:
+        """(N, M * F) -> (N, theirs * F), of the members that learn features of this width."""
+        few = self.objective.featured[width]
+        return few.of(features.unflatten(1, (self.members, -1)), 1).flatten(1)
+
+    def _replay(self) -> None:
+        """An epoch as one CUDA graph per step, which finds its batch and coefficients by a cursor."""
+        if self._graph is None:
+            self._capture()
+        assert self._graph is not None
+        for _ in range(self.steps):
+            self._graph.replay()
+
+    def _capture(self) -> None:
+        kept = (
+            self.optimiser.flat,
+            self.optimiser.mean,
+            self.optimiser.square,
+            self.optimiser.gradient,
+            self._running,
+            self._loss,
+            self._cursor,
+        )
+        before = [tensor.clone() for tensor in kept]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP_STEPS):
+                self._cursor.zero_()
+                self._step_at_cursor()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step_at_cursor()
+        for tensor, was in zip(kept, before, strict=True):
+            tensor.copy_(was)
+        self._graph = graph
+
+    def _step_at_cursor(self) -> None:
+        order = self._orders.index_select(0, self._cursor).squeeze(0)
+        coefficients = self._coefficients.index_select(0, self._cursor).squeeze(0)
+        self._loss += self._train_step(order, coefficients)
+        self._cursor += 1
+
+    def _schedule(self, epochs: Sequence[int]) -> np.ndarray:
+        """The optimiser's coefficients for each step, (steps, 3, M)."""
+        table = np.empty((self.steps, 3, self.members))
+        for m, epoch in enumerate(epochs):
+            step = epoch * self.steps + np.arange(self.steps)
+            table[:, :, m] = self.optimiser.coefficients(m, step, self.lr(m, step))
+        return table
+
+    def lr(self, member: int, step: np.ndarray) -> np.ndarray:
+        """Linear warm-up, then cosine to zero over all of a member's steps, counted from 0."""
+        recipe = self.specs[member].recipe
+        steps = self.steps * recipe.max_epochs
+        warmup = max(round(recipe.warmup_fraction * steps), 1)
+        falling = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(steps - warmup, 1)))
+        return recipe.lr * np.where(step < warmup, (step + 1) / warmup, falling)
+
+    def _distill_ramp(self, member: int, epoch: int) -> float:
+        """Counted from 1, as in the DKD authors' code: the first epoch distils too."""
+        share = self.weights[member].warmup_fraction * self.specs[member].recipe.max_epochs
+        return min((epoch + 1) / share, 1.0) if share else 1.0
+
+    # evaluation and state
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Every member's logits of the same windows x (N, C, S), (M, N, K), in evaluation mode."""
+        self.model.eval()
+        parts = []
+        size = (
+            max(EVAL_BATCH // self.members, 1)
+            if self.device.type == "cpu"
+            else max(EVAL_BATCH * 8 // self.members, 64)
+        )
+        with torch.inference_mode(), self.precise(), self._autocast():
+            for i in range(0, len(x), size):
+                batch = x[i : i + size].repeat(1, self.members, 1)  # (N, M * C, S)
+                features = self.model.features(batch)  # type: ignore[operator]
+                parts.append(by_member(self.model.fc, features))  # type: ignore[arg-type]
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def keep_best(self, better: Sequence[bool]) -> None:
+        """Remember the present weights of the members that are better than ever."""
+        mask = torch.tensor(better, device=self.device)
+        for layout, now, best in (
+            (self.optimiser.layout, self.optimiser.flat, self._best[0]),
+            (self._statistics, self._running, self._best[1]),
+        ):
+            torch.where(layout.spread(mask), now, best, out=best)
+
+    def state(self, member: int, epoch: int) -> dict[str, Tensor]:
+        """A member's weights as the state dict of a plain model after `epoch` epochs; copies."""
+        return self._state(member, epoch, self.optimiser.flat, self._running)
+
+    def best(self, member: int, epoch: int) -> dict[str, Tensor]:
+        """What `keep_best` last kept of a member, which was after `epoch` epochs."""
+        return self._state(member, epoch, *self._best)
+
+    def connector(self, member: int) -> dict[str, Tensor]:
+        """The weights that connect a member's features with its teacher's; empty if it has none."""
+        return {k: v.detach().clone() for k, v in self._connector(member, self.optimiser.flat).items()}
+
+    def moments(self, member: int) -> dict[str, dict[str, Tensor]]:
+        """A member's optimiser state by parameter; copies."""
+        return {
+            kind: {self._outside(name): tensor.detach().clone() for name, tensor in tensors.items()}
+            for kind, tensors in self.optimiser.state(member).items()
+        }
+
+    def _state(self, member: int, epoch: int, flat: Tensor, running: Tensor) -> dict[str, Tensor]:
+        found = self.optimiser.layout.of_member(flat, member) | self._statistics.of_member(running, member)
+        found = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in found.items()
+        }
+        count = torch.tensor(epoch * self.steps)
+        return {key: count if key.endswith("num_batches_tracked") else found[key] for key in self._keys}
+
+    def _load(self, member: int, state: Mapping[str, Tensor], flat: Tensor, running: Tensor) -> None:
+        mine = self.optimiser.layout.of_member(flat, member) | self._statistics.of_member(running, member)
+        for name, tensor in mine.items():
+            if not name.startswith("connector"):
+                tensor.copy_(state[name])
+
+    def _connector(self, member: int, flat: Tensor) -> dict[str, Tensor]:
+        mine = self.optimiser.layout.of_member(flat, member)
+        return {
+            name.partition(".")[2]: tensor for name, tensor in mine.items() if name.startswith("connector")
+        }
+
+    def _outside(self, name: str) -> str:
+        """A parameter's name in a checkpoint, which doesn't depend on the stack it was written in."""
+        return f"connector.{name.partition('.')[2]}" if name.startswith("connector") else name
+
+    def _inside(self, member: int, name: str) -> str:
+        if not name.startswith("connector."):
+            return name
+        width = next(w for w, few in self.objective.featured.items() if member in few.members)
+        return name.replace("connector.", f"connector{width}.", 1)
+
+    # precision
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)  # graphs
+        return nullcontext()
+
+    @contextmanager
+    def precise(self) -> Iterator[None]:
+        """TF32 only where it was asked for; torch allows it in convolutions. Given back as it was found."""
+        if self.device.type != "cuda":
+            yield
+            return
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = (cudnn.allow_tf32, matmul.allow_tf32)
+        cudnn.allow_tf32 = matmul.allow_tf32 = self.precision == "tf32"
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32, matmul.allow_tf32 = before

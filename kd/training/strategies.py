@@ -1,0 +1,116 @@
+"""The strategies of the sweep, each a point in the space of weights over loss terms. Torch-free.
+
+One training step serves them all (`kd.training.objective`). Adding a strategy is one function and one line in
+STRATEGIES; its keyword arguments, with their defaults, are what a search space may set.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kd.errors import InputError
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each loss term counts. A term of weight 0 is never computed.
+
+    temperature: of soft, tckd and nckd. window: half-width, in classes, of the decoupled target part.
+    warmup_fraction: share of the epochs over which the decoupled terms grow from 0 to their weight.
+    """
+
+    ce: float = 0.0
+    hard: float = 0.0
+    soft: float = 0.0
+    tckd: float = 0.0
+    nckd: float = 0.0
+    feature: float = 0.0
+    temperature: float = 1.0
+    window: int = 0
+    warmup_fraction: float = 0.0
+
+
+def scratch() -> Weights:
+    """True labels only."""
+    return Weights(ce=1.0)
+
+
+def hard(ce: float = 0.5, weight: float = 0.5) -> Weights:
+    """True labels and the teacher's most likely class. Equal shares are ours; swept in `paper.yaml`."""
+    return Weights(ce=ce, hard=weight)
+
+
+def soft(ce: float = 0.5, weight: float = 0.5, temperature: float = 4.0) -> Weights:
+    """True labels and T^2 KL to the teacher's tempered distribution.
+
+    Equal shares: PPG-Distill (arXiv 2509.19215); T 4: the same, and mdistiller's CIFAR-100 configuration.
+    """
+    return Weights(ce=ce, soft=weight, temperature=temperature)
+
+
+def dkd(
+    ce: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    window: int = 0,
+    warmup_fraction: float = 20 / 240,
+) -> Weights:
+    """Decoupled distillation: true labels, target part and non-target part.
+
+    Defaults: the DKD authors' CIFAR-100 configuration (mdistiller): CE 1, alpha 1, beta 8, T 4, warm-up over
+    20 of 240 epochs. Its terms weigh about ten times the cross-entropy; compare it with `soft` at equal
+    weight before calling it better.
+    """
+    return Weights(
+        ce=ce, tckd=alpha, nckd=beta, temperature=temperature, window=window, warmup_fraction=warmup_fraction
+    )
+
+
+def feature(ce: float = 1.0, weight: float = 1.0) -> Weights:
+    """True labels and the squared distance to the teacher's features. Weight 1: PPG-Distill."""
+    return Weights(ce=ce, feature=weight)
+
+
+STRATEGIES: dict[str, Callable[..., Weights]] = {
+    "scratch": scratch,
+    "hard": hard,
+    "soft": soft,
+    "dkd": dkd,
+    "feature": feature,
+}
+
+
+def needs_teacher(strategy: str) -> bool:
+    """Whether points of this strategy multiply by teachers."""
+    return strategy != "scratch"
+
+
+def defaults(strategy: str) -> dict[str, float]:
+    """What a search space may set for a strategy, with the values used otherwise."""
+    return {name: p.default for name, p in inspect.signature(STRATEGIES[strategy]).parameters.items()}
+
+
+def full_args(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` with the defaults filled in, so that equal points have equal arguments. InputError if bad."""
+    known = defaults(strategy)
+    for name, value in given.items():
+        if name not in known:
+            takes = ", ".join(known) or "no arguments"
+            raise InputError(f"strategy {strategy} has no {name!r}: it takes {takes}")
+        ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not ok or value < 0 or (name == "temperature" and value == 0):
+            raise InputError(
+                f"strategy {strategy}: {name} is {value!r}: give a number above 0, or 0 for none"
+            )
+        if name == "window" and value != int(value):
+            raise InputError(f"strategy {strategy}: window is {value!r}: give a whole number of classes")
+        if name == "warmup_fraction" and value > 1:
+            raise InputError(f"strategy {strategy}: warmup_fraction is {value!r}: give a share from 0 to 1")
+    args = {name: type(known[name])(given.get(name, default)) for name, default in known.items()}
+    weights = STRATEGIES[strategy](**args)
+    if not any((weights.ce, weights.hard, weights.soft, weights.tckd, weights.nckd, weights.feature)):
+        raise InputError(f"strategy {strategy}: every weight is 0, nothing is left to train with")
+    return args

@@ -1,0 +1,339 @@
+"""The students a budget admits, and the draws of their error. numpy only; knows laws.json.
+
+Draws are looked up with plain arithmetic, no logarithm, so that a page that embeds them finds the same.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd.errors import InputError
+from kd.models import births
+from orchestrator.laws.forms import Array
+from orchestrator.laws.packing import unpack, unpack_at
+from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
+
+NEAR_BPM = 0.1  # students this close to the best are as good as it
+Index = npt.NDArray[np.intp]
+Rows = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limits a student must keep; None = no limit. kB are 1000 bytes.
+
+    max_memory_kb: peak of the activations of one window, or the tensor arena where it was measured;
+    max_flash_kb: the weights, or the .tflite file where it was measured; max_macs: multiply-adds of one
+    window; max_latency_ms: of one window on `device` (None: the only one profiled on). precision: "fp32" or
+    "int8", what the student is shipped as.
+    """
+
+    max_params: float | None = None
+    max_memory_kb: float | None = None
+    max_flash_kb: float | None = None
+    max_macs: float | None = None
+    max_latency_ms: float | None = None
+    precision: str = "fp32"
+    device: str | None = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that are set."""
+        names = [f.name for f in fields(self) if f.name.startswith("max_")]
+        return {name: v for name in names if (v := getattr(self, name)) is not None}
+
+
+# budget -> (column of the configurations, units of the column per unit of the budget, what it is)
+LIMITS = {
+    "max_params": ("params", 1.0, "parameters"),
+    "max_memory_kb": ("activation_bytes", 1000.0, "kB of activation peak (float32, computed)"),
+    "max_flash_kb": ("weight_bytes", 1000.0, "kB of weights (float32, computed)"),
+    "max_macs": ("macs", 1.0, "multiply-adds"),
+    "max_latency_ms": ("latency_ms_fp32", 1.0, "ms (float32)"),
+}
+
+
+def limits(document: dict[str, Any], precision: str = "fp32") -> dict[str, tuple[str, float, str]]:
+    """LIMITS at a precision, with what a microcontroller's runtime measured in place of computed sizes.
+
+    Documents that `read_document` gave have these columns.
+    """
+    found = dict(LIMITS)
+    kind = {"fp32": "float32", "int8": "int8"}[precision]
+    if arena := bool(document.get("profile", {}).get("measured", {}).get("arena")):
+        memory = "tensor arena where measured, else activation peak"
+        flash = ".tflite where measured, else weights"
+    else:
+        memory, flash = "activation peak, computed", "weights, computed"
+    if arena or precision != "fp32":
+        found["max_memory_kb"] = (f"memory_bytes_{precision}", 1000.0, f"kB of memory ({kind}; {memory})")
+        found["max_flash_kb"] = (f"flash_bytes_{precision}", 1000.0, f"kB of flash ({kind}; {flash})")
+    if precision != "fp32":
+        found["max_latency_ms"] = (f"latency_ms_{precision}", 1.0, f"ms ({kind})")
+    return found
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Students, one row each: arm, configuration, draws of ln MAE (B, m), its median and run noise."""
+
+    arm: Index  # (m,) index into the document's arms
+    row: Index  # (m,) index into the configurations of the arm's architecture
+    draws: Array
+    median: Array
+    noise: Array
+
+
+def blank(document: dict[str, Any], asked: dict[str, float]) -> dict[str, Any]:
+    """An answer before anything is known: a refusal."""
+    return {
+        "sweep": document["sweep"],
+        "budget": asked,
+        "verdict": "refuse",
+        "why": "",
+        "best": None,
+        "runner_up": None,
+        "extrapolation": None,
+        "binding": None,
+        "calibration": document["calibration"],
+        "memory": _memory(document),
+    }
+
+
+def _memory(document: dict[str, Any]) -> str:
+    """What a limit on memory means."""
+    shapes = len(document.get("profile", {}).get("measured", {}).get("arena", []))
+    peak = "activation peak of one window, computed from the model's shape"
+    return (
+        f"tflite-micro's tensor arena where measured ({shapes} shapes), else {peak}"
+        if shapes
+        else ("activation peak of one window, float32, computed from the model's shape")
+    )
+
+
+def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
+    """InputError when a limit is on a quantity this sweep has not measured."""
+    if budget.max_latency_ms is None:
+        return
+    profile = document.get("profile") or {"devices": [], "device": None}
+    command = f"`kdsweep profile {document['sweep']}`"
+    if not profile["devices"]:
+        raise InputError(
+            f"--max-latency-ms: no latency was measured in this sweep; measure it with {command}"
+        )
+    if profile["device"] is None:
+        raise InputError(
+            f"--max-latency-ms: on which device? Add --device and one of {', '.join(profile['devices'])}"
+        )
+    column = limits(document, budget.precision)["max_latency_ms"][0]
+    known = [data["configurations"][column] for data in document["architectures"].values()]
+    if not any(v is not None for values in known for v in values):
+        raise InputError(
+            f"--max-latency-ms: too few students were measured on {profile['device']}; "
+            f"measure more with {command}"
+        )
+
+
+def usable_arms(document: dict[str, Any]) -> tuple[list[int], str]:
+    """Arms whose law may decide, and why there are none."""
+    usable = [j for j, arm in enumerate(document["arms"]) if arm["reach"] > 0]
+    first = document["arms"][0]
+    return usable, "" if usable else f"no law may be trusted ({first['key']}: {first['why']})"
+
+
+def refused_arms(document: dict[str, Any]) -> list[dict[str, str]]:
+    """The arms that took no part beyond their measured sizes, or none at all, and why."""
+    return [{"arm": arm["key"], "why": arm["why"]} for arm in document["arms"] if arm["verdict"] != "ok"]
+
+
+def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
+    """Which configurations of an architecture keep every limit."""
+    columns = document["architectures"][arch]["configurations"]
+    rows = np.ones(len(columns["params"]), dtype=bool)
+    known = limits(document, budget.precision)
+    for name, limit in budget.given.items():
+        column, unit, _ = known[name]
+        rows &= np.array(columns[column], dtype=float) <= limit * unit
+    return rows
+
+
+def within_reach(document: dict[str, Any], arm: int) -> Rows:
+    """Which configurations an arm can have and its law may speak of, `reach` times outside its sizes."""
+    law = document["arms"][arm]
+    params = np.array(document["architectures"][law["arch"]]["configurations"]["params"], dtype=float)
+    near = (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
+    return np.asarray(near & buildable(document, arm))
+
+
+def buildable(document: dict[str, Any], arm: int) -> Rows:
+    """Which configurations an arm can have: all, or what its teacher can be pruned to."""
+    law = document["arms"][arm]
+    columns = document["architectures"][law["arch"]]["configurations"]
+    teacher = document["teacher_points"].get(law["teacher"])
+    if teacher is None or not births.needs_teacher(law["birth"]):
+        return np.ones(len(columns["params"]), dtype=bool)
+    parent = (teacher["arch"], teacher["depth"], teacher["width"])
+    shapes = zip(columns["depth"], columns["width"], strict=True)
+    return np.array([not births.why_not(*parent, law["arch"], *shape) for shape in shapes], dtype=bool)
+
+
+def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Budget) -> str:
+    """Why no student fits, naming the nearest."""
+    smallest, known = [], limits(document, budget.precision)
+    for arch, data in document["architectures"].items():
+        columns = data["configurations"]
+        sizes = ", ".join(_least(columns, *known[name]) for name in budget.given)
+        smallest.append(f"{arch} needs at least {sizes}")
+    return (
+        f"no student that the laws may speak of fits this budget: {'; '.join(smallest)} (the smallest within "
+        f"{REFUSE_FACTOR:g} times of the measured sizes); allow more, or train smaller students"
+    )
+
+
+def _least(columns: dict[str, Any], column: str, unit: float, what: str) -> str:
+    values = [v for v in columns[column] if v is not None]
+    return f"{min(values) / unit:g} {what}" if values else f"an unknown number of {what}"
+
+
+def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: list[int]) -> str:
+    """Why a budget that admits students 8 times larger than any measured is refused; "" if it is not."""
+    limits = []
+    for j in usable:
+        arm = document["arms"][j]
+        params = np.array(document["architectures"][arm["arch"]]["configurations"]["params"], dtype=float)
+        inside = params[allowed[arm["arch"]]]
+        limit = arm["largest"] * arm["reach"]
+        if not len(inside) or inside.max() <= limit:
+            return ""
+        limits.append((limit, arm))
+    limit, arm = max(limits, key=lambda pair: pair[0])
+    why = f": {arm['why']}" if arm["why"] else ", or train larger students"
+    return (
+        f"this budget admits students larger than any law may speak of (the largest measured one has "
+        f"{arm['largest']:,} parameters, and {arm['key']} reaches {arm['reach']:g} times that): "
+        f"ask for --max-params {int(limit)} or less{why}"
+    )
+
+
+def candidates(document: dict[str, Any], near: dict[int, Rows]) -> Candidates:
+    """The students that can be best in some draw.
+
+    Draws are linear between knots, so of all configurations between two knots only the outermost can win.
+    """
+    arms, rows = [], []
+    for j, inside in near.items():
+        kept = np.flatnonzero(inside)
+        if len(kept):
+            place = document["architectures"][document["arms"][j]["arch"]]["configurations"]["position"]
+            interval = np.floor(np.array(place)[kept]).astype(int)
+            first = np.flatnonzero(np.diff(interval, prepend=interval[0] - 1))
+            chosen = kept[np.union1d(first, np.append(first[1:], len(kept)) - 1)]
+            arms.append(np.full(len(chosen), j))
+            rows.append(chosen)
+    return evaluate(document, np.concatenate(arms), np.concatenate(rows))
+
+
+def trained_rows(document: dict[str, Any], near: dict[int, Rows]) -> tuple[Index, Index]:
+    """Arm and configuration of every student within reach that has been trained."""
+    arms, rows = [], []
+    for j, inside in near.items():
+        arm = document["arms"][j]
+        columns = document["architectures"][arm["arch"]]["configurations"]
+        shapes = {(r["depth"], r["width"]) for r in arm["runs"]}
+        for row in np.flatnonzero(inside):
+            if (columns["depth"][row], columns["width"][row]) in shapes:
+                arms.append(j)
+                rows.append(int(row))
+    return np.array(arms, dtype=np.intp), np.array(rows, dtype=np.intp)
+
+
+def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
+    """Draws, median and noise of students given by arm and configuration, (m,) each, arms in order."""
+    draws, median, noise = [], [], []
+    for j in dict.fromkeys(arms.tolist()):
+        arm = document["arms"][j]
+        place = np.array(document["architectures"][arm["arch"]]["configurations"]["position"])
+        position = place[rows[arms == j]]
+        draws.append(unpack_at(arm["draws"], position))
+        median.append(unpack_at(arm["median"], position))
+        noise.append(unpack_at(arm["noise"], position))
+    return Candidates(
+        arms, rows, np.concatenate(draws, axis=1), np.concatenate(median), np.concatenate(noise)
+    )
+
+
+@dataclass(frozen=True)
+class Shares:
+    """P(best) of every candidate, (m,), and the least MAE of every draw, (B,)."""
+
+    p_best: Array
+    best_of_draw: Array
+
+
+def describe(
+    document: dict[str, Any], c: Candidates, k: int, share: Shares, winner_of: int | None = None
+) -> dict[str, Any]:
+    """One student, as `best` and `runner_up` show it.
+
+    winner_of: the candidate this one stands for (a trained one preferred to it), whose P(best) it takes.
+    """
+    arm = document["arms"][c.arm[k]]
+    columns = document["architectures"][arm["arch"]]["configurations"]
+    row = int(c.row[k])
+    depth, width = columns["depth"][row], columns["width"][row]
+    trained = [r for r in arm["runs"] if (r["depth"], r["width"]) == (depth, width)]
+    point = min(trained, key=lambda r: (r["mae_bpm"], r["id"])) if trained else None
+    mean = np.exp(c.draws[:, k])
+    return {
+        "arch": arm["arch"],
+        "depth": depth,
+        "width": width,
+        "birth": arm["birth"],
+        "strategy": arm["strategy"],
+        "strategy_args": arm["strategy_args"],
+        "teacher": arm["teacher"],
+        "params": columns["params"][row],
+        "macs": columns["macs"][row],
+        "weight_bytes": columns["weight_bytes"][row],
+        "activation_bytes": columns["activation_bytes"][row],
+        "trained": bool(trained),
+        "point": point["id"] if point else None,
+        "measured_mae_bpm": round(point["mae_bpm"], 4) if point else None,
+        "mae_bpm": interval(document, c, k),
+        "p_best": round(float(share.p_best[k if winner_of is None else winner_of]), 4),
+        "p_within_0.1_bpm": round(float((mean <= share.best_of_draw + NEAR_BPM).mean()), 4),
+        "p_feasible": 1.0,  # sizes are exact
+    }
+
+
+def interval(document: dict[str, Any], c: Candidates, k: int) -> dict[str, float]:
+    """Median and interval of a new run, BPM."""
+    level = document["level"]
+    runs = c.draws[:, k] + unpack(document["run_noise"]) * c.noise[k]
+    low, high = np.quantile(runs, [(1 - level) / 2, (1 + level) / 2])
+    median = c.median[k]
+    return {
+        "median": round(float(np.exp(median)), 4),
+        "low": round(float(np.exp(min(low, median))), 4),
+        "high": round(float(np.exp(max(high, median))), 4),
+        "level": level,
+    }
+
+
+def extrapolation(arm: dict[str, Any], params: float) -> dict[str, Any]:
+    """How far outside its arm's measured sizes a student lies, and the warning this deserves."""
+    distance = max(params / arm["largest"], arm["smallest"] / params, 1.0)
+    side = "larger than the largest" if params > arm["largest"] else "smaller than the smallest"
+    warning = None
+    if distance > WARN_FACTOR:
+        warning = (
+            f"WARNING: {distance:.1f} times {side} measured student; train one nearer to it before you decide"
+        )
+    return {
+        "distance": round(distance, 3),
+        "smallest_measured": arm["smallest"],
+        "largest_measured": arm["largest"],
+        "warning": warning,
+    }

@@ -1,0 +1,75 @@
+"""From a suggestion to a search space that `kdsweep run` takes. Knows the space's shape, nothing of laws."""
+
+import json
+from typing import Any
+
+from orchestrator.answers.suggest import Pick, Suggestion
+from orchestrator.laws.arms import known_defaults, strategy_label
+from orchestrator.space.schema import SearchSpace, space_text
+from orchestrator.space.slot import GPU_SHARE
+
+
+def gpu_share(space: SearchSpace, device: Any) -> float:
+    """GPUs that one slot held while the sweep was trained; 1 on CPUs: there, hours are those of one slot."""
+    devices = device if isinstance(device, list) else [device]
+    if not any(str(d).startswith("cuda") for d in devices):
+        return 1.0
+    gpus = space.resources.gpus
+    return GPU_SHARE if gpus == "auto" else float(gpus) or 1.0
+
+
+def describe(document: dict[str, Any], suggestion: Suggestion, share: float) -> dict[str, Any]:
+    """The suggestion, JSON-ready."""
+    return {
+        "cost_gpu_hours": round(suggestion.cost_s * share / 3600, 6),
+        "regret_bpm": round(suggestion.regret_bpm, 5),
+        "regret_after_bpm": round(suggestion.regret_after_bpm, 5),
+        "picks": [_pick(document, pick, share) for pick in suggestion.picks],
+    }
+
+
+def _pick(document: dict[str, Any], pick: Pick, share: float) -> dict[str, Any]:
+    arm = document["arms"][pick.arm]
+    columns = document["architectures"][arm["arch"]]["configurations"]
+    return {
+        **{key: arm[key] for key in ("arch", "birth", "strategy", "strategy_args", "teacher")},
+        **{key: columns[key][pick.row] for key in ("depth", "width", "params")},
+        "label": strategy_label(arm["strategy"], arm["strategy_args"]),
+        "seed": pick.seed,
+        "gpu_hours": round(pick.cost_s * share / 3600, 6),
+        "gain_bpm": round(pick.gain_bpm, 5),
+        "why": pick.why,
+    }
+
+
+def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggestion) -> SearchSpace:
+    """`space` with the suggested points for its students, and of the teachers those they need.
+
+    Data, task and training are as they were, so that points have the ids they would have had in it, and a
+    teacher that is trained is not trained again.
+    """
+    picks = [_pick(document, pick, 1.0) for pick in suggestion.picks]
+    rows: dict[str, list[int]] = {}  # a block without its widths -> widths
+    for pick in picks:
+        block: dict[str, Any] = {"arch": pick["arch"], "depth": pick["depth"], "birth": pick["birth"]}
+        known = known_defaults(pick["strategy"])
+        changed = {k: v for k, v in pick["strategy_args"].items() if v != known.get(k)}
+        block |= {"strategies": {pick["strategy"]: changed}, "seeds": pick["seed"]}
+        if pick["teacher"]:
+            block["teachers"] = pick["teacher"]
+        rows.setdefault(json.dumps(block), []).append(pick["width"])
+    students = [{**json.loads(block), "width": sorted(widths)} for block, widths in rows.items()]
+    used = sorted({pick["teacher"] for pick in picks if pick["teacher"]})
+    teachers = []
+    for id in used:
+        point = document["teacher_points"][id]
+        teachers.append({**{k: point[k] for k in ("arch", "depth", "width")}, "seeds": point["seed"]})
+    kept = space.model_dump(mode="json", exclude_defaults=True)
+    for key in ("teachers", "students", "strategies", "seeds"):
+        kept.pop(key, None)
+    return SearchSpace.model_validate({**kept, "teachers": teachers, "students": students})
+
+
+def text(space: SearchSpace, head: str) -> str:
+    """YAML with `head` as comments."""
+    return "".join(f"# {line}\n" for line in head.splitlines()) + space_text(space)

@@ -1,0 +1,83 @@
+"""From laws and an error to reach to the smallest student. numpy only; knows laws.json."""
+
+from typing import Any
+
+import numpy as np
+
+from kd.errors import InputError
+from orchestrator.answers.candidates import (
+    Budget,
+    Candidates,
+    Shares,
+    allowed_rows,
+    blank,
+    describe,
+    evaluate,
+    extrapolation,
+    refuse_unmeasured,
+    refused_arms,
+    usable_arms,
+    within_reach,
+)
+from orchestrator.laws.packing import unpack
+
+
+def smallest(
+    document: dict[str, Any], max_mae: float, confidence: float, budget: Budget | None = None
+) -> dict[str, Any]:
+    """The smallest student of which a new run has MAE <= max_mae with P >= confidence.
+
+    The shape is that of `budget.answer`. runner_up is the smallest of another arm, and P(best) is between the
+    two. Raises InputError for a bad error or confidence.
+    """
+    budget = budget or Budget()
+    if not max_mae > 0:
+        raise InputError(f"--max-mae {max_mae}: give a positive error in BPM")
+    if not 0 < confidence < 1:
+        raise InputError(f"--confidence {confidence}: give a probability between 0 and 1")
+    refuse_unmeasured(document, budget)
+    out = blank(document, {"max_mae": max_mae, "confidence": confidence, **budget.given})
+    usable, why = usable_arms(document)
+    if not usable:
+        return out | {"why": why}
+    near = {
+        j: allowed_rows(document, document["arms"][j]["arch"], budget) & within_reach(document, j)
+        for j in usable
+    }
+    noise = unpack(document["run_noise"])[:, None]
+    found: list[tuple[int, int, int, float]] = []  # params, arm, configuration, P
+    closest = 0.0
+    for j, inside in near.items():
+        rows = np.flatnonzero(inside)
+        if not len(rows):
+            continue
+        c = evaluate(document, np.full(len(rows), j), rows)
+        p = (np.exp(c.draws + noise * c.noise) <= max_mae).mean(0)
+        closest = max(closest, float(p.max()))
+        good = np.flatnonzero(p >= confidence)
+        if len(good):
+            params = document["architectures"][document["arms"][j]["arch"]]["configurations"]["params"]
+            first = min(good.tolist(), key=lambda k: (params[rows[k]], -p[k]))
+            found.append((params[rows[first]], j, int(rows[first]), float(p[first])))
+    if not found:
+        return out | {
+            "why": f"no student that the laws may speak of reaches {max_mae:g} BPM with P >= {confidence:g} "
+            f"(at most {closest:.2f}); allow more error, or train larger students"
+        }
+    found.sort(key=lambda f: (f[0], -f[3], f[1]))
+    both = found[:2]
+    c = evaluate(document, np.array([f[1] for f in both]), np.array([f[2] for f in both]))
+    out["best"] = _described(document, c, 0, both[0][3])
+    if len(both) > 1:
+        out["runner_up"] = _described(document, c, 1, both[1][3])
+    out["extrapolation"] = extrapolation(document["arms"][both[0][1]], out["best"]["params"])
+    out |= {"verdict": "ok", "why": out["extrapolation"]["warning"] or ""}
+    if left_out := refused_arms(document):
+        out["left_out"] = left_out
+    return out
+
+
+def _described(document: dict[str, Any], c: Candidates, k: int, p: float) -> dict[str, Any]:
+    mae = np.exp(c.draws)
+    share = Shares(np.bincount(mae.argmin(1), minlength=mae.shape[1]) / len(mae), mae.min(1))
+    return describe(document, c, k, share) | {"p_reaches": round(p, 4)}

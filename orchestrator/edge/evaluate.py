@@ -1,0 +1,138 @@
+"""A trained point on recordings it has never seen. Knows the store and a sweep's space; trains nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kd.errors import InputError
+from kd.signals.windows import WindowSet
+from orchestrator.store.store import Store
+
+BEST = "best"
+
+
+def evaluate_point(
+    folder: Path,
+    point: str,
+    path: Path,
+    format: str = "auto",
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Errors of a point on all labelled windows at `path`, beside two baselines, as a JSON-ready dict.
+
+    The windows are cut as the sweep's own, and only labels within its classes count. baselines: the peak of
+    the spectrum (fft_peak), and always the median of these very labels (constant), the best that a single
+    number can do. Raises InputError.
+    """
+    from kd.signals.prepare import windows_of
+    from kd.training import metrics
+    from orchestrator.space.schema import load_space
+
+    store = Store(folder)
+    result = store.result(find_trained(store, point))
+    data = load_space(folder / "space.yaml", []).data_config()
+    progress(f"reading {path}")
+    windows, dropped = windows_of(
+        path,
+        format,
+        data.preprocess,
+        min_bpm=data.min_bpm,
+        classes=data.classes,
+        progress=progress,
+    )
+    if len(windows) == 0:
+        why = ", ".join(f"{n} {reason}" for reason, n in dropped.by_reason.items()) or "no labels"
+        raise InputError(f"{path}: no usable window ({why}): kdsweep data check {path} says more")
+    progress(f"evaluating {len(windows):,} windows")
+    logits = _logits(store.folder(result["id"]), result, windows, data.classes)
+    centres = metrics.class_centres(data.min_bpm, data.classes)
+    predicted = metrics.decode_expectation(logits, centres).numpy()
+    argmax = metrics.decode_argmax(logits, centres).numpy()
+
+    def figures(groups: Any) -> dict[str, dict[str, Any]]:
+        return {g: _figures(predicted[groups == g], windows.bpm[groups == g]) for g in sorted(set(groups))}
+
+    by_dataset = figures(windows.dataset)
+    for name, found in by_dataset.items():
+        found["baselines"] = _baselines(windows.take(windows.dataset == name), data.preprocess.fs)
+    described = ("arch", "depth", "width", "birth", "strategy", "strategy_args", "teacher", "seed", "params")
+    return {
+        "sweep": folder.resolve().name,
+        "point": result["id"],
+        "role": result["role"],
+        **{key: result[key] for key in described},
+        "path": str(path),
+        **_figures(predicted, windows.bpm),
+        "mae_bpm_argmax": metrics.error_figures(argmax, windows.bpm)["mae_bpm"],
+        "baselines": _baselines(windows, data.preprocess.fs),
+        "by_dataset": by_dataset,
+        "by_subject": figures(windows.subject),
+        "dropped": dropped.by_reason,
+        "test_mae_bpm": result["mae_bpm"],
+        "subjects_of_the_sweep": sorted(set(windows.subject.tolist()) & set(result["mae_by_subject"])),
+    }
+
+
+def find_trained(store: Store, point: str) -> str:
+    """The id of a trained point by id, by the beginning of one, or "best": the student of least error."""
+    if point == BEST:
+        results = list(store.results())
+        pool = [r for r in results if r["role"] == "student"] or results
+        if not pool:
+            raise InputError(f"{store.path}: no point is trained yet: kdsweep run trains them")
+        return str(min(pool, key=lambda r: (r["mae_bpm"], r["params"], r["id"]))["id"])
+    done = sorted(store.done())
+    found = [id for id in done if id == point] or [id for id in done if id.startswith(point)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"{store.path}: several trained points begin with {point!r}: {', '.join(found[:5])}: "
+            "give more of its id"
+        )
+    raise InputError(
+        f"{store.path}: no trained point begins with {point!r}: kdsweep plan lists ids and what is done; "
+        f"{BEST} is the student of least error"
+    )
+
+
+def _logits(folder: Path, result: dict[str, Any], windows: WindowSet, classes: int) -> Any:
+    """The trained model's logits (N, K) of all windows."""
+    from kd.models.sizes import size
+    from kd.training.teacher import MODEL, as_tensor, outputs
+    from kd.training.train import load_model
+
+    channels, samples = windows.x.shape[1:]
+    name = (result["arch"], result["depth"], result["width"])
+    shape = {"channels": channels, "samples": samples, "classes": classes}
+    if size(*name, **shape).params != result["params"]:
+        raise InputError(
+            f"point {result['id']} was trained on windows of another shape than these with {channels} "
+            "channel(s): give recordings with as many as the sweep's, or run it with "
+            "data.preprocess.channels=mean"
+        )
+    if not (folder / MODEL).is_file():
+        raise InputError(f"{folder / MODEL}: no such file: remove {folder} and run the sweep again")
+    model = load_model(folder, arch=name[0], depth=name[1], width=name[2], **shape)
+    return outputs(model, as_tensor(windows.x))[0]
+
+
+def _figures(predicted: Any, bpm: Any) -> dict[str, Any]:
+    """mae_bpm, rmse_bpm, within_5_bpm and windows."""
+    from kd.training.metrics import error_figures
+
+    return {**error_figures(predicted, bpm), "windows": len(bpm)}
+
+
+def _baselines(windows: WindowSet, fs: float) -> dict[str, dict[str, float]]:
+    """What costs no model, on the same windows."""
+    import numpy as np
+
+    from kd.signals.baselines import fft_peak, training_median
+    from kd.training.metrics import error_figures
+
+    constant = training_median(windows.bpm, len(windows))
+    return {
+        "fft_peak": error_figures(fft_peak(windows.x, fs), windows.bpm),
+        "constant": {**error_figures(constant, windows.bpm), "bpm": float(np.median(windows.bpm))},
+    }

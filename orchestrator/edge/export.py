@@ -1,0 +1,170 @@
+"""From a trained point of a sweep to a folder to ship, and into MLflow's registry. Needs the extra [edge]."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.errors import InputError
+from orchestrator.edge.latency import read_profile
+from orchestrator.edge.model_card import card
+from orchestrator.edge.profile import calibration_windows, verification_windows
+from orchestrator.space.resolve import Opened
+from orchestrator.store.store import Store
+
+RECORDINGS = "test_recordings.npz"
+Say = Callable[[str], None]
+
+
+def point_of(store: Store, wanted: str) -> dict[str, Any]:
+    """The result of a trained point by its id or its beginning; InputError if none or several fit."""
+    found = sorted(id for id in store.done() if id.startswith(wanted))
+    if len(found) != 1:
+        several = (
+            f"several trained points begin with it: {', '.join(found[:5])}" if found else "none is trained"
+        )
+        raise InputError(
+            f"point {wanted} of {store.path}: {several}; `kdsweep status {store.path}` lists points"
+        )
+    return store.result(found[0])
+
+
+def chosen_by(answer: dict[str, Any], store: Store) -> dict[str, Any]:
+    """The result of the student a query answered with; InputError if it was refused or isn't trained."""
+    if answer["verdict"] == "refuse":
+        raise InputError(f"no student to export: {answer['why']}")
+    best = answer["best"]
+    if not best["trained"]:
+        raise InputError(
+            f"the best student within this budget is not trained yet: {best['arch']} depth {best['depth']} "
+            f"width {best['width']}, {best['strategy']}; train it (kdsweep suggest), or name a point of "
+            f"{store.path} to export"
+        )
+    return store.result(best["point"])
+
+
+def export_point(
+    opened: Opened, result: dict[str, Any], out: Path, *, with_recordings: bool, say: Say
+) -> dict[str, Any]:
+    """Write the folder `out`, whole or not at all; what preprocess.json says under "test".
+
+    The exported pipeline is run on the tested subjects' raw recordings first: InputError if its error isn't
+    the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic.
+    """
+    from kd.edge import export, onnxfile
+    from kd.signals.prepare import load_recordings
+    from kd.signals.windows import subject_label
+    from kd.training.teacher import MODEL
+    from kd.training.train import load_model
+
+    onnxfile.require_extra()
+    if out.exists() and any(out.iterdir()) and not (out / "preprocess.json").exists():
+        raise InputError(f"{out} is not empty and no earlier export: give another folder with -o")
+    store, data = opened.store, opened.windows
+    channels, samples = data.test.x.shape[1:]
+    source = store.folder(result["id"])
+    shape = {"channels": channels, "samples": samples, "classes": data.classes}
+    model = load_model(source, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
+    config = export.preprocess_json(opened.data, channels)
+    config |= {"sweep": opened.plan.name, "point": result["id"], "test": {}}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = Path(temporary) / out.name
+        folder.mkdir()
+        say(f"exporting point {result['id']}")
+        export.write_models(model, folder, data, calibration_windows(data), verification_windows(data))
+        shutil.copyfile(source / MODEL, folder / "model.safetensors")
+        _write_json(folder / "preprocess.json", config)
+        say("running the exported model on the raw recordings of the tested subjects, offline and streaming")
+        tested = set(map(str, np.unique(data.test.subject)))
+        recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
+        config["test"] = test = export.evaluate(folder, recordings, data)
+        export.same_as_sweep(test, result["mae_bpm"], len(data.test))
+        _write_json(folder / "preprocess.json", config)
+        export.write_scripts(folder)
+        (folder / "kdsweep_model.h").write_text(export.c_header(config, result["id"]))
+        if with_recordings or opened.data.source == "synthetic":
+            export.write_recordings(folder / RECORDINGS, recordings, config["label_lag_s"])
+        (folder / "README.md").write_text(card(opened, result, config, _measured(folder, store, result)))
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return test
+
+
+def register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, name: str) -> str:
+    """Put the exported model into MLflow's registry, with its signature; the version.
+
+    It belongs to the point's run, which is written if this MLflow has it not yet. Loaded back, it must give
+    the same outputs: AssertionError otherwise.
+    """
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    import mlflow
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from kd.edge.onnxfile import run_onnx
+    from orchestrator.tracking.writer import Tracker
+
+    config = json.loads((folder / "preprocess.json").read_text())
+    _, channels, samples = config["input"]["shape"]
+    classes = config["output"]["shape"][1]
+    kind = np.dtype(np.float32)
+    signature = ModelSignature(
+        Schema([TensorSpec(kind, (-1, channels, samples), config["input"]["name"])]),
+        Schema([TensorSpec(kind, (-1, classes), config["output"]["name"])]),
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    tracker = Tracker(opened.store, opened.plan, uri)
+    tracker.write([result["id"]])
+    run_id, _, _ = tracker.children[result["id"]]
+    needs = [f"{m.__name__}=={m.__version__}" for m in (onnx, np)]
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.onnx.log_model(
+            onnx.load(folder / "model.onnx"),
+            name="model",
+            signature=signature,
+            registered_model_name=name,
+            pip_requirements=[*needs, "onnxruntime"],
+            onnx_execution_providers=["CPUExecutionProvider"],
+            save_as_external_data=False,
+            metadata={"point": result["id"], "mae_bpm": result["mae_bpm"], "decoding": config["decoding"]},
+        )
+        for file in ("preprocess.json", "README.md", "model.int8.onnx"):
+            mlflow.log_artifact(str(folder / file), "export")
+    version = str(logged.registered_model_version)
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+    windows = np.asarray(opened.windows.test.x[:256])
+    got = loaded.predict({config["input"]["name"]: windows})[config["output"]["name"]]
+    difference = float(np.abs(got - run_onnx(folder / "model.onnx", windows).numpy()).max())
+    if not difference <= 1e-5:
+        raise AssertionError(
+            f"models:/{name}/{version} answers otherwise than model.onnx, by {difference:.2g}"
+        )
+    return version
+
+
+def _measured(folder: Path, store: Store, result: dict[str, Any]) -> dict[str, Any]:
+    """File sizes, and what `kdsweep profile` measured of this point."""
+    point = read_profile(store.path)["points"].get(result["id"], {})
+    return {
+        "files": {name: (folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")},
+        "devices": {
+            key: record
+            for key, record in point.get("devices", {}).items()
+            if record["model_sha256"] == result["model_sha256"]
+        },
+        "mcu": point.get("mcu"),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False))

@@ -1,0 +1,138 @@
+"""Students on a microcontroller's runtime, in a Python environment of its own (the extra [mcu]).
+
+litert-torch wants other versions than mlflow, and gigabytes: the environment is made when it is first asked
+for, and only for the arena and flash of the students that matter.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.errors import InputError
+from kd.signals.prepare import Data
+from orchestrator.edge.latency import read_profile
+from orchestrator.edge.profile import calibration_windows, drift, write_profile
+from orchestrator.store.store import Store
+
+HELD_OUT_WINDOWS = 1000  # tflite's interpreter takes one at a time
+READY = "ready"  # written into an environment that is complete
+Say = Callable[[str], None]
+
+
+def default_environment() -> Path:
+    """Where the environment is made unless told otherwise."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "kdsweep" / "mcu"
+
+
+def environment(folder: Path, say: Say) -> Path:
+    """The Python of the environment at `folder`, made and installed into if it isn't there.
+
+    Raises InputError with what pip said when it can't be installed here; nothing is left behind then.
+    """
+    python = folder / "bin" / "python"
+    if (folder / READY).exists():
+        return python
+    wanted = requirements()
+    say(f"making an environment for {', '.join(wanted)} in {folder}: some 2 GB, once")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _run([sys.executable, "-m", "venv", str(folder)])
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        torch = importlib.metadata.version(
+            "torch"
+        )  # this one's wheel is known to be found, and may be CPU-only
+        try:
+            _run([*pip, f"torch=={torch}", *wanted])
+        except _Failed:
+            _run([*pip, *wanted])
+    except _Failed as failed:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(
+            f"the [mcu] environment can't be installed here: {failed}\n"
+            f"profile without --mcu, or give an environment that has {', '.join(wanted)} with --mcu-env"
+        ) from None
+    (folder / READY).touch()
+    return python
+
+
+def requirements() -> list[str]:
+    """What the extra [mcu] names."""
+    found = []
+    for line in importlib.metadata.requires("kdsweep") or []:
+        requirement, _, marker = line.partition(";")
+        if re.search(r"""extra\s*==\s*['"]mcu['"]""", marker):
+            found.append(requirement.strip())
+    return found
+
+
+def profile_mcu(store: Store, ids: Iterable[str], data: Data, folder: Path, say: Say) -> dict[str, Any]:
+    """Record .tflite bytes, tensor arena and int8 error of points into profile.json, and return it.
+
+    Only of points that `profile_points` measured before.
+    """
+    python = environment(folder, say)
+    profile = read_profile(store.path)
+    ids = list(ids)
+    for i, id in enumerate(ids):
+        result = store.result(id)
+        point = profile["points"][id]
+        if point.get("mcu", {}).get("model_sha256") == result["model_sha256"]:
+            say(f"{i + 1} of {len(ids)}: {id} has its arena recorded")
+            continue
+        point["mcu"] = record = measure_mcu(store, result, data, python)
+        arenas = ", ".join(f"{name} {record[name]['arena_bytes']:,}" for name in ("fp32", "int8"))
+        say(f"{i + 1} of {len(ids)}: {id} arena bytes {arenas}")
+        write_profile(store, profile)
+    return profile
+
+
+def measure_mcu(store: Store, result: dict[str, Any], data: Data, python: Path) -> dict[str, Any]:
+    """One point's record: per precision flash_bytes, arena_bytes, mae_bpm and drift_bpm against torch."""
+    import torch
+
+    from kd.training import metrics
+    from kd.training.teacher import MODEL
+
+    step = max(len(data.test) // HELD_OUT_WINDOWS, 1)
+    held_out, bpm = np.asarray(data.test.x[::step]), np.asarray(data.test.bpm[::step])
+    centres = metrics.class_centres(data.min_bpm, data.classes)
+    root = str(Path(__file__).resolve().parents[1])
+    with tempfile.TemporaryDirectory() as temporary:
+        windows = Path(temporary) / "windows.npz"
+        np.savez(windows, calibration=calibration_windows(data), held_out=held_out)
+        model = store.folder(result["id"]) / MODEL
+        said = _run(
+            [str(python), "-m", "kd.edge.mcu", str(model), str(windows), temporary], {"PYTHONPATH": root}
+        )
+        record: dict[str, Any] = json.loads(said.splitlines()[-1])
+        with np.load(Path(temporary) / "logits.npz") as logits:
+            predicted = {
+                name: metrics.decode_expectation(torch.from_numpy(logits[name]), centres).numpy()
+                for name in ("torch", "fp32", "int8")
+            }
+    for name in ("fp32", "int8"):
+        record[name]["mae_bpm"] = metrics.error_figures(predicted[name], bpm)["mae_bpm"]
+        record[name]["drift_bpm"] = drift(predicted[name], predicted["torch"])
+    return record | {"model_sha256": result["model_sha256"], "held_out_windows": len(bpm)}
+
+
+class _Failed(RuntimeError):
+    """A command that ended badly; its last words."""
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+    if done.returncode:
+        raise _Failed(" ".join(done.stderr.strip().splitlines()[-3:]) or f"exit code {done.returncode}")
+    return done.stdout

@@ -1,0 +1,152 @@
+"""README.md of an exported model: what it is, how wrong it is, what it costs, what it isn't."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from kd.signals.baselines import baseline_errors
+from orchestrator.edge.latency import PRECISIONS
+from orchestrator.space.resolve import Opened
+
+
+def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measured: dict[str, Any]) -> str:
+    """The model card. config: preprocess.json; measured: bytes and what was profiled."""
+    parts = [
+        _head(opened, result, config),
+        _error(opened, result, config),
+        _cost(result, measured),
+        _training(opened, result),
+        _use(config),
+        _limits(opened, config),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _head(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
+    test = config["test"]
+    yield f"# Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}"
+    yield ""
+    yield (
+        f"Point `{result['id']}` of the kdsweep sweep `{opened.plan.name}`: {result['params']:,} parameters, "
+        f"mean absolute error {test['mae_bpm']:.2f} BPM{_interval(test)} on {test['windows']:,} windows of "
+        f"{len(test['subjects'])} subjects it was not trained on."
+    )
+    if opened.data.source == "synthetic":
+        yield ""
+        yield "**Trained and tested on synthetic recordings**: how it does on a wrist is not known."
+
+
+def _interval(test: dict[str, Any]) -> str:
+    if test["interval_90"] is None:
+        return " (too few subjects for an interval)"
+    low, high = test["interval_90"]
+    return f" (90 % interval {low:.2f} to {high:.2f}, drawing subjects again)"
+
+
+def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
+    test, data = config["test"], opened.windows
+    base = baseline_errors(data.train, data.test, config["fs"])
+    yield "## Error"
+    yield ""
+    yield "| on the tested subjects | MAE, BPM |"
+    yield "|---|---|"
+    yield f"| float32, offline | {test['mae_bpm']:.3f} |"
+    yield f"| int8, offline | {test['mae_bpm_int8']:.3f} |"
+    yield f"| float32, streaming (`stream.py`) | {test['mae_bpm_streaming']:.3f} |"
+    yield f"| float32, streaming, causal filter only | {test['mae_bpm_causal']:.3f} |"
+    yield f"| highest peak of the spectrum | {base['fft_peak']['all']:.3f} |"
+    yield f"| always the training median | {base['training_median']['all']:.3f} |"
+    yield ""
+    yield (
+        f"Within 5 BPM: {result['within_5_bpm']:.0%} of windows. Offline the filter runs over the whole "
+        "recording and back. Streaming changes the error on the same windows by "
+        f"{test['costs_bpm_streaming']:+.3f} BPM when each window is filtered back from its own end, and by "
+        f"{test['costs_bpm_causal']:+.3f} BPM when the filter only runs forward."
+    )
+    yield ""
+    yield "| subject | MAE, BPM |"
+    yield "|---|---|"
+    for subject, mae in test["mae_by_subject"].items():
+        yield f"| {subject} | {mae:.2f} |"
+
+
+def _cost(result: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
+    yield "## Cost of one window"
+    yield ""
+    yield f"{result['macs']:,} multiply-adds; activation peak {result['activation_bytes']:,} bytes, float32."
+    yield ""
+    yield "| | float32 | int8 |"
+    yield "|---|---|---|"
+    yield f"| weights, bytes (computed) | {result['weight_bytes']:,} | {result['weight_bytes_int8']:,} |"
+    yield "| ONNX file, bytes | {:,} | {:,} |".format(*measured["files"].values())
+    for key, record in measured["devices"].items():
+        for what, name in (("median", "median"), ("p95", "95th percentile")):
+            ms = " | ".join(f"{record[p]['latency_ms'][what]:.3f}" for p in PRECISIONS)
+            yield f"| ms on {key}, one thread, {name} | {ms} |"
+    if mcu := measured["mcu"]:
+        for what, name in (("flash_bytes", ".tflite, bytes"), ("arena_bytes", "tflite-micro arena, bytes")):
+            yield f"| {name} | " + " | ".join(f"{mcu[p][what]:,}" for p in PRECISIONS) + " |"
+    if not measured["devices"]:
+        yield ""
+        yield "Latency is not measured: `kdsweep profile` does."
+
+
+def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
+    data = opened.windows
+    sides = {side: getattr(data, side) for side in ("train", "val", "test")}
+    counts = ", ".join(
+        f"{len(w):,} windows of {len(np.unique(w.subject))} subjects ({side})" for side, w in sides.items()
+    )
+    args = ", ".join(f"{k} {v:g}" for k, v in result["strategy_args"].items())
+    yield "## Training"
+    yield ""
+    yield f"- data: {opened.data.source}, {counts}; fingerprint `{data.fingerprint}`; split by subject"
+    yield f"- strategy: {result['strategy']}{f' ({args})' if args else ''}; born {result['birth']}"
+    if result["teacher"]:
+        t = opened.store.result(result["teacher"])
+        yield (
+            f"- teacher: `{t['id']}`, {t['arch']} {t['depth']}x{t['width']}, {t['params']:,} parameters, "
+            f"MAE {t['mae_bpm']:.2f} BPM"
+        )
+    yield f"- seed {result['seed']}, {result['epochs']} epochs, best after {result['best_epoch']}"
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    commit = result["git_commit"] or "unknown"
+    yield f"- commit `{commit}`, recipe version {result['recipe_version']}, {versions}"
+
+
+def _use(config: dict[str, Any]) -> Iterator[str]:
+    yield "## Use"
+    yield ""
+    yield "| file | what |"
+    yield "|---|---|"
+    yield "| `model.onnx`, `model.int8.onnx` | the model; input `window`, output `logits` over the classes |"
+    yield "| `model.safetensors` | its weights for `kd.models.architectures` |"
+    yield "| `preprocess.json` | filter, window, normalisation, classes, decoding |"
+    yield "| `example.py` | raw recordings to heart rate, numpy and onnxruntime only |"
+    yield "| `stream.py` | the same from a live signal |"
+    yield "| `kdsweep_model.h` | filter, class table, normalisation and decoding in C |"
+    yield ""
+    yield "    pip install numpy onnxruntime"
+    yield "    python example.py RECORDINGS.npz"
+    yield ""
+    low, high = config["filter"]["band_hz"]
+    yield (
+        f"Windows of {config['window_s']:g} s every {config['stride_s']:g} s at {config['fs']:g} Hz, "
+        f"band-passed {low:g} to {high:g} Hz. Decode by expectation over the classes, never by argmax: "
+        "int8 logits tie."
+    )
+
+
+def _limits(opened: Opened, config: dict[str, Any]) -> Iterator[str]:
+    lowest, highest = config["bpm_range"]
+    yield "## Limits"
+    yield ""
+    yield "- **Not a medical device.** Not for diagnosis, alarms or any decision about health."
+    yield f"- Answers {lowest} to {highest} BPM whatever is put in: it doesn't say when it doesn't know."
+    yield "- Sensors, skin, places of wear and movements other than those of the training data are untested."
+    yield "- The interval above speaks of other subjects of the same kind, not of other devices."
+    if len(config["test"]["subjects"]) < 10:
+        yield f"- Tested on {len(config['test']['subjects'])} subjects only."
+    if opened.data.source == "synthetic":
+        yield "- All figures are of synthetic recordings."

@@ -1,0 +1,333 @@
+"""The driver: plan minus store goes to one Ray Tune experiment; what happens is stored, shown and tracked.
+
+`run_sweep` is the whole of it. Tune asks `tuning.Release` for packs, workers train them (`trainable.py`) and
+report a slice of time at a time, `Events` hears every report.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kd.signals.prepare import DataConfig, prepare
+from orchestrator.run.events import Events, StopRequest
+from orchestrator.run.progress import Display, Progress
+from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, remove_run_directory, worker_env
+from orchestrator.run.ray_dashboard import Dashboard, job_metadata
+from orchestrator.run.scheduler import Scheduler
+from orchestrator.space.packs import packs
+from orchestrator.space.plan import Plan
+from orchestrator.space.slot import Slot
+from orchestrator.store.lock import DRIVER, SweepLock
+from orchestrator.store.store import Store
+from orchestrator.tracking.writer import LiveTracker, default_uri, in_sync
+from orchestrator.words import duration
+
+TUNE_DIR = ".tune"  # Tune's own files, in the sweep directory while it runs
+
+
+class Busy(RuntimeError):
+    """Another process runs this sweep."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a sweep, beyond what its space says."""
+
+    address: str | None = None  # a running Ray, IP:PORT; None = start one here
+    slots: int | None = None  # at most so many packs at once; None = what CPUs and GPUs give
+    dashboard: bool = True
+    tracking_uri: str | None = None  # None = mlflow.db in the sweep directory
+    max_failures: int = 1  # how often a point may fail and be tried again
+    slice_s: float = 2.0  # a worker reports, and notices a stop, about this often
+    checkpoint_every_s: float = 30.0
+    command: str = "kdsweep run"  # what the dashboard says was started
+
+
+@dataclass
+class SweepResult:
+    """How one call of run_sweep went; `exit_code` follows the command line's table."""
+
+    total: int
+    already_done: int
+    done: int
+    failed: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+    wall_s: float = 0.0
+    train_seconds: float = 0.0
+    efficiency: float | None = None
+    slots: int = 0
+    startup_s: dict[str, float] = field(default_factory=dict)
+    best: dict[str, tuple[float, str]] = field(default_factory=dict)
+    dashboard_url: str | None = None
+    stopped_by: signal.Signals | None = None
+    error: str | None = None
+    tracking_error: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 broken, 3 some points failed, 75 more to do later, 130 interrupted."""
+        if self.done == self.total:
+            return 0
+        if self.stopped_by:
+            return 130 if self.stopped_by == signal.SIGINT else 75
+        return 1 if self.error else 3
+
+    @property
+    def mlflow_status(self) -> str:
+        """What the parent run shows."""
+        return {0: "FINISHED", 1: "FAILED", 3: "FAILED"}.get(self.exit_code, "KILLED")
+
+    def figures(self) -> dict[str, float]:
+        """What the parent run logs."""
+        figures = {
+            "points_done": self.done,
+            "points_failed": len(self.failed),
+            "train_seconds": self.train_seconds,
+        }
+        figures |= {f"best_mae_bpm.{kind}": mae for kind, (mae, _) in self.best.items()}
+        if self.efficiency:
+            figures["scheduling_efficiency"] = self.efficiency
+        return figures
+
+
+def run_sweep(
+    plan: Plan,
+    data: DataConfig,
+    store: Store,
+    cache_dir: Path,
+    slot: Slot,
+    options: Options,
+    display: Display,
+) -> SweepResult:
+    """Train what the plan has and the store has not; with nothing left to do it doesn't start Ray.
+
+    The plan is saved in the sweep directory, where workers read it. Raises InputError for bad input or data,
+    Busy if another process runs this sweep. The signals INT, TERM, HUP and USR1 make running points
+    checkpoint and the call return; a second INT ends it at once.
+    """
+    started = time.monotonic()
+    lock = SweepLock(store.path)
+    try:
+        if not lock.take(DRIVER):
+            raise Busy(f"{store.path} is being run by another process: {_owner(store)}")
+        if not lock.supported:
+            display.say(f"{store.path}: this file system has no locks; don't run the sweep twice at a time")
+        _remove_leftovers(store)
+        trained = store.done()
+        plan = plan.with_earlier(store.path / "plan.json", trained)
+        plan.save(store.path / "plan.json")
+        done = trained & {point.id for point in plan.points}
+        tracker = LiveTracker(store, plan, options.tracking_uri or default_uri(store))
+        result = SweepResult(total=len(plan.points), already_done=len(done), done=len(done))
+        if result.done < result.total:
+            display.say(f"{result.done} of {result.total} points already done; starting Ray")
+            pack = functools.partial(packs, most_s=math.inf) if slot.gpus else packs  # see `packs`
+            scheduler = Scheduler(plan.points, done, pack=pack, max_failures=options.max_failures)
+            progress = Progress(
+                {point.id: point for point in plan.points},
+                scheduler.done,
+                scheduler.failed,
+                scheduler.blocked,
+            )
+            for earlier in store.results():
+                if earlier["id"] in done:
+                    progress.mae_bpm[earlier["id"]] = earlier["mae_bpm"]
+            with StopRequest().catching() as stop:
+                _run(
+                    scheduler, progress, data, store, cache_dir, slot, options, display, tracker, stop, result
+                )
+        elif in_sync(store, tracker.uri):
+            return result
+        if not tracker.close(result.mlflow_status, result.figures()):
+            result.tracking_error = f"{tracker.error or 'it takes too long'}"
+        result.wall_s = time.monotonic() - started
+        return result
+    finally:
+        lock.close()
+
+
+def _run(
+    scheduler: Scheduler,
+    progress: Progress,
+    data: DataConfig,
+    store: Store,
+    cache_dir: Path,
+    slot: Slot,
+    options: Options,
+    display: Display,
+    tracker: LiveTracker,
+    stop: StopRequest,
+    result: SweepResult,
+) -> None:
+    """Ray up, Tune through, Ray down; fills in `result`."""
+    started = time.monotonic()
+    os.environ.update(DRIVER_ENV)
+    beside = Beside(lambda: prepare(data, cache_dir), _import_slow)
+    name, env = store.path.name, worker_env(slot.threads)
+    if options.address:
+        cluster = Cluster.join(options.address, slot, env=env, metadata=job_metadata(name))
+    else:
+        cluster = Cluster.start(
+            slot, slots=options.slots, dashboard=options.dashboard, env=env, metadata=job_metadata(name)
+        )
+    try:
+        stop.install()  # ray.init puts its own handler on SIGTERM
+        ray_up = time.monotonic()
+        beside.wait()
+        events = Events(
+            scheduler=scheduler,
+            progress=progress,
+            store=store,
+            cluster=cluster,
+            dashboard=Dashboard(name, options.command),
+            display=display,
+            tracker=tracker,
+            stop=stop,
+            most_slots=options.slots,
+        )
+        events.announce()
+        ready = time.monotonic()
+        if cluster.wait_for_slots(events.waiting):
+            _tune(events, data, cache_dir, options)
+        result.done, result.failed, result.blocked = (
+            len(scheduler.done),
+            sorted(scheduler.failed),
+            sorted(scheduler.blocked),
+        )
+        result.train_seconds, result.efficiency = progress.train_seconds, progress.efficiency
+        result.slots, result.best, result.dashboard_url = (
+            progress.slots,
+            progress.best(),
+            cluster.dashboard_url,
+        )
+        result.stopped_by, result.error = stop.signal, events.broken
+        if first := events.first_start:
+            result.startup_s = {"ray": ray_up - started, "data": ready - ray_up, "workers": first - ready}
+        display.show(progress, force=True)
+        events.heartbeat({0: "SUCCEEDED", 1: "FAILED", 3: "FAILED"}.get(result.exit_code, "STOPPED"))
+    finally:
+        cluster.close()
+        shutil.rmtree(store.path / TUNE_DIR, ignore_errors=True)
+
+
+def _tune(events: Events, data: DataConfig, cache_dir: Path, options: Options) -> None:
+    """The one Tune experiment. Its own files live in TUNE_DIR and are removed at the end."""
+    from ray import tune
+
+    from orchestrator.run.trainable import Trainable
+    from orchestrator.run.tune import Listen, Release, Stop
+    from orchestrator.run.worker import Setup
+
+    slot = events.cluster.slot
+    setup = Setup(
+        sweep_dir=str(events.store.path.resolve()),
+        cache_dir=str(cache_dir.resolve()),
+        data=data,
+        threads=slot.threads,
+        gpu=slot.gpus > 0,
+        slice_s=options.slice_s,
+        checkpoint_every_s=options.checkpoint_every_s,
+        git_commit=git_commit(),
+    )
+    bundle = {"CPU": slot.cpus, **({"GPU": slot.gpus} if slot.gpus else {})}
+    trainable: Any = tune.with_resources(
+        tune.with_parameters(Trainable, setup=setup), tune.PlacementGroupFactory([bundle])
+    )
+    trainable.__name__ = trainable.__qualname__ = (
+        "Trainable"  # what the dashboard lists, instead of Tune's wrapper
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is told by error.json
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=Release(events),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"pack_{trial.trial_id}",
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="run",
+            storage_path=str((events.store.path / TUNE_DIR).resolve()),
+            callbacks=[Listen(events)],
+            stop=Stop(events),
+            verbose=0,
+            # The scheduler counts failures by point, and releases what a lost worker left as a new trial.
+            failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # points checkpoint themselves
+        ),
+    ).fit()
+
+
+class Beside:
+    """Work done in threads while the main thread starts Ray; `wait` raises what went wrong there."""
+
+    def __init__(self, *work: Callable[[], Any]) -> None:
+        self._errors: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._do, args=(w,), daemon=True) for w in work]
+        for thread in self._threads:
+            thread.start()
+
+    def _do(self, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._errors.append(error)
+
+    def wait(self) -> None:
+        """Until all is done."""
+        for thread in self._threads:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this code runs from; None outside one."""
+    here = Path(__file__).resolve().parent
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    return None
+
+
+def _import_slow() -> None:
+    """Two seconds of imports while Ray starts (Tune asks for mlflow whenever it is given a callback)."""
+    import mlflow  # noqa: F401
+    import ray.tune  # noqa: F401
+
+
+def _owner(store: Store) -> str:
+    beat = store.progress()
+    if not beat:
+        return "which has only just started"
+    return (
+        f"process {beat['pid']} on {beat['host']}, last heard of {duration(time.time() - beat['time'])} ago"
+    )
+
+
+def _remove_leftovers(store: Store) -> None:
+    """What a killed run left: Tune's files, Ray's directory, checkpoints of points that are done."""
+    shutil.rmtree(store.path / TUNE_DIR, ignore_errors=True)
+    for checkpoint in store.path.glob("points/*/checkpoint.pt"):
+        if store.is_done(checkpoint.parent.name):
+            checkpoint.unlink(missing_ok=True)
+    beat = store.progress() or {}
+    directory = Path((beat.get("ray") or {}).get("directory") or "")
+    if directory.name.startswith("kds-") and beat["host"] == socket.gethostname():
+        with contextlib.suppress(FileNotFoundError):
+            if directory.stat().st_uid == os.getuid():
+                remove_run_directory(directory)

@@ -1,0 +1,235 @@
+"""Where a running sweep stands: figures, progress.json for others, lines or a live view on stderr."""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from orchestrator.space.plan import Point
+from orchestrator.words import duration
+
+LINE_S = 10.0  # off a terminal, at most a line in this time; on one, a redraw every REDRAW_S
+REDRAW_S = 0.5
+
+
+@dataclass
+class Progress:
+    """Counts, rate and ETA of one call of `kdsweep run`. Fed with the workers' events; it asks nobody."""
+
+    points: Mapping[str, Point]
+    done: set[str]
+    failed: set[str] = field(default_factory=set)
+    blocked: set[str] = field(default_factory=set)
+    slots: int = 0
+    running: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # trial -> {point, epoch, max_epochs, ...}
+    mae_bpm: dict[str, float] = field(default_factory=dict)  # done point -> its error
+    train_seconds: float = 0.0  # of the points that ended in this call
+    ended: int = 0
+    first_start: float | None = None
+    last_end: float | None = None
+    slot_seconds: float = 0.0  # slots x time between first start and last end, also when slots come and go
+    _estimated: float = 0.0  # what the plan had expected train_seconds to be
+    _open_slot_seconds: float = 0.0
+    _ticked: float | None = None
+
+    def began(self, at: float) -> None:
+        """A point starts training."""
+        if self.first_start is None:
+            self.first_start = self._ticked = at
+
+    def point_done(self, id: str, at: float, mae_bpm: float, train_seconds: float) -> None:
+        """A point is trained."""
+        self.mae_bpm[id] = mae_bpm
+        self.train_seconds += train_seconds
+        self._estimated += self.points[id].cost_s
+        self.ended += 1
+        self.tick(at)
+        self.last_end = at
+        self.slot_seconds += self._open_slot_seconds
+        self._open_slot_seconds = 0.0
+
+    def tick(self, now: float) -> None:
+        """Let time pass, with the slots there are now."""
+        if self._ticked is not None and now > self._ticked:
+            self._open_slot_seconds += self.slots * (now - self._ticked)
+            self._ticked = now
+
+    @property
+    def efficiency(self) -> float | None:
+        """Seconds of training over seconds of slots, from the first start to the last end."""
+        return self.train_seconds / self.slot_seconds if self.slot_seconds else None
+
+    @property
+    def left(self) -> int:
+        """Points still to be trained."""
+        return len(self.points) - len(self.done) - len(self.failed) - len(self.blocked)
+
+    def rate_per_h(self, now: float) -> float | None:
+        """Points per hour since the first start."""
+        if self.first_start is None or not self.ended:
+            return None
+        return 3600 * self.ended / max(now - self.first_start, 1e-9)
+
+    def eta_s(self) -> float | None:
+        """Seconds to the end: the plan's costs of what is left, scaled by what the done points took."""
+        if not self._estimated or not self.slots:
+            return None
+        out = self.done | self.failed | self.blocked
+        left = sum(point.cost_s for id, point in self.points.items() if id not in out)
+        for where in self.running.values():
+            left -= self.points[where["point"]].cost_s * where["epoch"] / where["max_epochs"]
+        return max(left, 0.0) * self.train_seconds / self._estimated / self.slots
+
+    def best(self) -> dict[str, tuple[float, str]]:
+        """strategy (or "teacher") -> (MAE in BPM, point) of the best done point."""
+        best: dict[str, tuple[float, str]] = {}
+        for id, mae in self.mae_bpm.items():
+            point = self.points[id]
+            kind = "teacher" if point.role == "teacher" else point.strategy
+            best[kind] = min(best.get(kind, (mae, id)), (mae, id))
+        return dict(sorted(best.items(), key=lambda item: item[1]))
+
+    def as_json(self, now: float) -> dict[str, Any]:
+        """What progress.json holds."""
+        return {
+            "time": now,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "total": len(self.points),
+            "done": len(self.done),
+            "failed": len(self.failed),
+            "blocked": len(self.blocked),
+            "running": list(self.running.values()),
+            "rate_per_h": self.rate_per_h(now),
+            "eta_s": self.eta_s(),
+            "slots": self.slots,
+            "train_seconds": self.train_seconds,
+            "efficiency": self.efficiency,
+        }
+
+
+def write_heartbeat(path: Path, content: dict[str, Any]) -> None:
+    """Replace progress.json whole; not flushed to disk, because a heartbeat that a crash loses is no loss."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
+
+
+def line(progress: Progress, now: float) -> str:
+    """One line of progress, as written where there is no terminal."""
+    parts = [f"{len(progress.done)}/{len(progress.points)} done"]
+    parts += [
+        f"{len(s)} {name}" for name, s in (("failed", progress.failed), ("blocked", progress.blocked)) if s
+    ]
+    if progress.running:
+        parts.append(f"{len(progress.running)} running")
+    if rate := progress.rate_per_h(now):
+        parts.append(f"{rate / 60:.1f} points/min")
+    if (eta := progress.eta_s()) is not None:
+        parts.append(f"ETA {duration(eta)}")
+    if best := progress.best():
+        parts.append("best " + ", ".join(f"{kind} {mae:.2f}" for kind, (mae, _) in best.items()) + " BPM")
+    return " · ".join(parts)
+
+
+class Display:
+    """Shows progress on stderr: a live view on a terminal, else a line now and then."""
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        self._stream = stream
+        self._live: Any = None
+        self._shown, self._last = 0.0, ""
+        if stream.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(file=stream), auto_refresh=False, transient=True)
+            self._live.start()
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def show(self, progress: Progress, *, force: bool = False) -> None:
+        """Show where the sweep stands, if it is time."""
+        now = time.monotonic()
+        if not force and now - self._shown < (REDRAW_S if self._live else LINE_S):
+            return
+        self._shown = now
+        if self._live:
+            self._live.update(view(progress, time.time()), refresh=True)
+            return
+        text = line(progress, time.time())
+        if text != self._last:
+            self.say(text)
+            self._last = text
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._live:
+            self._live.stop()
+
+
+def view(progress: Progress, now: float) -> Any:
+    """The live view: a bar, what runs, and the best of each strategy."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    bar = Table.grid(padding=(0, 1))
+    out = len(progress.points) - progress.left
+    bar.add_row(ProgressBar(total=max(len(progress.points), 1), completed=out, width=40), line(progress, now))
+    running = list(progress.running.values())[:8]
+    rows = [
+        Text("  " + running_line(progress.points[where["point"]], where), style="dim") for where in running
+    ]
+    return Group(bar, *rows)
+
+
+def running_line(point: Point, where: Mapping[str, Any]) -> str:
+    """What one slot does: `dkd resnet1d 8x16 epoch 7/30 val 6.1 BPM`."""
+    kind = "teacher" if point.role == "teacher" else point.strategy
+    val = where.get("val_mae_bpm")
+    what = f"{kind:8} {point.arch} {point.depth}x{point.width}"
+    error = f"  val {val:.2f} BPM" if val is not None else ""
+    return f"{what}  epoch {where['epoch']}/{where['max_epochs']}{error}"
+
+
+def table_of_results(results: Sequence[Mapping[str, Any]], most: int = 60) -> Any:
+    """The table a finished run prints: teachers, then students by size and error."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "strategy", "architecture", "teacher"):
+        table.add_column(name)
+    for name in ("params", "MAE BPM", "RMSE", "within 5", "train s"):
+        table.add_column(name, justify="right")
+    names = {result["id"]: f"{result['arch']} {result['depth']}x{result['width']}" for result in results}
+    ordered = sorted(results, key=lambda r: (r["role"] != "teacher", r["params"], r["mae_bpm"]))
+    for result in ordered[:most]:
+        teacher = result.get("teacher")
+        table.add_row(
+            result["id"],
+            "teacher" if result["role"] == "teacher" else result["strategy"],
+            names[result["id"]],
+            names.get(teacher, teacher) if teacher else "",
+            f"{result['params']:,}",
+            f"{result['mae_bpm']:.2f}",
+            f"{result['rmse_bpm']:.2f}",
+            f"{100 * result['within_5_bpm']:.0f} %",
+            f"{result['train_seconds']:.1f}",
+        )
+    if len(ordered) > most:
+        table.caption = f"{len(ordered) - most} more: kdsweep status --json"
+    return table

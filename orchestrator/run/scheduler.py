@@ -1,0 +1,150 @@
+"""Which pack may run next: a student waits for its teacher, and for nothing else. No Ray, no torch.
+
+It is told what happens (done, failed, lost) and answers `release`. Failures are counted by point, so that
+one bad point neither takes its pack with it nor uses up its neighbours' retries.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+
+class Trainee(Protocol):
+    """What the scheduler needs of a point (`orchestrator.space.plan.Point`)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def teacher(self) -> str | None: ...
+    @property
+    def cost_s(self) -> float: ...
+
+
+class Scheduler:
+    """Hands out packs of points: teachers first (most awaited seconds first), then `pack`'s order.
+
+    pack(points, slots) -> packs, longest first. max_failures: how often a point may fail and be tried again.
+    Every point is at any time in one of: done, failed, blocked, running, ready, waiting for its teacher.
+    """
+
+    def __init__(
+        self,
+        points: Iterable[Trainee],
+        done: set[str],
+        *,
+        pack: Callable[[list[Any], int], list[list[Any]]],
+        max_failures: int = 1,
+    ) -> None:
+        self.points = {point.id: point for point in points}
+        self.done = done & self.points.keys()
+        self.failed: set[str] = set()
+        self.blocked: set[str] = set()
+        self.running: dict[str, list[str]] = {}  # trial -> what is left of its pack, the current point first
+        self.max_failures = max_failures
+        self.failures: dict[str, int] = {}
+        self._pack = pack
+        self._students: dict[str, list[str]] = {}  # teacher -> points that learn from it, not yet released
+        self._pool: list[str] = []  # ready students not yet in a pack
+        self._packs: list[list[str]] = []  # ready packs, the next one last
+        self._packed_for = 0
+        self._urgent: list[list[str]] = []  # retries and teachers, the next one last
+        awaited: dict[str, float] = {}
+        for point in self.points.values():
+            if point.teacher is not None and point.id not in self.done:
+                awaited[point.teacher] = awaited.get(point.teacher, 0.0) + point.cost_s
+        teachers = []
+        for point in self.points.values():
+            if point.id in self.done:
+                continue
+            if point.teacher is not None and point.teacher not in self.done:
+                self._students.setdefault(point.teacher, []).append(point.id)
+            elif point.role == "teacher":
+                teachers.append(point)
+            else:
+                self._pool.append(point.id)
+        teachers.sort(key=lambda point: point.cost_s + awaited.get(point.id, 0.0))
+        self._urgent += [[point.id] for point in teachers]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs and nothing can be released any more."""
+        return not (self.running or self._urgent or self._pool or self._packs)
+
+    @property
+    def left(self) -> set[str]:
+        """Points that are still to be trained: running, ready or waiting."""
+        return self.points.keys() - self.done - self.failed - self.blocked
+
+    def release(self, trial: str, slots: int) -> list[str] | None:
+        """The next pack (ids, in training order) for a trial, or None: no free slot, or nothing ready."""
+        if len(self.running) >= slots:
+            return None
+        if self._urgent:
+            ids = self._urgent.pop()
+        else:
+            if self._pool or (self._packs and slots != self._packed_for):
+                self._repack(slots)
+            if not self._packs:
+                return None
+            ids = self._packs.pop()
+        self.running[trial] = list(ids)
+        return list(ids)
+
+    def point_done(self, trial: str, id: str) -> None:
+        """A point is trained and stored: its students become ready."""
+        self._leave(trial, id)
+        self.done.add(id)
+        for student in self._students.pop(id, []):
+            if self.points[student].role == "teacher":
+                self._urgent.append([student])
+            else:
+                self._pool.append(student)
+
+    def point_failed(self, trial: str, id: str) -> bool:
+        """A point failed; True if it will be tried again, else it has failed, its students are blocked."""
+        self._leave(trial, id)
+        self.failures[id] = self.failures.get(id, 0) + 1
+        if self.failures[id] <= self.max_failures:
+            self._urgent.append([id])
+            return True
+        self.failed.add(id)
+        self._block(id)
+        return False
+
+    def trial_over(self, trial: str) -> None:
+        """A trial has ended or was stopped; what is left of its pack is ready again."""
+        self._pool += self.running.pop(trial, [])
+
+    def trial_lost(self, trial: str, *, blame: bool) -> tuple[str, bool] | None:
+        """A trial's process died; (the point it was training, whether that is tried again), if there was one.
+
+        blame: whether the death counts as a failure of that point; a node that left the cluster doesn't.
+        """
+        left = self.running.get(trial, [])
+        if not left:
+            self.running.pop(trial, None)
+            return None
+        current = left[0]
+        if blame:
+            again = self.point_failed(trial, current)
+        else:
+            self._leave(trial, current)
+            self._urgent.append([current])
+            again = True
+        self.trial_over(trial)
+        return current, again
+
+    def _leave(self, trial: str, id: str) -> None:
+        self.running[trial].remove(id)
+
+    def _block(self, teacher: str) -> None:
+        for student in self._students.pop(teacher, []):
+            self.blocked.add(student)
+            self._block(student)
+
+    def _repack(self, slots: int) -> None:
+        ready = self._pool + [id for pack in self._packs for id in pack]
+        packs = self._pack([self.points[id] for id in ready], slots)
+        self._packs = [[point.id for point in pack] for pack in reversed(packs)]
+        self._pool, self._packed_for = [], slots

@@ -1,0 +1,117 @@
+"""Where a sweep stands, read from its directory alone: by anybody, at any time, without a lock.
+
+Imports nothing heavy, since `kdsweep status` is typed often and on login nodes.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.run.usage import by_kind
+from orchestrator.run.usage import left as hours_left
+from orchestrator.space.plan import Plan
+from orchestrator.store.store import Store
+
+SILENT_S = 60.0  # a heartbeat comes every 3 s; one this old means that the driver is gone
+
+
+def is_running(beat: Mapping[str, Any] | None) -> bool:
+    """Whether the driver that wrote this heartbeat is still there."""
+    if not beat or beat.get("state") != "RUNNING" or time.time() - beat["time"] > SILENT_S:
+        return False
+    if beat["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(beat["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def standing(folder: Path) -> dict[str, Any]:
+    """What `kdsweep status --json` prints."""
+    store = Store(folder)
+    plan = Plan.load(folder / "plan.json")
+    ids = {p.id for p in plan.points}
+    done = store.done() & ids
+    failed = {id: error for id, error in store.errors().items() if id in ids}
+    blocked = _blocked(plan, set(failed), done)
+    beat = store.progress()
+    running = is_running(beat)
+    left = len(ids) - len(done) - len(failed) - len(blocked)
+    out: dict[str, Any] = {
+        "sweep": plan.name,
+        "folder": str(folder),
+        "state": _state(running, left, len(failed), len(ids) - len(done)),
+        "total": len(ids),
+        "done": len(done),
+        "failed": len(failed),
+        "blocked": len(blocked),
+        "left": left,
+        "running": beat["running"] if running and beat else [],
+        "rate_per_h": beat["rate_per_h"] if running and beat else None,
+        "eta_s": beat["eta_s"] if running and beat else None,
+        "slots": beat["slots"] if running and beat else 0,
+        "heartbeat": beat["time"] if beat else None,
+        "host": beat["host"] if beat else None,
+        "failures": {id: f"{e['type']}: {e['message']}" for id, e in failed.items()},
+        "best": _best(store, done),
+        "used": usage(store.ledger()),
+        "used_by": by_kind(plan, store.ledger()),
+        "hours_left": hours_left(plan, done | failed.keys() | blocked, store.ledger(), beat),
+    }
+    if (folder / "slurm").is_dir():
+        from orchestrator.run.submission import jobs_of, ray_nodes
+
+        out["jobs"], out["ray_nodes"] = jobs_of(folder), ray_nodes(folder)
+    return out
+
+
+def usage(ledger: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Hours of slots, CPUs and GPUs the sweep held, from its ledger: also after a kill, without Slurm."""
+    hours = dict.fromkeys(("slot_hours", "cpu_hours", "gpu_hours", "train_hours"), 0.0)
+    before: Mapping[str, Any] | None = None
+    for entry in ledger:
+        if entry["event"] == "point":
+            hours["train_hours"] += entry["train_seconds"] / 3600
+        if entry["event"] != "start" and before is not None:
+            slot_hours = (entry["time"] - before["time"]) * before["slots"] / 3600
+            hours["slot_hours"] += slot_hours
+            hours["cpu_hours"] += slot_hours * before["cpus_per_slot"]
+            hours["gpu_hours"] += slot_hours * before["gpus_per_slot"]
+        before = None if entry["event"] == "end" else entry
+    return {name: round(value, 4) for name, value in hours.items()}
+
+
+def _state(running: bool, left: int, failed: int, missing: int) -> str:
+    if running:
+        return "running"
+    if not missing:
+        return "done"
+    return "partly failed" if failed and not left else "stopped"
+
+
+def _blocked(plan: Plan, failed: set[str], done: set[str]) -> set[str]:
+    """Points that wait for a teacher that failed."""
+    return {p.id for p in plan.points if p.teacher in failed and p.id not in done and p.id not in failed}
+
+
+def _best(store: Store, done: set[str]) -> dict[str, dict[str, Any]]:
+    """The best trained point of each strategy, teachers apart."""
+    best: dict[str, dict[str, Any]] = {}
+    for r in store.results():
+        if r["id"] in done:
+            kind = "teacher" if r["role"] == "teacher" else r["strategy"]
+            if kind not in best or r["mae_bpm"] < best[kind]["mae_bpm"]:
+                best[kind] = {
+                    "mae_bpm": r["mae_bpm"],
+                    "point": r["id"],
+                    "params": r["params"],
+                    "model": f"{r['arch']}-{r['depth']}x{r['width']}",
+                }
+    return dict(sorted(best.items(), key=lambda item: item[1]["mae_bpm"]))

@@ -1,0 +1,46 @@
+"""Ray Tune's view of a worker: the shell round `PackTrainer`. Knows Tune and nothing of training."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from orchestrator.run.worker import PackTrainer, Setup
+
+
+class Leaving(RuntimeError):
+    """This node's time is over: its points are checkpointed and go on elsewhere."""
+
+    leaving = True  # how the driver tells it from a failure, through Ray's wrapping
+
+
+class Trainable(tune.Trainable):
+    """Tune's view of a worker: one step is one slice of time, one trial is one pack.
+
+    config: {"ids": [...]}, the pack; `setup` comes by tune.with_parameters.
+    """
+
+    def setup(self, config: dict[str, Any], setup: Setup) -> None:  # type: ignore[override]  # with_parameters
+        """Load torch, plan and data, once for the life of this process."""
+        node = os.environ.get("KDSWEEP_NODE_DIR")  # of this node, not of the sweep: see slurm/node.py
+        self.trainer = PackTrainer(setup, Path(node) if node else None)
+        self.trainer.take(config["ids"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack, warm."""
+        self.trainer.take(new_config["ids"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train for a slice of time. Raises Leaving, once all has been told, when this node must go."""
+        if self.trainer.must_leave:
+            self.trainer.pause()
+            raise Leaving(f"{socket.gethostname()}: this node's time is over")
+        slice_ = self.trainer.advance(self.trainer.setup.slice_s)
+        return {**slice_, "done": slice_["left"] == 0}
+
+    def cleanup(self) -> None:
+        """Checkpoint before the process goes."""
+        self.trainer.pause()

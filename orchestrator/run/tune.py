@@ -1,0 +1,113 @@
+"""Ray Tune's three seams, each handing on to the `Events`: who is next, what happened, when to stop."""
+
+from typing import TYPE_CHECKING, Any
+
+from ray import cloudpickle
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+if TYPE_CHECKING:
+    from orchestrator.run.events import Events
+
+
+class _Stateless:
+    """Tune pickles its parts so that it could restore them; the store is the state here, so there is none."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Release(_Stateless, Searcher):
+    """Releases a pack as soon as its teacher is done and a slot is free; no barrier between stages."""
+
+    def __init__(self, events: "Events") -> None:
+        super().__init__()
+        self._events = events
+
+    def suggest(self, trial_id: str) -> Any:
+        """The pack for a new trial (a dict); None: not now; FINISHED: never again."""
+        ids = self._events.release(trial_id)
+        if ids is not None:
+            return {"ids": ids}
+        return Searcher.FINISHED if self._events.over else None
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """`Listen` hears it with the error itself."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the state."""
+
+
+class Listen(_Stateless, Callback):
+    """Hears every result, end and error of a trial."""
+
+    def __init__(self, events: "Events") -> None:
+        self._events = events
+        self._ended: list[Any] = []  # trials that Tune is about to let go of
+        self._first: Any = None  # of the trials that ended
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Tune has just put its own handler on SIGUSR1."""
+        self._events.stop.install()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Some ten times a second."""
+        self._events.tick()
+        while self._ended:
+            trial = self._ended.pop()
+            self._first = self._first or trial
+            _forget(trial, self._first)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A slice of time is over."""
+        self._events.heard(trial.trial_id, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A pack is done, or stopped."""
+        self._events.trial_over(trial.trial_id)
+        self._ended.append(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker died."""
+        last = trial.last_result or {}
+        self._events.trial_lost(trial.trial_id, error_of(trial), last.get("node_ip"), last.get("pid"))
+
+
+def error_of(trial: Any) -> Any:
+    """What ended a trial. `trial.get_pickled_error` finds it only after Tune has copied it to its storage."""
+    if trial.run_metadata.pickled_error_filename is None:
+        return None
+    with open(trial.pickled_error_file, "rb") as file:
+        return cloudpickle.load(file)  # written by this very process, a moment ago
+
+
+def _forget(trial: Any, like: Any) -> None:
+    """Tune keeps every trial to the end: drop what nobody reads any more, share with `like` what is alike."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+    trial.run_metadata.last_result = {}
+    trial.run_metadata.checkpoint_manager = like.run_metadata.checkpoint_manager
+    trial.config.clear()
+    trial.evaluated_params.clear()
+    for name in ("storage", "temporary_state", "placement_group_factory", "_default_placement_group_factory"):
+        setattr(trial, name, getattr(like, name))
+
+
+class Stop(_Stateless, Stopper):
+    """Ends each trial at its next result once the driver was asked to stop, all when that takes too long."""
+
+    def __init__(self, events: "Events") -> None:
+        self._events = events
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether this trial shall end now."""
+        return bool(self._events.stop)
+
+    def stop_all(self) -> bool:
+        """Whether all shall end now."""
+        return self._events.abandon

@@ -1,0 +1,358 @@
+"""What runs in a worker: a pack of points, a slice of time at a time; as stacks on a GPU, else one by one.
+
+`PackTrainer` knows the sweep directory and `kd`, not Ray (`trainable.py` is its Tune shell). A worker stays
+warm: torch, the plan and the data are loaded once, then pack after pack is trained.
+"""
+
+import os
+import platform
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kd.errors import InputError
+from kd.signals.prepare import Data, DataConfig, prepare
+from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
+from orchestrator.space.plan import Plan, Point
+from orchestrator.store.lock import SweepLock, byte_of
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from kd.training.probe import Choice
+    from kd.training.train import Diverged, Runs
+
+ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
+LOG_LINES = 50
+HEADLINES = ("mae_bpm", "train_seconds", "epochs")  # what the driver is told of a finished point
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every worker of a sweep is told once. Plain data, so that it travels."""
+
+    sweep_dir: str
+    cache_dir: str
+    data: DataConfig
+    threads: int
+    gpu: bool
+    slice_s: float  # a step trains for about this long; also how fast a worker notices that it shall stop
+    checkpoint_every_s: float
+    git_commit: str | None
+
+
+class Broken(RuntimeError):
+    """The process is not fit to go on (a CUDA error stays in the context); carries the failed event."""
+
+    def __init__(self, event: dict[str, Any]) -> None:
+        super().__init__(event["error"]["message"])
+        self.event = event
+
+    def __reduce__(self) -> tuple[type["Broken"], tuple[dict[str, Any]]]:
+        return Broken, (self.event,)
+
+
+class PackTrainer:
+    """Trains the points of one pack after another, or several as a stack; what happened comes back as events.
+
+    Events are dicts with `kind` (began, done, failed), `id` and `time`; done adds the headline figures,
+    failed the error and the last log lines. A point's folder is written to only while its lock is held.
+    """
+
+    def __init__(self, setup: Setup, node_dir: Path | None = None) -> None:
+        import torch
+
+        from kd.training.train import Diverged
+
+        self._diverged = Diverged
+        torch.set_num_threads(setup.threads)
+        self.setup = setup
+        self.store = Store(Path(setup.sweep_dir))
+        self.points: dict[str, Point] = {p.id: p for p in Plan.load(self.store.path / "plan.json").points}
+        self.data: Data = prepare(setup.data, Path(setup.cache_dir))
+        self.device = "cuda" if setup.gpu and torch.cuda.is_available() else "cpu"
+        self.lock = SweepLock(self.store.path)
+        self.ids: list[str] = []
+        self.stacked: list[str] = []  # the points of `runs`, in its order
+        self.runs: Runs | None = None
+        self._alone: set[str] = set()  # points whose stack could not begin
+        self._chosen: dict[tuple[object, ...], Choice] = {}  # by shape
+        # A node of a Slurm job says in its directory when it must leave, and waits for those entered there.
+        self._leave = node_dir / "leave" if node_dir else None
+        if node_dir and not self.must_leave:
+            (node_dir / "trainers" / str(os.getpid())).touch()
+
+    @property
+    def must_leave(self) -> bool:
+        """Whether this node is about to go."""
+        return self._leave is not None and self._leave.exists()
+
+    def take(self, ids: list[str]) -> None:
+        """Go on with another pack; points in the middle of training are checkpointed first."""
+        self.pause()
+        self.ids = list(ids)
+
+    def advance(self, seconds: float) -> dict[str, Any]:
+        """Train for about `seconds` (at least one epoch); {events, left, and where the current point is}.
+
+        Returns early when this node must leave.
+        """
+        deadline = time.monotonic() + seconds
+        events: list[dict[str, Any]] = []
+        self._row: dict[str, float] = {}
+        while self.ids:
+            try:
+                if self.runs is None and not self._begin(events):
+                    continue
+                assert self.runs is not None
+                rows = self.runs.step()
+            except Exception as error:
+                self._stack_failed(error, events)
+            else:
+                for i, row in enumerate(rows):
+                    self._hear(i, row, events)
+            if time.monotonic() >= deadline or self.must_leave:
+                break
+        where = {}
+        if self.runs is not None:
+            i = self.stacked.index(self.ids[0])
+            recipe = self.runs.points[i].spec.recipe
+            where = {
+                "point": self.ids[0],
+                "epoch": self.runs.points[i].epoch,
+                "max_epochs": recipe.max_epochs,
+            }
+            where["val_mae_bpm"] = self._row.get("val_mae_bpm")
+        return {"events": events, "left": len(self.ids), **where}
+
+    def pause(self) -> None:
+        """Checkpoint what is being trained and let go of it."""
+        if self.runs is not None:
+            if any(point.epoch for point in self.runs.points):
+                self.runs.checkpoint()
+            self._let_go()
+
+    def _begin(self, events: list[dict[str, Any]]) -> bool:
+        """Begin the next point and those of the pack that train with it; False if it was done already."""
+        from kd.training.train import Runs
+
+        id = self.ids[0]
+        if self.store.is_done(id):  # by a worker that died before it could say so
+            stored = self.store.result(id)
+            events.append(_event("done", id, **{key: stored[key] for key in HEADLINES}))
+            self._close(id)
+            return False
+        self.stacked = [id]
+        if not self.lock.take(byte_of(id), ORPHAN_PATIENCE_S):
+            raise InputError(
+                f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "
+                f"end that process, then run again"
+            )
+        how = self._how(id)
+        for other in self.ids[1:]:
+            if len(self.stacked) >= how.members:
+                break
+            fits = other not in self._alone and self._fits(other, id) and not self.store.is_done(other)
+            if fits and self.lock.take(byte_of(other)):
+                self.stacked.append(other)
+        points = [self.points[id] for id in self.stacked]
+        self.runs = Runs(
+            [spec_of(point) for point in points],
+            self.data,
+            [self.store.folder(point.id) for point in points],
+            teacher_folders=[self.store.folder(p.teacher) if p.teacher else None for p in points],
+            device=self.device,
+            checkpoint_every_s=self.setup.checkpoint_every_s,
+            convolution=how.convolution,
+        )
+        for id, point in zip(self.stacked, self.runs.points, strict=True):
+            events.append(_event("began", id, epoch=point.epoch))
+            _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
+        return True
+
+    def _how(self, id: str) -> "Choice":
+        """How to train points like this: on a CPU one by one, so that bits don't depend on the company."""
+        from kd.training.probe import Choice, choose
+
+        if self.device == "cpu" or id in self._alone or len(self.ids) == 1:
+            return Choice()
+        shape, points = self._shape(id), sum(self._fits(other, id) for other in self.ids)
+        known = self._chosen.get(shape)
+        if known is None or (known.bounded and known.members < points):
+            self._chosen[shape] = choose(spec_of(self.points[id]), self.data, self.device, points)
+            _say(f"{self.points[id].name}: {self._chosen[shape]}")
+        return self._chosen[shape]
+
+    def _fits(self, id: str, other: str) -> bool:
+        return self._shape(id) == self._shape(other) and self.points[id].role == self.points[other].role
+
+    def _shape(self, id: str) -> tuple[object, ...]:
+        from kd.training.stack import together
+
+        return together(spec_of(self.points[id]))
+
+    def _hear(self, i: int, row: "dict[str, float] | Diverged | None", events: list[dict[str, Any]]) -> None:
+        """One point of the stack has trained an epoch (its scalars), left the finite numbers, or is over."""
+        id = self.stacked[i]
+        if id not in self.ids:  # over for some time
+            return
+        if isinstance(row, self._diverged):
+            self._failed(id, row, events)
+        elif row:
+            self._row = row
+        else:
+            try:
+                figures = self._finish(i)
+            except Exception as error:
+                self._failed(id, error, events)
+            else:
+                events.append(_event("done", id, **figures))
+                _say(f"{id} done: {figures}")
+
+    def _stack_failed(self, error: Exception, events: list[dict[str, Any]]) -> None:
+        """A stack can't begin or go on: its points are tried in smaller company, a point alone has failed."""
+        if len(self.stacked) > 1 and (self.runs is None or type(error).__name__ == "OutOfMemoryError"):
+            _say(f"a stack of {len(self.stacked)} failed, its points go on in smaller ones: {error}")
+            if type(error).__name__ == "OutOfMemoryError":
+                shape = self._shape(self.stacked[0])
+                self._chosen[shape] = replace(
+                    self._chosen[shape], members=len(self.stacked) // 2, bounded=False
+                )
+            else:
+                self._alone.update(self.stacked)
+            self._let_go()
+        else:
+            self._failed(self._current(), error, events)
+
+    def _current(self) -> str:
+        """The first point of the stack that is still in training."""
+        return next(id for id in self.stacked if id in self.ids)
+
+    def _failed(self, id: str, error: Exception, events: list[dict[str, Any]]) -> None:
+        _say(f"{id} failed: {error}")
+        epoch = self.runs.points[self.stacked.index(id)].epoch if self.runs else None
+        event = _event("failed", id, error=describe(error, epoch), log=self._log(id))
+        self._close(id)
+        if self.device != "cpu" and not isinstance(error, (InputError, self._diverged)):
+            self._let_go()
+            raise Broken(event) from error
+        events.append(event)
+
+    def _finish(self, i: int) -> dict[str, Any]:
+        assert self.runs is not None
+        id, figures = self.stacked[i], self.runs.finish(i)
+        point = asdict(self.points[id])
+        point.pop("cost_s", None)
+        self.store.write_result(
+            id,
+            {
+                **point,
+                **figures,
+                **total_cost(self.points, id, figures["train_seconds"], self.store),
+                "recipe_version": RECIPE_VERSION,
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in ("kdsweep", "torch", "numpy")},
+                },
+                "git_commit": self.setup.git_commit,
+                "host": socket.gethostname(),
+                "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                "threads": self.setup.threads,
+                "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            },
+        )
+        self.runs.discard_checkpoint(i)
+        self._close(id)
+        return {key: figures[key] for key in HEADLINES}
+
+    def _close(self, id: str) -> None:
+        """Leave a point, whatever became of it; with the last one of a stack, the stack."""
+        self.lock.free(byte_of(id))
+        self.ids.remove(id)
+        if not set(self.stacked) & set(self.ids):
+            self.runs = None
+
+    def _let_go(self) -> None:
+        """Leave the stack; what is left of its points is still to be trained."""
+        for id in set(self.stacked) & set(self.ids):
+            self.lock.free(byte_of(id))
+        self.runs = None
+
+    def _log(self, id: str) -> str:
+        """The last lines this process printed and the point's last epochs."""
+        printed = [Path(os.readlink(f"/proc/self/fd/{fd}")) for fd in (1, 2)]
+        files = [self.store.folder(id) / "history.jsonl", *printed]
+        return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files if path.is_file())
+
+
+def total_cost(
+    points: Mapping[str, Point], id: str, train_seconds: float, store: Store
+) -> dict[str, float | int]:
+    """The compute a point really had, its teacher's included: what result.json says beside train_seconds.
+
+    teacher_seconds: what its teacher took to train; teacher_students: how many points of the plan it serves.
+    total_seconds: train_seconds + an equal share of the teacher, what the point cost this sweep.
+    alone_seconds: train_seconds + the whole teacher, what it costs whoever wants only this student.
+    """
+    teacher = points[id].teacher
+    if teacher is None:
+        return {"total_seconds": train_seconds, "alone_seconds": train_seconds}
+    seconds = store.result(teacher)["train_seconds"]
+    students = sum(p.teacher == teacher for p in points.values())
+    return {
+        "teacher_seconds": seconds,
+        "teacher_students": students,
+        "total_seconds": round(train_seconds + seconds / students, 3),
+        "alone_seconds": round(train_seconds + seconds, 3),
+    }
+
+
+def spec_of(point: Point) -> Spec:
+    """What `kd` needs to know of a point."""
+    return Spec(
+        id=point.id,
+        role=point.role,
+        arch=point.arch,
+        depth=point.depth,
+        width=point.width,
+        birth=point.birth,
+        strategy=point.strategy,
+        strategy_args=dict(point.strategy_args),
+        teacher=point.teacher,
+        seed=point.seed,
+        recipe=Recipe(**point.recipe),
+    )
+
+
+def describe(error: BaseException, epoch: int | None = None) -> dict[str, Any]:
+    """An exception as error.json has it."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "epoch": getattr(error, "epoch", epoch),
+        "traceback": "".join(traceback.format_exception(error)),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def tail(path: Path, lines: int = LOG_LINES, most_bytes: int = 64 * 1024) -> str:
+    """The last lines of a text file, ending with a newline."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - most_bytes, 0))
+        text = file.read().decode(errors="replace")
+    return "".join(f"{line}\n" for line in text.splitlines()[-lines:])
+
+
+def _say(text: str) -> None:
+    """Into this worker's log, which the dashboard shows."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def _event(kind: str, id: str, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "id": id, "time": time.time(), **more}

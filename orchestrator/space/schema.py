@@ -1,0 +1,360 @@
+"""A search space: one YAML file that says what to sweep. Unknown keys are refused with their line.
+
+Knows the shape of the file and nothing of points; `plan.py` turns it into them. Values that make a grid may
+be single or lists. `key.sub=value` overrides change single values from the command line.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from kd.errors import InputError
+from kd.models.births import BIRTHS
+from kd.models.sizes import ARCHS
+from kd.signals.augment import Augment
+from kd.signals.prepare import DataConfig
+from kd.signals.splits import Split
+from kd.signals.windows import Preprocess
+from kd.training.recipe import Recipe
+from kd.training.strategies import STRATEGIES, full_args
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _model(of: type, **replaced: Any) -> type[BaseModel]:
+    """A pydantic model with the fields and defaults of a dataclass, so that both are said once."""
+    parts: dict[str, Any] = {}
+    for field in dataclasses.fields(of):
+        if field.default is not dataclasses.MISSING:
+            parts[field.name] = (field.type, field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            parts[field.name] = (field.type, Field(default_factory=field.default_factory))
+    return create_model(f"{of.__name__}Model", __base__=_Model, **(parts | replaced))
+
+
+Positive = Annotated[int, Field(ge=1)]
+Ints = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed), Field(min_length=1)]
+Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Archs = Annotated[list[Literal["resnet1d", "mlp"]], BeforeValidator(_listed), Field(min_length=1)]
+Values = Annotated[list[float], BeforeValidator(_listed), Field(min_length=1)]
+# one grid, or a list of grids, of a strategy's arguments
+Grids = Annotated[list[dict[str, Values]], BeforeValidator(lambda v: _listed({} if v is None else v))]
+Strategies = Annotated[dict[str, Grids], Field(min_length=1)]
+
+PreprocessModel = _model(Preprocess)
+SplitModel = _model(Split)
+AugmentModel = _model(Augment)
+RecipeModel = _model(Recipe)
+# a recipe with only what differs
+Changes: type[BaseModel] = create_model(
+    "Changes",
+    __base__=_Model,
+    **{f.name: (f.type | None, None) for f in dataclasses.fields(Recipe)},  # type: ignore[operator, call-overload]
+)
+Training = _model(
+    Recipe,
+    teachers=(Changes, Field(default_factory=Changes)),
+    students=(Changes, Field(default_factory=Changes)),
+)
+
+
+class Data(_Model):
+    """Which recordings, and how they become windows: `kd.signals.prepare.DataConfig` less the classes."""
+
+    source: str = "synthetic"
+    path: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    preprocess: PreprocessModel = Field(default_factory=PreprocessModel)  # type: ignore[valid-type]
+    split: SplitModel = Field(default_factory=SplitModel)  # type: ignore[valid-type]
+    augment: AugmentModel = Field(default_factory=AugmentModel)  # type: ignore[valid-type]
+
+
+class Task(_Model):
+    """What a model answers: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
+
+    min_bpm: Positive = 30
+    classes: Annotated[int, Field(ge=3)] = 180
+
+
+class Teachers(_Model):
+    """A grid of teachers."""
+
+    arch: Archs
+    depth: Ints
+    width: Ints
+    seeds: Seeds = [0]
+
+
+class Students(_Model):
+    """A grid of students. strategies, seeds, teachers (ids, or names like resnet1d-8x32): of this block only.
+
+    birth: "random", or "pruned" and its kin (`kd.models.births`) from each teacher that can.
+    """
+
+    arch: Archs
+    depth: Ints
+    width: Ints
+    birth: Names = ["random"]
+    strategies: Strategies | None = None
+    seeds: Seeds | None = None
+    teachers: Names | None = None
+
+
+class Resources(_Model):
+    """What one running pack holds. gpus: a number, maybe a fraction; auto: a quarter where there is a GPU."""
+
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    threads: Positive = 1
+    max_failures: Annotated[int, Field(ge=0)] = 1
+
+
+class SearchSpace(_Model):
+    """One sweep as a person writes it. `load_space` reads it, `space_text` writes it."""
+
+    # also the sweep directory's name
+    name: Annotated[str, Field(pattern=r"^[^./\x00-\x1f-][^/\x00-\x1f]*$", max_length=200)] | None = None
+    data: Data = Field(default_factory=Data)
+    task: Task = Field(default_factory=Task)
+    teachers: Annotated[list[Teachers], BeforeValidator(_listed)] = Field(default_factory=list)
+    students: Annotated[list[Students], BeforeValidator(_listed)] = Field(default_factory=list)
+    strategies: Strategies = Field(default_factory=lambda: {"scratch": [dict[str, list[float]]()]})
+    seeds: Seeds = [0]
+    training: Training = Field(default_factory=Training)  # type: ignore[valid-type]
+    resources: Resources = Field(default_factory=Resources)
+
+    def data_config(self) -> DataConfig:
+        """What `kd.signals.prepare` takes. Raises InputError for values that don't go together."""
+        data = self.data
+        return DataConfig(
+            source="auto" if data.path and data.source == "synthetic" else data.source,
+            path=data.path,
+            options=data.options,
+            preprocess=Preprocess(**data.preprocess.model_dump()),  # type: ignore[attr-defined]
+            split=Split(**data.split.model_dump()),  # type: ignore[attr-defined]
+            augment=Augment(**data.augment.model_dump()),  # type: ignore[attr-defined]
+            min_bpm=self.task.min_bpm,
+            classes=self.task.classes,
+        )
+
+    def recipe(self, role: str) -> dict[str, Any]:
+        """The training recipe of a "teacher" or "student": `training`, and what its sub-key changes."""
+        training: Any = self.training
+        changes = getattr(training, f"{role}s").model_dump(exclude_none=True)
+        return {**training.model_dump(exclude={"teachers", "students"}), **changes}
+
+
+def strategy_points(
+    strategies: Mapping[str, Sequence[Mapping[str, list[float]]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every strategy with every combination of its arguments, defaults filled in."""
+    for name, grids in strategies.items():
+        for grid in grids:
+            for values in product(*grid.values()):
+                yield name, full_args(name, dict(zip(grid, values, strict=True)))
+
+
+def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
+    """Read a search space. overrides: "key.sub=value", the value in YAML.
+
+    Raises InputError naming file, line and key for anything that isn't as it should be.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such search space: give a YAML file such as search_spaces/quickstart.yaml"
+        )
+    content, lines = _read(path)
+    for override in overrides:
+        _override(content, override)
+    try:
+        space = SearchSpace.model_validate(content)
+    except ValidationError as error:
+        raise InputError(_explain(path, lines, error.errors())) from None
+    for key, strategies in _strategies(space):
+        _check_strategies(path, lines, key, strategies)
+    for i, block in enumerate(space.students):
+        for birth in block.birth:
+            if birth not in BIRTHS:
+                place = _place(path, lines, ("students", i, "birth"))
+                raise InputError(f"{place}: students.{i}.birth: no birth {birth!r}{_hint(birth, BIRTHS)}")
+    try:
+        for role in ("teacher", "student"):
+            _check_recipe(space, role)
+        space.data_config()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return space if space.name else space.model_copy(update={"name": path.stem})
+
+
+def space_text(space: SearchSpace) -> str:
+    """The space as YAML, without what is left at its default; reading it again gives the same space."""
+    return yaml.safe_dump(
+        space.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True
+    )
+
+
+def _strategies(space: SearchSpace) -> Iterator[tuple[tuple[Any, ...], Strategies]]:
+    yield ("strategies",), space.strategies
+    for i, block in enumerate(space.students):
+        if block.strategies is not None:
+            yield ("students", i, "strategies"), block.strategies
+
+
+def _check_strategies(
+    path: Path, lines: Mapping[tuple[Any, ...], int], key: tuple[Any, ...], strategies: Strategies
+) -> None:
+    for name, grids in strategies.items():
+        where = f"{_place(path, lines, (*key, name))}: {'.'.join(map(str, (*key, name)))}"
+        if name not in STRATEGIES:
+            raise InputError(f"{where}: no such strategy{_hint(name, STRATEGIES)}")
+        try:
+            list(strategy_points({name: grids}))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
+def _check_recipe(space: SearchSpace, role: str) -> None:
+    r = space.recipe(role)
+    for name, low in (("max_epochs", 1), ("batch_size", 2), ("lr", 0), ("clip_norm", 0), ("patience", 0)):
+        if r[name] < low or (name in ("lr", "clip_norm") and r[name] == 0):
+            raise InputError(
+                f"training.{name} is {r[name]}: it must be {'above 0' if low == 0 else f'{low} or more'}"
+            )
+    if not 0 <= r["warmup_fraction"] <= 1 or r["label_sigma_bpm"] < 0 or r["weight_decay"] < 0:
+        raise InputError(
+            "training: warmup_fraction is a share from 0 to 1; "
+            "label_sigma_bpm and weight_decay are not negative"
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
+    """The content, and the line of every key. Duplicate keys are refused: YAML would keep the last."""
+    text = path.read_text()
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {error}") from None
+    lines: dict[tuple[Any, ...], int] = {}
+    if not isinstance(content, dict) or root is None:
+        raise InputError(
+            f"{path}: a search space is a mapping with keys such as {', '.join(SearchSpace.model_fields)}"
+        )
+    _lines(path, root, (), lines)
+    return content, lines
+
+
+def _lines(path: Path, node: yaml.Node, key: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            sub = (*key, name.value)
+            if sub in lines:
+                raise InputError(
+                    f"{path}:{name.start_mark.line + 1}: {_dotted(sub)} is given twice: remove one"
+                )
+            lines[sub] = name.start_mark.line + 1
+            _lines(path, value, sub, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[(*key, i)] = value.start_mark.line + 1
+            _lines(path, value, (*key, i), lines)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    """Set one value; a number in the key picks an entry of a list, as in students.0.width=[4,8]."""
+    key, sign, text = override.partition("=")
+    parts = key.split(".")
+    if not sign or not all(parts):
+        raise InputError(f"override {override!r}: write key.sub=value, such as training.max_epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: the value is not YAML: {error}") from None
+    at: Any = content
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if isinstance(at, list):
+            if not part.isdigit() or int(part) >= len(at):
+                raise InputError(
+                    f"override {override!r}: {'.'.join(parts[:i])} is a list of {len(at)}: no entry {part}"
+                )
+            slot: Any = int(part)
+        elif isinstance(at, dict):
+            slot = part
+        else:
+            raise InputError(
+                f"override {override!r}: {'.'.join(parts[:i])} is a single value, it has no {part}"
+            )
+        if last:
+            at[slot] = value
+        else:
+            at = at.setdefault(slot, {}) if isinstance(at, dict) else at[slot]
+
+
+def _explain(path: Path, lines: Mapping[tuple[Any, ...], int], errors: Sequence[Any]) -> str:
+    """What pydantic found, one line each: file, line, key, and what to do."""
+    said = []
+    for error in errors:
+        key = error["loc"]
+        if error["type"] == "extra_forbidden":
+            text = f"unknown key{_hint(str(key[-1]), _known(key[:-1]))}"
+        else:
+            text = f"{error['msg']} (got {error['input']!r:.60})"
+        line = f"{_place(path, lines, key)}: {_dotted(key)}: {text}"
+        if line not in said:
+            said.append(line)
+    return "\n".join(said)
+
+
+def _known(key: tuple[Any, ...]) -> list[str]:
+    """The keys that may stand under `key`."""
+    if not key:
+        return list(SearchSpace.model_fields)
+    tables: dict[str, type[BaseModel]] = {
+        "data": Data,
+        "preprocess": PreprocessModel,
+        "split": SplitModel,
+        "augment": AugmentModel,
+        "task": Task,
+        "teachers": Teachers,
+        "students": Students,
+        "resources": Resources,
+        "training": Training,
+    }
+    name = next((str(part) for part in reversed(key) if not isinstance(part, int)), "")
+    return list(tables[name].model_fields) if name in tables else []
+
+
+def _hint(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def _place(path: Path, lines: Mapping[tuple[Any, ...], int], key: tuple[Any, ...]) -> str:
+    """file:line of a key, or of the nearest one above it."""
+    while key and key not in lines:
+        key = key[:-1]
+    return f"{path}:{lines[key]}" if key else str(path)
+
+
+def _dotted(key: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in key)
+
+
+assert set(ARCHS) == {"resnet1d", "mlp"}  # what Archs spells out for the type checker

@@ -1,0 +1,111 @@
+"""Where results come from: a sweep directory, or MLflow. Knows the store and the tags, nothing of fitting."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd.errors import InputError
+from orchestrator.store.store import Store
+from orchestrator.tracking.tags import FINAL, POINT, SPACE, SWEEP
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a fit needs. results: result.json dicts, in the order of their ids; space: its YAML."""
+
+    name: str
+    results: list[dict[str, Any]]
+    space: str
+
+
+def from_folder(folder: Path) -> Source:
+    """The results of a sweep directory."""
+    space = folder / "space.yaml"
+    if not space.is_file():
+        raise InputError(f"{space} does not exist: run the search space into this directory again")
+    results = sorted(Store(folder).results(), key=lambda r: r["id"])
+    return Source(folder.resolve().name, results, space.read_text())
+
+
+def model_shape(space: Path) -> dict[str, int]:
+    """Samples and classes of a space's models, as `sizes.size` takes them; results tell the channels."""
+    from orchestrator.space.schema import load_space
+
+    data = load_space(space).data_config()
+    return {"samples": round(data.preprocess.fs * data.preprocess.window_s), "classes": data.classes}
+
+
+def from_mlflow(uri: str, experiment: str, sweep_id: str | None = None) -> Source:
+    """The results of a sweep that MLflow shows, as the directory would give them.
+
+    sweep_id: which one, when an experiment holds several. Raises InputError when there is no such experiment
+    or it holds no sweep, or several.
+    """
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
+        raise InputError(f"--experiment {experiment}: {uri} has no such experiment; it has {names}")
+    where = f"tags.`{SWEEP}` = '{sweep_id}'" if sweep_id else ""
+    runs = [run for run in _all_runs(client, found.experiment_id, where) if SWEEP in run.data.tags]
+    ids = sorted({run.data.tags[SWEEP] for run in runs})
+    if not ids:
+        wanted = f" {sweep_id}" if sweep_id else ""
+        raise InputError(f"experiment {experiment} holds no sweep{wanted}: track one with `kdsweep sync`")
+    if len(ids) > 1:
+        raise InputError(
+            f"experiment {experiment} holds {len(ids)} sweeps: choose one with --sweep-id, "
+            f"of {', '.join(ids)}"
+        )
+    parent = next((run for run in runs if POINT not in run.data.tags), None)
+    tags = parent.data.tags if parent else {}
+    space = "".join(tags[key] for key in sorted(tags, key=_number) if key.startswith(f"{SPACE}."))
+    if not space:
+        raise InputError(
+            f"experiment {experiment}: its parent run does not hold the search space: track the sweep again "
+            f"with `kdsweep sync`"
+        )
+    results = [_result(r) for r in runs if POINT in r.data.tags and r.info.status == "FINISHED"]
+    return Source(experiment, sorted(results, key=lambda r: r["id"]), space)
+
+
+def _all_runs(client: Any, experiment_id: str, where: str) -> list[Any]:
+    runs, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], where, max_results=1000, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _number(key: str) -> tuple[int, str]:
+    last = key.rpartition(".")[2]
+    return (int(last) if last.isdigit() else -1, key)
+
+
+WHOLE = {"params", "macs", "activation_bytes", "weight_bytes", "epochs"}
+FROM_PARAMS = {"depth": int, "width": int, "seed": int, "recipe_version": int}
+
+
+def _result(run: Any) -> dict[str, Any]:
+    """A child run as its result.json was."""
+    names = {shown: key for key, shown in FINAL.items()}
+    figures = {k: v for k, v in run.data.metrics.items() if k not in FINAL}
+    result: dict[str, Any] = {names.get(k, k): int(v) if k in WHOLE else v for k, v in figures.items()}
+    result |= {"teacher": None, "strategy_args": {}, "recipe": {}}
+    for key, text in run.data.params.items():
+        group, dot, name = key.partition(".")
+        if dot and group == "strategy":
+            result["strategy_args"][name] = json.loads(text)
+        elif dot:
+            result.setdefault(group, {})[name] = text
+        else:
+            result[key] = FROM_PARAMS.get(key, str)(text)
+    tags = {"git_commit": "mlflow.source.git.commit", "finished_at": "kdsweep.finished_at"}
+    return result | {key: run.data.tags[tag] for key, tag in tags.items() if tag in run.data.tags}

@@ -1,0 +1,12 @@
+"""The names under which MLflow holds a sweep: what one writes and the other finds. Imports nothing."""
+
+SWEEP, POINT, FINISHED_AT = "kdsweep.sweep", "kdsweep.point", "kdsweep.finished_at"
+SPACE = "kdsweep.space"  # tags of a parent run that hold its space.yaml, cut to what a tag may hold
+TAG_LENGTH = 4000
+FINAL = {"val_mae_bpm": "best_val_mae_bpm"}  # a result's figure that would end the curve of that name
+
+
+def space_tags(space: str) -> dict[str, str]:
+    """A search space as tags of a parent run."""
+    pieces = [space[i : i + TAG_LENGTH] for i in range(0, len(space), TAG_LENGTH)]
+    return {f"{SPACE}.{i}": piece for i, piece in enumerate(pieces)}

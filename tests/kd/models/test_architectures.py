@@ -1,0 +1,62 @@
+"""Architectures: shapes, structure, and that each part really learns."""
+
+import pytest
+import torch
+
+from kd.models.architectures import ResNet1d, build
+
+
+@pytest.mark.parametrize(
+    ("arch", "depth", "width"), [("resnet1d", 2, 4), ("resnet1d", 9, 6), ("mlp", 1, 8), ("mlp", 3, 16)]
+)
+@pytest.mark.parametrize(("channels", "samples"), [(1, 200), (3, 128), (2, 37)])
+def test_logits_and_features_of_any_input(arch, depth, width, channels, samples):
+    model = build(arch, depth, width, channels=channels, samples=samples)
+    logits, features = model(torch.randn(5, channels, samples))
+    assert logits.shape == (5, 180)
+    assert features.shape == (5, model.fc.in_features)
+    torch.testing.assert_close(model.fc(features), logits)
+    logits.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, f"{name} gets no gradient"
+
+
+def test_filters_double_every_four_blocks_and_every_second_block_halves():
+    model = ResNet1d(8, 9)
+    assert [b.conv2.out_channels for b in model.blocks] == [8, 8, 8, 8, 16, 16, 16, 16, 32]
+    assert [b.conv1.stride[1] for b in model.blocks] == [1, 2, 1, 2, 1, 2, 1, 2, 1]
+    assert [b.shortcut is not None for b in model.blocks] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert model.stem.kernel_size == (1, 5)
+
+
+def test_sizes_span_the_promised_range():
+    def params(*shape):
+        return sum(p.numel() for p in build(*shape).parameters())
+
+    assert params("resnet1d", 2, 4) < 1_500
+    assert params("mlp", 1, 4) < 2_000
+    assert params("resnet1d", 16, 72) > 15_000_000
+    assert params("mlp", 4, 2200) > 15_000_000
+
+
+def test_a_window_is_judged_alone_in_evaluation_mode():
+    model = build("resnet1d", 4, 8).eval()
+    x = torch.randn(6, 1, 200)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x)[0][2:3], model(x[2:3])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_architecture_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"'transformer'.*resnet1d, mlp"):
+        build("transformer", 2, 4)

@@ -1,0 +1,166 @@
+"""The losses against their definitions, their identities, and the numbers that break naive code."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kd.training import losses
+
+LOSSES = {
+    "cross_entropy": lambda s, t, y: losses.cross_entropy(s, y),
+    "hard": lambda s, t, y: losses.hard(s, t),
+    "soft": lambda s, t, y, T=4.0: losses.soft(s, t, T),
+    "decoupled": lambda s, t, y, T=4.0: losses.decoupled(s, t, y, T, 1.0, 8.0),
+    "windowed": lambda s, t, y, T=4.0: losses.decoupled(s, t, y, T, 1.0, 8.0, window=2),
+}
+seeds = st.integers(0, 2**31)
+temperatures = st.floats(0.05, 20)
+
+
+def batch(seed: int, n: int = 5, classes: int = 12, scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    s = scale * torch.randn(n, classes, generator=g, dtype=torch.float64)
+    t = scale * torch.randn(n, classes, generator=g, dtype=torch.float64)
+    return s.requires_grad_(), t, torch.randint(classes, (n,), generator=g)
+
+
+def by_definition(s: Tensor, t: Tensor, y: Tensor, T: float, alpha: float, beta: float) -> Tensor:
+    """Equations 3-7 of the DKD paper written out with probabilities, sample by sample."""
+    values = []
+    for i in range(len(s)):
+        p_s, p_t = (s[i] / T).softmax(0), (t[i] / T).softmax(0)
+        k = int(y[i])
+        b_s, b_t = torch.stack([p_s[k], 1 - p_s[k]]), torch.stack([p_t[k], 1 - p_t[k]])
+        others = [j for j in range(len(p_s)) if j != k]
+        q_s, q_t = p_s[others] / (1 - p_s[k]), p_t[others] / (1 - p_t[k])
+        tckd = (b_t * (b_t / b_s).log()).sum()
+        nckd = (q_t * (q_t / q_s).log()).sum()
+        values.append(T**2 * (alpha * tckd + beta * nckd))
+    return torch.stack(values)
+
+
+@given(seeds, st.floats(0.5, 20), st.floats(0, 3), st.floats(0, 10))
+@settings(deadline=None, max_examples=40)
+def test_decoupled_is_its_definition_in_value_and_gradient(seed, T, alpha, beta):
+    s, t, y = batch(seed)
+    ours = losses.decoupled(s, t, y, T, alpha, beta)
+    theirs = by_definition(s, t, y, T, alpha, beta)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+    (g_ours,) = torch.autograd.grad(ours.sum(), s)
+    (g_theirs,) = torch.autograd.grad(theirs.sum(), s)
+    torch.testing.assert_close(g_ours, g_theirs, rtol=1e-8, atol=1e-10)
+
+
+@given(seeds, temperatures, st.integers(0, 4))
+@settings(deadline=None, max_examples=60)
+def test_soft_is_target_part_plus_weighted_non_target_part(seed, T, window):
+    s, t, y = batch(seed)
+    tckd, nckd = losses.decoupled_terms(s, t, y, T, window)
+    near = (torch.arange(t.shape[1]) - y.unsqueeze(1)).abs() <= window
+    p_rest = (t / T).softmax(1).masked_fill(near, 0).sum(1)
+    torch.testing.assert_close(losses.soft(s, t, T), tckd + p_rest * nckd, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(seed=seeds)
+@settings(deadline=None, max_examples=20)
+def test_gradient_rows_sum_to_zero_and_a_shift_changes_nothing(name, seed):
+    s, t, y = batch(seed)
+    value = LOSSES[name](s, t, y)
+    assert value.shape == (len(s),)
+    (gradient,) = torch.autograd.grad(value.sum(), s)
+    torch.testing.assert_close(gradient.sum(1), torch.zeros(len(s), dtype=torch.float64), atol=1e-10, rtol=0)
+    torch.testing.assert_close(LOSSES[name](s + 7.5, t - 2.5, y), value, rtol=1e-9, atol=1e-9)
+    assert gradient.abs().max() > 1e-8, "the student gets no gradient"
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "hard", "soft", "decoupled"])
+@given(seed=seeds)
+@settings(deadline=None, max_examples=15)
+def test_permuting_the_classes_changes_nothing(name, seed):
+    s, t, y = batch(seed)
+    order = torch.randperm(s.shape[1], generator=torch.Generator().manual_seed(seed))
+    moved = torch.argsort(order)[y]
+    torch.testing.assert_close(
+        LOSSES[name](s[:, order], t[:, order], moved), LOSSES[name](s, t, y), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", ["soft", "decoupled", "windowed"])
+@given(seed=seeds, T=temperatures)
+@settings(deadline=None, max_examples=20)
+def test_zero_exactly_at_the_teacher_and_positive_elsewhere(name, seed, T):
+    s, t, y = batch(seed)
+    at_teacher = t.clone().requires_grad_()
+    value = LOSSES[name](at_teacher, t, y, T)
+    (gradient,) = torch.autograd.grad(value.sum(), at_teacher)
+    assert value.abs().max() < 1e-9
+    assert gradient.abs().max() < 1e-9
+    assert (LOSSES[name](s, t, y, T) > 0).all()
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=20)
+def test_temperature_squared_keeps_the_gradient_scale(seed):
+    """At high T the gradient of soft is (s - t) / C, whatever T is (Hinton et al., section 2.1)."""
+    s, t, _ = batch(seed, scale=0.5)
+    limit = (s - s.mean(1, keepdim=True) - (t - t.mean(1, keepdim=True))) / s.shape[1]
+    for T in (200.0, 400.0):
+        (gradient,) = torch.autograd.grad(losses.soft(s, t, T).sum(), s)
+        torch.testing.assert_close(gradient, limit.detach(), rtol=0, atol=2e-3)
+
+
+def test_hard_and_one_hot_targets_agree_with_indices():
+    s, t, y = batch(0)
+    one_hot = torch.nn.functional.one_hot(y, s.shape[1]).double()
+    torch.testing.assert_close(losses.cross_entropy(s, one_hot), losses.cross_entropy(s, y))
+    torch.testing.assert_close(losses.hard(s, t), losses.cross_entropy(s, t.argmax(1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("T", [0.05, 1.0, 4.0, 20.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 120.0, 1e4])
+@pytest.mark.parametrize("name", LOSSES)
+def test_finite_with_finite_gradients_in_every_precision(name, scale, T, dtype):
+    g = torch.Generator().manual_seed(3)
+    s = (scale * (2 * torch.rand(16, 180, generator=g) - 1)).to(dtype).requires_grad_()
+    t = (scale * (2 * torch.rand(16, 180, generator=g) - 1)).to(dtype)
+    t[0] = s.detach()[0]  # a student that has arrived
+    y = torch.randint(180, (16,), generator=g)
+    y[1] = t[1].argmax()  # a teacher that is sure and right
+    value = LOSSES[name](s, t, y) if name in ("cross_entropy", "hard") else LOSSES[name](s, t, y, T)
+    assert value.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(value.sum() / scale, s)
+    assert value.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("T", [1.0, 4.0])
+def test_float32_agrees_with_float64(T):
+    s, t, y = batch(11, n=64, classes=180)
+    exact = losses.decoupled(s, t, y, T, 1, 8)
+    single = losses.decoupled(s.float(), t.float(), y, T, 1, 8)
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_feature_is_the_mean_square_per_sample():
+    a, b = torch.randn(4, 6), torch.randn(4, 6)
+    torch.testing.assert_close(losses.feature(a, b), ((a - b) ** 2).mean(1))
+    with pytest.raises(ValueError, match="connector"):
+        losses.feature(a, b[:, :3])
+
+
+def test_refusals():
+    s, t = torch.randn(3, 2), torch.randn(3, 2)
+    with pytest.raises(ValueError, match="2 classes"):
+        losses.decoupled(s, t, torch.tensor([0, 1, 0]), 1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="window 5"):
+        losses.decoupled(
+            torch.randn(3, 12), torch.randn(3, 12), torch.tensor([0, 1, 0]), 1.0, 1.0, 1.0, window=5
+        )
+    with pytest.raises(ValueError, match="temperature"):
+        losses.soft(s, t, 0.0)
+    with pytest.raises(ValueError, match="differ"):
+        losses.soft(s, torch.randn(3, 3), 1.0)

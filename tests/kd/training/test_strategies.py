@@ -1,0 +1,71 @@
+"""Strategies as weights: their defaults, what a search space may set, and what is refused."""
+
+import pytest
+
+from kd.errors import InputError
+from kd.training.strategies import STRATEGIES, Weights, defaults, full_args, needs_teacher
+
+TERMS = ("ce", "hard", "soft", "tckd", "nckd", "feature")
+
+
+def test_the_five_strategies_and_the_terms_they_use():
+    used = {name: {t for t in TERMS if getattr(STRATEGIES[name](), t)} for name in STRATEGIES}
+    assert used == {
+        "scratch": {"ce"},
+        "hard": {"ce", "hard"},
+        "soft": {"ce", "soft"},
+        "dkd": {"ce", "tckd", "nckd"},
+        "feature": {"ce", "feature"},
+    }
+    assert [name for name in STRATEGIES if not needs_teacher(name)] == ["scratch"]
+
+
+def test_arguments_reach_their_weights():
+    assert STRATEGIES["dkd"](
+        ce=0.5, alpha=2, beta=3, temperature=5, window=4, warmup_fraction=0.1
+    ) == Weights(ce=0.5, tckd=2, nckd=3, temperature=5, window=4, warmup_fraction=0.1)
+    assert STRATEGIES["soft"](ce=0.1, weight=0.9, temperature=2) == Weights(ce=0.1, soft=0.9, temperature=2)
+    assert STRATEGIES["hard"](ce=0.1, weight=0.9) == Weights(ce=0.1, hard=0.9)
+    assert STRATEGIES["feature"](ce=0.1, weight=0.9) == Weights(ce=0.1, feature=0.9)
+
+
+def test_the_published_defaults():
+    assert defaults("dkd") == {
+        **{"ce": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "window": 0},
+        "warmup_fraction": pytest.approx(20 / 240),
+    }
+    assert defaults("soft") == {"ce": 0.5, "weight": 0.5, "temperature": 4.0}
+    assert defaults("scratch") == {}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_equal_points_have_equal_arguments(name):
+    assert full_args(name, {}) == defaults(name)
+    assert full_args(name, defaults(name)) == defaults(name)
+    for key, value in defaults(name).items():
+        whole = full_args(name, {key: 1})
+        assert list(whole) == list(defaults(name))
+        assert type(whole[key]) is type(value)
+        assert whole[key] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "says"),
+    [
+        ("soft", {"temprature": 4}, "has no 'temprature': it takes ce, weight, temperature"),
+        ("scratch", {"ce": 1}, "it takes no arguments"),
+        ("soft", {"temperature": 0}, "temperature is 0"),
+        ("soft", {"weight": -1}, "weight is -1"),
+        ("soft", {"weight": float("nan")}, "weight is nan"),
+        ("soft", {"weight": float("inf")}, "weight is inf"),
+        ("soft", {"weight": "much"}, "weight is 'much'"),
+        ("soft", {"weight": True}, "weight is True"),
+        ("dkd", {"window": 1.5}, "whole number"),
+        ("dkd", {"warmup_fraction": 1.5}, "from 0 to 1"),
+        ("hard", {"ce": 0, "weight": 0}, "nothing is left"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(name, args, says):
+    with pytest.raises(InputError, match=says) as error:
+        full_args(name, args)
+    assert name in str(error.value)

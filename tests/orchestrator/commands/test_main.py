@@ -1,0 +1,69 @@
+"""The command line's frame: it is light, every command is there, and errors say what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from orchestrator.commands import main as cli
+
+HEAVY = ("torch", "ray", "mlflow", "matplotlib")
+
+
+def kdsweep(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator.commands.main", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+def loaded_by(code: str) -> set[str]:
+    """Which heavy packages a piece of code pulls in."""
+    program = f"{code}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(out.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "command", [None, "status", "query", "plan", "logs", "fit", "dashboard", "cancel", "run"]
+)
+def test_help_imports_nothing_heavy(command: str | None) -> None:
+    args = [command, "--help"] if command else ["--help"]
+    code = "from orchestrator.commands.main import cli\n"
+    code += f"try:\n    cli.main({args!r})\nexcept SystemExit:\n    pass"
+    assert loaded_by(code) == set()
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_is_there_and_explains_itself(name: str) -> None:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    assert command.name == name
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.name} is not explained"
+
+
+def test_help_lists_every_command() -> None:
+    text = kdsweep("--help").stdout
+    assert all(name in text for name in cli.COMMANDS)
+
+
+def test_an_unknown_command_is_answered_with_the_nearest() -> None:
+    out = kdsweep("qurey")
+    assert out.returncode == 2
+    assert "did you mean query?" in out.stderr
+
+
+def test_an_error_names_the_remedy_and_ends_with_2(tmp_path: Path) -> None:
+    out = kdsweep("status", "nowhere", cwd=tmp_path)
+    assert out.returncode == 2
+    assert out.stdout == ""
+    assert out.stderr.startswith("error: no sweep at nowhere")
+    assert "run the search space first" in out.stderr

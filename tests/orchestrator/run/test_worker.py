@@ -1,0 +1,211 @@
+"""A worker's pack without Ray: one by one as on a CPU, and as stacks as on a GPU."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd.training import probe
+from kd.training.probe import Choice
+from kd.training.train import Runs
+from orchestrator.run.worker import PackTrainer, Setup
+from orchestrator.space.resolve import open_space
+
+SPACE = """\
+name: pack
+data: {options: {subjects: 6, minutes: 1.5}}
+teachers: {arch: mlp, depth: 1, width: 8}
+students:
+  - {arch: mlp, depth: 2, width: [4, 6]}
+strategies: {scratch: {}, hard: {}, soft: {}, feature: {}}
+training: {max_epochs: 6, batch_size: 32}
+"""
+
+
+class Stacked(PackTrainer):
+    """Trains on a CPU as it would on a GPU."""
+
+    most = 3
+
+    def _how(self, id: str) -> Choice:
+        return Choice(1 if id in self._alone else self.most)
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    (tmp_path / "pack.yaml").write_text(SPACE)
+    opened = open_space(str(tmp_path / "pack.yaml"), (), str(tmp_path / "sweep"))
+    opened.store.path.mkdir(parents=True, exist_ok=True)
+    opened.plan.save(opened.store.path / "plan.json")
+    return Setup(
+        sweep_dir=str(opened.store.path),
+        cache_dir=str(opened.cache_dir),
+        data=opened.data,
+        threads=1,
+        gpu=False,
+        slice_s=0.0,  # one epoch at a time
+        checkpoint_every_s=1e9,
+        git_commit=None,
+    )
+
+
+def train(trainer: PackTrainer) -> list[dict]:
+    events = []
+    while trainer.ids:
+        events += trainer.advance(0.0)["events"]
+    return events
+
+
+def teacher_and_students(trainer: PackTrainer) -> tuple[str, list[str]]:
+    points = trainer.points.values()
+    (teacher,) = [p.id for p in points if p.role == "teacher"]
+    return teacher, [p.id for p in sorted(points, key=lambda p: p.width) if p.role == "student"]
+
+
+def models(trainer: PackTrainer, ids: list[str]) -> list[bytes]:
+    return [(trainer.store.folder(id) / "model.safetensors").read_bytes() for id in ids]
+
+
+@pytest.mark.parametrize("kind", [PackTrainer, Stacked])
+def test_every_point_of_a_pack_begins_and_is_done(setup, kind):
+    trainer = kind(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    assert [event["kind"] for event in train(trainer)] == ["began", "done"]
+    trainer.take(students)
+    together = 0
+    events = []
+    while trainer.ids:
+        slice_ = trainer.advance(0.0)
+        events += slice_["events"]
+        together = max(together, len(trainer.stacked))
+        assert slice_["left"] == len(trainer.ids)
+        if "point" in slice_:
+            assert slice_["point"] in trainer.ids
+            assert 0 <= slice_["epoch"] <= slice_["max_epochs"] == 6
+    assert together == (3 if kind is Stacked else 1)
+    for kind_ in ("began", "done"):
+        assert sorted(event["id"] for event in events if event["kind"] == kind_) == sorted(students)
+    assert all(trainer.store.is_done(id) for id in students)
+    for id in students:
+        assert sorted(file.name for file in trainer.store.folder(id).iterdir()) == [
+            "history.jsonl",
+            "model.safetensors",
+            "result.json",
+        ]
+
+
+@pytest.mark.parametrize("kind", [PackTrainer, Stacked])
+def test_a_paused_pack_goes_on_in_other_company_and_ends_alike(setup, kind, tmp_path):
+    trainer = kind(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    train(trainer)
+    trainer.take(students)
+    trainer.advance(0.0)
+    trainer.advance(0.0)
+    trainer.take(students[::-1])  # as when a trial ends and what is left is released anew
+    events = train(trainer)
+    began = {event["id"]: event["epoch"] for event in events if event["kind"] == "began"}
+    assert [began[id] for id in students] == [2] * (3 if kind is Stacked else 1) + [0] * (
+        5 if kind is Stacked else 7
+    )
+    once = models(trainer, students)
+    for id in students:
+        (trainer.store.folder(id) / "result.json").unlink()
+    trainer.take(students)
+    train(trainer)
+    if kind is PackTrainer:
+        assert models(trainer, students) == once
+    assert {event["kind"] for event in events} == {"began", "done"}
+
+
+@pytest.mark.parametrize("kind", [PackTrainer, Stacked])
+def test_a_failing_point_takes_nobody_with_it(setup, kind):
+    """One diverges, one can't be written: they fail, each by its own name; the rest of the stack is done."""
+    trainer = kind(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    train(trainer)
+    wild, full = students[0], students[1]
+    recipe = {**trainer.points[wild].recipe, "lr": 1e30, "clip_norm": 1e30}
+    trainer.points[wild] = dataclasses.replace(trainer.points[wild], recipe=recipe)
+    folder = trainer.store.folder(full)
+    (folder / "result.json" / "in the way").mkdir(parents=True)
+    trainer.store.is_done = lambda id: (trainer.store.folder(id) / "result.json").is_file()
+    trainer.take(students)
+    events = train(trainer)
+    failed = {event["id"]: event["error"] for event in events if event["kind"] == "failed"}
+    assert {id: error["type"] for id, error in failed.items()} == {
+        wild: "Diverged",
+        full: "IsADirectoryError",
+    }
+    assert failed[wild]["epoch"] == 1
+    assert all("Traceback" in error["traceback"] for error in failed.values())
+    assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(students[2:])
+    assert trainer.runs is None
+
+
+def test_a_stack_that_cannot_begin_is_tried_point_by_point(setup):
+    """A teacher's outputs are missing: the points that need them fail, the others of their stack don't."""
+    trainer = Stacked(setup)
+    _, students = teacher_and_students(trainer)
+    trainer.most = 8
+    trainer.take(students)
+    events = train(trainer)
+    scratch = [id for id in students if trainer.points[id].strategy == "scratch"]
+    assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(scratch)
+    failed = {event["id"]: event["error"]["message"] for event in events if event["kind"] == "failed"}
+    assert failed.keys() == set(students) - set(scratch)
+    assert all("train the teacher first" in message for message in failed.values())
+
+
+def test_a_shape_is_probed_once_until_more_points_come(setup, monkeypatch):
+    """On a GPU, and never beyond what there is to train."""
+    trainer = PackTrainer(setup)
+    trainer.device = "cuda"
+    _, students = teacher_and_students(trainer)
+    asked = []
+
+    def choose(spec, data, device, points):
+        asked.append(points)
+        return Choice(min(points, 4), bounded=points < 5)
+
+    monkeypatch.setattr(probe, "choose", choose)
+    company = []
+    for count in (2, 2, 4, 3, 1):
+        trainer.ids = students[:count]
+        company.append(trainer._how(students[0]).members)
+    assert asked == [2, 4]
+    assert company == [2, 2, 4, 4, 1]
+
+
+def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
+    """From its checkpoints or its start, as if nothing had happened; then no stack is made so large again."""
+
+    class Probed(PackTrainer):
+        def _how(self, id: str) -> Choice:
+            return self._chosen.setdefault(self._shape(id), Choice(4, bounded=True))
+
+    trainer = Probed(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    train(trainer)
+    sizes = []
+    step = Runs.step
+
+    def out_of_memory(self):
+        sizes.append(len(self.points))
+        if len(self.points) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return step(self)
+
+    monkeypatch.setattr(Runs, "step", out_of_memory)
+    trainer.take(students[:4])
+    events = train(trainer)
+    assert sizes[:3] == [4, 2, 1]
+    assert set(sizes[3:]) == {1}
+    assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(students[:4])
+    assert not [event for event in events if event["kind"] == "failed"]
+    assert trainer._how(students[0]) == Choice(1)
