@@ -17,7 +17,7 @@ HOSTILE = "</script><script>globalThis.hacked = 1</script>"  # what a user may w
 
 @pytest.fixture(scope="session")
 def fitted_sweep(tmp_path_factory):
-    """A simulated sweep's directory as `run` and `fit` leave it: two births, failed, blocked and open points.
+    """A simulated sweep's directory as `run` and `fit` leave it: two inits, failed, blocked and open points.
 
     Every name that a user may choose is hostile to HTML. Nothing in it may be changed.
     """
@@ -38,11 +38,11 @@ def fitted_sweep(tmp_path_factory):
         tilts={"dkd": 0.02, "soft": -0.02},
     )
     results = fake.results(rng=0)
-    results[0] |= {"depth": 4, "width": 64}  # so that students of depth 4 can be born of it
+    results[0] |= {"depth": 4, "width": 64}  # so that students of depth 4 can be pruned from it
     for r in results[1:]:
         if r["arch"] == "resnet1d" and r["strategy"] == "dkd":
-            born = {"birth": "pruned", "id": f"p{r['id']}", "mae_bpm": 0.97 * r["mae_bpm"]}
-            results.append(r | born | {"total_seconds": r["train_seconds"] + 2.0})
+            pruned = {"init": "pruned", "id": f"p{r['id']}", "mae_bpm": 0.97 * r["mae_bpm"]}
+            results.append(r | pruned | {"total_seconds": r["train_seconds"] + 2.0})
     results = [
         r | {"epochs": 4, "device": "cpu", "git_commit": "c0ffee", "versions": {"torch": "2"}}
         for r in results

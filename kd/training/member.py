@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from kd.files import write_atomically
-from kd.models import births
+from kd.models import inits
 from kd.models.architectures import linear
 from kd.signals.prepare import Data
-from kd.training.prune import newborn
+from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
 from kd.training.strategies import STRATEGIES
@@ -49,7 +49,7 @@ class Standing:
         return self.epoch >= recipe.max_epochs or stalled or self.diverged is not None
 
     def start(self, shape: Shape, teacher_folder: Path | None, data: Data, device: torch.device) -> Start:
-        """What its checkpoint holds; without one, fresh weights, decided by seed and birth alone."""
+        """What its checkpoint holds; without one, fresh weights, decided by seed and init alone."""
         path, history = self.folder / CHECKPOINT, self.folder / HISTORY
         for half_written in self.folder.glob(".*.tmp"):  # by a process that was killed
             half_written.unlink(missing_ok=True)
@@ -71,8 +71,8 @@ class Standing:
             if weights.feature and self.teacher is not None:
                 student_width, teacher_width = state["fc.weight"].shape[1], self.teacher.features.shape[1]
                 connector = linear(student_width, teacher_width).state_dict()
-            if births.needs_teacher(self.spec.birth):
-                state = newborn(self.spec, teacher_folder, data)
+            if inits.needs_teacher(self.spec.init):
+                state = initial_state(self.spec, teacher_folder, data)
         return Start(state, connector)
 
     def checkpoint(self, stack: Stack, member: int) -> None:

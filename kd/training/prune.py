@@ -1,7 +1,7 @@
-"""A student born from its teacher: the teacher's strongest channels, in an ordinary student's state dict.
+"""A student that starts from its teacher: its strongest channels, in an ordinary student's state dict.
 
 torch-pruning's dependency graph says which weights belong to a channel; the student that comes out has the
-keys and shapes of a fresh one, so that checkpoints, training and strategies know nothing of its birth.
+keys and shapes of a fresh one, so that checkpoints, training and strategies know nothing of its init.
 """
 
 import copy
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd.errors import InputError
-from kd.models import births
+from kd.models import inits
 from kd.models.architectures import build, shape_of
 from kd.signals.prepare import Data
 from kd.training import metrics
@@ -25,24 +25,24 @@ TAYLOR_WINDOWS, TAYLOR_BATCH = 1024, 128  # windows the gradients are taken on; 
 TOLERANCE = 1e-5  # of the largest logit: pruned and masked teacher differ by the order of their sums only
 
 
-def newborn(spec: Spec, teacher_folder: Path | None, data: Data) -> dict[str, Tensor]:
-    """The weights a student of `spec.birth` starts from, by its teacher's folder.
+def initial_state(spec: Spec, teacher_folder: Path | None, data: Data) -> dict[str, Tensor]:
+    """The weights a student of `spec.init` starts from, by its teacher's folder.
 
     Deterministic: `pruned_random` and the windows of `pruned_taylor` follow the student's seed. Raises
-    InputError when the teacher isn't there or can't give birth to this student.
+    InputError when the teacher isn't there or this student can't be pruned from it.
     """
-    importance = births.criterion(spec.birth)
+    importance = inits.criterion(spec.init)
     if importance is None:
-        raise ValueError(f"birth {spec.birth} takes nothing from a teacher")
+        raise ValueError(f"init {spec.init} takes nothing from a teacher")
     if teacher_folder is None or not (Path(teacher_folder) / MODEL).exists():
         raise InputError(
-            f"point {spec.id} (birth {spec.birth}) needs the weights of teacher {spec.teacher}, "
+            f"point {spec.id} (init {spec.init}) needs the weights of teacher {spec.teacher}, "
             f"but {teacher_folder} holds none: train the teacher first"
         )
     state = load_file(Path(teacher_folder) / MODEL)
     shape = shape_of(state)
-    if why := births.why_not(*shape, spec.arch, spec.depth, spec.width):
-        raise InputError(f"point {spec.id} (birth {spec.birth}) from teacher {spec.teacher}: {why}")
+    if why := inits.why_not(*shape, spec.arch, spec.depth, spec.width):
+        raise InputError(f"point {spec.id} (init {spec.init}) from teacher {spec.teacher}: {why}")
     channels, samples = data.train.x.shape[1:]
     teacher = build(*shape, channels=channels, samples=samples, classes=data.classes)
     teacher.load_state_dict(state)
@@ -50,12 +50,12 @@ def newborn(spec: Spec, teacher_folder: Path | None, data: Data) -> dict[str, Te
     chosen = torch.randperm(len(data.train), generator=generator)[:TAYLOR_WINDOWS].sort().values.numpy()
     labels = Labels(metrics.class_centres(data.min_bpm, data.classes), spec.recipe.label_sigma_bpm)
     x, bpm = as_tensor(data.train.x[chosen]), as_tensor(data.train.bpm[chosen])
-    return born(
+    return pruned_state(
         teacher, spec.depth, spec.width, importance=importance, x=x, target=labels.target(bpm), seed=spec.seed
     )
 
 
-def born(
+def pruned_state(
     teacher: nn.Module,
     depth: int,
     width: int,
@@ -73,7 +73,7 @@ def born(
     """
     state = {k: v.detach().cpu() for k, v in teacher.state_dict().items()}
     arch, teacher_depth, teacher_width = shape_of(state)
-    if why := births.why_not(arch, teacher_depth, teacher_width, arch, depth, width):
+    if why := inits.why_not(arch, teacher_depth, teacher_width, arch, depth, width):
         raise InputError(why)
     channels, samples, classes = x.shape[1], x.shape[2], len(state["fc.bias"])
 

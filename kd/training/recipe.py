@@ -29,9 +29,9 @@ class Recipe:
 class Spec:
     """One model to train: what `kd.training.train.Run` needs to know of a point.
 
-    teacher: id of the teacher whose outputs the student learns from, or whose weights it is born with; None
-    for teachers and for `scratch` students of random birth.
-    birth: `births.BIRTHS`: "random", or "pruned" (copied from the teacher, pruned to the student's width).
+    teacher: id of the teacher whose outputs the student learns from, or whose weights it starts from; None
+    for teachers and for `scratch` students of random init.
+    init: `inits.INITS`: "random", or "pruned" (copied from the teacher, pruned to the student's width).
     """
 
     id: str
@@ -39,7 +39,7 @@ class Spec:
     arch: str  # kd.models.sizes.ARCHS
     depth: int
     width: int
-    birth: str = "random"
+    init: str = "random"
     strategy: str = "scratch"
     strategy_args: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None

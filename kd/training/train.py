@@ -248,7 +248,7 @@ class Run(Runs):
     """One point being trained in `folder`: a stack of one.
 
     step() trains one epoch and returns its scalars, or None when training is over; finish() then evaluates.
-    teacher_folder: the finished teacher's folder, for strategies and births that need one. Raises InputError
+    teacher_folder: the finished teacher's folder, for strategies and inits that need one. Raises InputError
     if the folder or the teacher doesn't fit the spec; step() raises Diverged on NaN.
     """
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.models import births
+from kd.models import inits
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack, unpack_at
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
@@ -172,11 +172,11 @@ def buildable(document: dict[str, Any], arm: int) -> Rows:
     law = document["arms"][arm]
     columns = document["architectures"][law["arch"]]["configurations"]
     teacher = document["teacher_points"].get(law["teacher"])
-    if teacher is None or not births.needs_teacher(law["birth"]):
+    if teacher is None or not inits.needs_teacher(law["init"]):
         return np.ones(len(columns["params"]), dtype=bool)
     parent = (teacher["arch"], teacher["depth"], teacher["width"])
     shapes = zip(columns["depth"], columns["width"], strict=True)
-    return np.array([not births.why_not(*parent, law["arch"], *shape) for shape in shapes], dtype=bool)
+    return np.array([not inits.why_not(*parent, law["arch"], *shape) for shape in shapes], dtype=bool)
 
 
 def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Budget) -> str:
@@ -290,7 +290,7 @@ def describe(
         "arch": arm["arch"],
         "depth": depth,
         "width": width,
-        "birth": arm["birth"],
+        "init": arm["init"],
         "strategy": arm["strategy"],
         "strategy_args": arm["strategy_args"],
         "teacher": arm["teacher"],

@@ -32,7 +32,7 @@ def _pick(document: dict[str, Any], pick: Pick, share: float) -> dict[str, Any]:
     arm = document["arms"][pick.arm]
     columns = document["architectures"][arm["arch"]]["configurations"]
     return {
-        **{key: arm[key] for key in ("arch", "birth", "strategy", "strategy_args", "teacher")},
+        **{key: arm[key] for key in ("arch", "init", "strategy", "strategy_args", "teacher")},
         **{key: columns[key][pick.row] for key in ("depth", "width", "params")},
         "label": strategy_label(arm["strategy"], arm["strategy_args"]),
         "seed": pick.seed,
@@ -51,7 +51,7 @@ def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggest
     picks = [_pick(document, pick, 1.0) for pick in suggestion.picks]
     rows: dict[str, list[int]] = {}  # a block without its widths -> widths
     for pick in picks:
-        block: dict[str, Any] = {"arch": pick["arch"], "depth": pick["depth"], "birth": pick["birth"]}
+        block: dict[str, Any] = {"arch": pick["arch"], "depth": pick["depth"], "init": pick["init"]}
         known = known_defaults(pick["strategy"])
         changed = {k: v for k, v in pick["strategy_args"].items() if v != known.get(k)}
         block |= {"strategies": {pick["strategy"]: changed}, "seeds": pick["seed"]}

@@ -1,7 +1,7 @@
 """What to train next: the points that lower the expected regret of one query most, per hour. numpy only.
 
 The draws of laws.json are the beliefs. A run that might be trained is simulated from one draw, all draws are
-weighed by how well they foretold it, the query is answered again, and the regret of that answer is read off
+weighed by how well they predicted it, the query is answered again, and the regret of that answer is read off
 the draw that was the truth. Points are chosen one by one, each in the light of those before.
 """
 
@@ -82,7 +82,7 @@ def suggest(document: dict[str, Any], budget: Budget, hours: float, rng: int = 0
             f"--gpu-hours {hours:g}: the cheapest point costs {costs.min() / 3600:.2g} hours; allow more"
         )
     doubt = _Doubt(students, trials)
-    before = belief.foretold()
+    before = belief.predicted()
     chosen: list[tuple[int, str, float]] = []
     taken = np.zeros(len(costs), dtype=bool)  # one new run a configuration: repeats wait for the next round
     spent = 0.0
@@ -108,7 +108,7 @@ def suggest(document: dict[str, Any], budget: Budget, hours: float, rng: int = 0
         if gains[best] < NOTHING:  # the answer stands: measure what comes nearest to it
             best, why = int(np.argmax(doubt.worth(open_) / costs[open_])), "order of the arms"
         train(int(open_[best]), why)
-    return Suggestion(_picks(document, trials, costs, chosen), spent, before, belief.foretold())
+    return Suggestion(_picks(document, trials, costs, chosen), spent, before, belief.predicted())
 
 
 class _Belief:
@@ -124,7 +124,7 @@ class _Belief:
         """Expected regret of the answer under the weights so far, BPM, to choose by."""
         return self._regret(self.log_weights)
 
-    def foretold(self) -> float:
+    def predicted(self) -> float:
         """The same, to tell: with the truth not among the draws, where the first run would find it.
 
         Runs chosen by it were worse (CALIBRATION.md).

@@ -66,7 +66,7 @@ def print_plan(opened: Opened, most: int | None) -> None:
     scale, source = cost_scale(plan, opened.store)
     names = {p.id: f"{p.name} s{p.seed}" for p in plan.points if p.role == "teacher"}
     table = Table(box=None, pad_edge=False)
-    for name in ("point", "", "architecture", "birth", "arguments", "waits for", "seed"):
+    for name in ("point", "", "architecture", "init", "arguments", "waits for", "seed"):
         table.add_column(name)
     for name in ("params", "MACs", "kB", "int8 kB", "act. kB", "cost s"):
         table.add_column(name, justify="right")
@@ -76,7 +76,7 @@ def print_plan(opened: Opened, most: int | None) -> None:
             p.id,
             "teacher" if p.role == "teacher" else p.strategy,
             p.name,
-            p.birth,
+            p.init,
             _differing(p),
             names.get(p.teacher or "", ""),
             str(p.seed),

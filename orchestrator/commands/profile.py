@@ -133,8 +133,8 @@ def print_profile(document: dict[str, Any]) -> None:
 
 def _row(id: str, point: dict[str, Any], record: dict[str, Any], runtime: str) -> list[str]:
     first = runtime == "torch"
-    birth = "" if point["birth"] == "random" else f" {point['birth']}"
-    what = f"{point['strategy']}{birth} {point['arch']} {point['depth']}x{point['width']}"
+    init = "" if point["init"] == "random" else f" {point['init']}"
+    what = f"{point['strategy']}{init} {point['arch']} {point['depth']}x{point['width']}"
     ms = record["latency_ms"]
     mcu = point.get("mcu", {}).get(runtime)
     return [

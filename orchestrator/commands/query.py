@@ -127,9 +127,9 @@ def student(s: dict[str, Any]) -> str:
     """One student in a line."""
     mae = s["mae_bpm"]
     teacher = f" from teacher {s['teacher']}" if s["teacher"] else ""
-    birth = f", {s['birth']}" if s["birth"] != "random" else ""
+    init = f", {s['init']}" if s["init"] != "random" else ""
     return (
-        f"{s['arch']} depth {s['depth']} width {s['width']} ({s['params']:,} parameters{birth}), "
+        f"{s['arch']} depth {s['depth']} width {s['width']} ({s['params']:,} parameters{init}), "
         f"{strategy_label(s['strategy'], s['strategy_args'])}{teacher}: {mae['median']:.2f} BPM "
         f"[{mae['low']:.2f}, {mae['high']:.2f}] for {mae['level']:.0%} of new runs"
     )

@@ -73,9 +73,9 @@ def _print(said: dict[str, Any]) -> None:
             name, justify="right" if name in ("params", "seed", "GPU-hours", "gain, BPM") else "left"
         )
     for p in said["picks"]:
-        birth = "" if p["birth"] == "random" else f", {p['birth']}"
+        init = "" if p["init"] == "random" else f", {p['init']}"
         table.add_row(
-            f"{p['arch']}-{p['depth']}x{p['width']}{birth}",
+            f"{p['arch']}-{p['depth']}x{p['width']}{init}",
             f"{p['params']:,}",
             p["label"],
             p["teacher"] or "-",

@@ -55,7 +55,7 @@ def evaluate_point(
     by_dataset = figures(windows.dataset)
     for name, found in by_dataset.items():
         found["baselines"] = _baselines(windows.take(windows.dataset == name), data.preprocess.fs)
-    described = ("arch", "depth", "width", "birth", "strategy", "strategy_args", "teacher", "seed", "params")
+    described = ("arch", "depth", "width", "init", "strategy", "strategy_args", "teacher", "seed", "params")
     return {
         "sweep": folder.resolve().name,
         "point": result["id"],

@@ -43,6 +43,9 @@ def read_profile(folder: Path) -> dict[str, Any]:
             f"{folder / FILE} has schema {profile.get('schema')!r}, this version reads {SCHEMA!r}: "
             f"remove it and profile again"
         )
+    for point in profile.get("points", {}).values():
+        if "birth" in point:  # what earlier versions called it
+            point["init"] = point.pop("birth")
     return empty_profile() | profile
 
 

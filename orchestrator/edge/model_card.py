@@ -102,7 +102,7 @@ def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
     yield "## Training"
     yield ""
     yield f"- data: {opened.data.source}, {counts}; fingerprint `{data.fingerprint}`; split by subject"
-    yield f"- strategy: {result['strategy']}{f' ({args})' if args else ''}; born {result['birth']}"
+    yield f"- strategy: {result['strategy']}{f' ({args})' if args else ''}; {result['init']} init"
     if result["teacher"]:
         t = opened.store.result(result["teacher"])
         yield (

@@ -72,7 +72,7 @@ def front(students: Iterable[dict[str, Any]], cost: str) -> list[dict[str, Any]]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in students:
         args = json.dumps(r["strategy_args"], sort_keys=True)
-        key = (r["arch"], r["depth"], r["width"], r["birth"], r["strategy"], args, r.get("teacher"))
+        key = (r["arch"], r["depth"], r["width"], r["init"], r["strategy"], args, r.get("teacher"))
         groups.setdefault(key, []).append(r)
     rows = [
         (
@@ -313,7 +313,7 @@ def _describe(result: dict[str, Any], data: Data) -> dict[str, Any]:
         samples=samples,
         classes=data.classes,
     )
-    kept = ("arch", "depth", "width", "birth", "strategy", "teacher", "seed", "params", "macs", "mae_bpm")
+    kept = ("arch", "depth", "width", "init", "strategy", "teacher", "seed", "params", "macs", "mae_bpm")
     return {
         **{key: result[key] for key in kept},
         "layers": s.layers,

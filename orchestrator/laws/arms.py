@@ -1,6 +1,6 @@
 """From the results of a sweep to one curve per arm. Plain Python: knows result.json, nothing of fitting.
 
-An arm is what a law is fitted to: one architecture, birth, strategy with its arguments, and teacher.
+An arm is what a law is fitted to: one architecture, init, strategy with its arguments, and teacher.
 """
 
 import json
@@ -16,7 +16,7 @@ class Arm:
     """One arm and its runs (result.json dicts), smallest first."""
 
     arch: str
-    birth: str
+    init: str
     strategy: str
     strategy_args: str  # canonical JSON
     teacher: str | None
@@ -26,8 +26,8 @@ class Arm:
     def key(self) -> str:
         """A readable name, unique in a sweep."""
         parts = [self.arch, self.label]
-        if self.birth != "random":
-            parts.append(self.birth)
+        if self.init != "random":
+            parts.append(self.init)
         if self.teacher:
             parts.append(f"from {self.teacher}")
         return " ".join(parts)
@@ -49,7 +49,7 @@ class Arm:
 
     def configuration(self, run: dict[str, Any]) -> str:
         """Label of a run's configuration: shared by every strategy, so that their draws are paired."""
-        return f"{self.arch} {run['depth']}x{run['width']} {self.birth}"
+        return f"{self.arch} {run['depth']}x{run['width']} {self.init}"
 
 
 def strategy_label(strategy: str, args: dict[str, Any]) -> str:
@@ -79,7 +79,7 @@ def group_arms(results: Iterable[dict[str, Any]]) -> list[Arm]:
             continue
         arm = Arm(
             run["arch"],
-            run.get("birth") or "random",
+            run.get("init") or "random",
             run["strategy"],
             canonical(run["strategy"], run.get("strategy_args")),
             run.get("teacher"),

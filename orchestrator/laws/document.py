@@ -30,7 +30,7 @@ from orchestrator.laws.record import calibration_record
 from orchestrator.laws.refuse import REFUSE_FACTOR
 from orchestrator.laws.teachers import teacher_effect
 
-SCHEMA = "kdsweep-laws/1"
+SCHEMA = "kdsweep-laws/2"
 KNOTS = 49  # sizes at which the draws are kept; in between they are interpolated in ln size
 LEVEL = 0.9
 TEACHER_KEYS = ("arch", "depth", "width", "seed", "params", "mae_bpm")
@@ -133,7 +133,7 @@ def _curve(arm: Arm) -> Curve:
         np.array([r["mae_bpm"] for r in arm.runs], dtype=float),
         tuple(arm.configuration(r) for r in arm.runs),
         name=arm.key,
-        family=f"{arm.arch} {arm.birth}",
+        family=f"{arm.arch} {arm.init}",
     )
 
 
@@ -176,7 +176,7 @@ def _arm(fitted: Fitted, record: list[Holdout], knots: Array) -> dict[str, Any]:
     out: dict[str, Any] = {
         "key": arm.key,
         "arch": arm.arch,
-        "birth": arm.birth,
+        "init": arm.init,
         "strategy": arm.strategy,
         "strategy_args": json.loads(arm.strategy_args),
         "teacher": arm.teacher,

@@ -54,7 +54,7 @@ def crossovers(fitted: list[Fitted]) -> list[dict[str, Any]]:
 def _pairs(fitted: list[Fitted]) -> Iterator[tuple[Fitted, Fitted]]:
     for a, b in combinations(_spokesmen(fitted), 2):
         one, two = a.arm, b.arm
-        same = (one.arch, one.birth) == (two.arch, two.birth)
+        same = (one.arch, one.init) == (two.arch, two.init)
         if same and one.strategy != two.strategy and _same_teacher(one, two):
             yield a, b
 
@@ -72,7 +72,7 @@ def _spokesmen(fitted: list[Fitted]) -> list[Fitted]:
     places: dict[tuple[Any, ...], list[Fitted]] = {}
     for f in fitted:
         if f.law.reach > 0:
-            places.setdefault((f.arm.arch, f.arm.birth, f.arm.teacher, f.arm.strategy), []).append(f)
+            places.setdefault((f.arm.arch, f.arm.init, f.arm.teacher, f.arm.strategy), []).append(f)
     out = []
     for group in places.values():
         ends = [float(np.median([getattr(f.law, end) for f in group])) for end in ("smallest", "largest")]
@@ -117,7 +117,7 @@ def _crossover(a: Fitted, b: Fitted, sizes: Array) -> dict[str, Any]:
         text = f"no crossover established between {first} and {second}"
     return {
         "arch": a.arm.arch,
-        "birth": a.arm.birth,
+        "init": a.arm.init,
         "teacher": a.arm.teacher or b.arm.teacher,
         "a": a.arm.key,
         "b": b.arm.key,
@@ -150,7 +150,7 @@ def gains(fitted: list[Fitted]) -> dict[str, Any]:
             {
                 "arm": f.arm.key,
                 "arch": f.arm.arch,
-                "birth": f.arm.birth,
+                "init": f.arm.init,
                 "strategy": f.arm.strategy,
                 "teacher": f.arm.teacher,
                 "by_size": [
@@ -167,7 +167,7 @@ def _scratch(f: Fitted, fitted: list[Fitted]) -> Fitted | None:
     if f.arm.strategy == "scratch" or f.law.reach == 0:
         return None
     for other in fitted:
-        same = (other.arm.arch, other.arm.birth) == (f.arm.arch, f.arm.birth)
+        same = (other.arm.arch, other.arm.init) == (f.arm.arch, f.arm.init)
         if same and other.arm.strategy == "scratch" and _same_teacher(f.arm, other.arm):
             return other
     return None
@@ -178,7 +178,7 @@ def _architectures(fitted: list[Fitted], draws: dict[str, Array]) -> list[dict[s
     by: dict[str, dict[tuple[Any, ...], Array]] = {}
     for f in fitted:
         if f.arm.key in draws:
-            same = (f.arm.birth, f.arm.strategy, f.arm.strategy_args, f.arm.teacher)
+            same = (f.arm.init, f.arm.strategy, f.arm.strategy_args, f.arm.teacher)
             by.setdefault(f.arm.arch, {})[same] = draws[f.arm.key]
     out = []
     for one, two in combinations(sorted(by, reverse=True), 2):

@@ -32,7 +32,7 @@ def distillation_weight(arm: Arm) -> float | None:
 
 
 def soft_against_dkd(fitted: list[Fitted]) -> dict[str, Any]:
-    """{as_published: [...], matched: [...], text}: one comparison an architecture, birth and teacher.
+    """{as_published: [...], matched: [...], text}: one comparison an architecture, init and teacher.
 
     as_published: both at their authors' configuration. matched: all pairs of equal temperature whose
     distillation weights are alike. gain: 1 - MAE(dkd) / MAE(soft) over all sizes that both have measured.
@@ -53,7 +53,7 @@ def soft_against_dkd(fitted: list[Fitted]) -> dict[str, Any]:
 
 
 def _same_place(a: Arm, b: Arm) -> bool:
-    return (a.arch, a.birth, a.teacher) == (b.arch, b.birth, b.teacher)
+    return (a.arch, a.init, a.teacher) == (b.arch, b.init, b.teacher)
 
 
 def _alike(soft: Arm, dkd: Arm) -> bool:
@@ -75,7 +75,7 @@ def _compare(soft: Fitted, dkd: Fitted) -> dict[str, Any] | None:
         verdict = "no difference established"
     return {
         "arch": dkd.arm.arch,
-        "birth": dkd.arm.birth,
+        "init": dkd.arm.init,
         "teacher": dkd.arm.teacher,
         "soft": soft.arm.key,
         "dkd": dkd.arm.key,

@@ -92,7 +92,7 @@ def _result(arch: str, depth: int, width: int, mae: float, **more: Any) -> dict[
         "arch": arch,
         "depth": depth,
         "width": width,
-        "birth": "random",
+        "init": "random",
         "strategy_args": {},
         "teacher": None,
         "params": s.params,

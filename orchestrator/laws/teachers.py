@@ -29,7 +29,7 @@ def teacher_effect(results: list[dict[str, Any]], rng: int = 0) -> list[dict[str
 def _effect(arch: str, runs: list[dict[str, Any]], params: dict[str, float], rng: int) -> dict[str, Any]:
     cells: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for r in runs:
-        key = (r["depth"], r["width"], r.get("birth"), r["strategy"], str(r.get("strategy_args")))
+        key = (r["depth"], r["width"], r.get("init"), r["strategy"], str(r.get("strategy_args")))
         cells.setdefault(key, {}).setdefault(r["teacher"], []).append(float(np.log(r["mae_bpm"])))
     sizes = {(r["depth"], r["width"]): float(r["params"]) for r in runs}
     table = [

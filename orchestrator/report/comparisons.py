@@ -182,7 +182,7 @@ def teachers(sweep: Sweep) -> list[Panel]:
     for r in sweep.results:
         if r["role"] == "student" and r.get("teacher") in params:
             key = tuple(
-                str(r.get(k)) for k in ("arch", "depth", "width", "birth", "strategy", "strategy_args")
+                str(r.get(k)) for k in ("arch", "depth", "width", "init", "strategy", "strategy_args")
             )
             cells.setdefault(key, {}).setdefault(r["teacher"], []).append(float(np.log(r["mae_bpm"])))
             sizes[key] = (r["arch"], r["strategy"], r["params"])
@@ -260,8 +260,8 @@ def _calibration_panel(sweep: Sweep, name: str, arms: list[dict[str, Any]]) -> P
     for v in x.ticks(5):
         panel.add(text(x(v), bottom + 14, f"{v:+g}" if v else "0", "t-tick", "middle"))
     panel.add(
-        text(x.start, panel.height - 6, "← better than foretold", "t-axis"),
-        text(x.end, panel.height - 6, "worse than foretold →", "t-axis", "end"),
+        text(x.start, panel.height - 6, "← better than predicted", "t-axis"),
+        text(x.end, panel.height - 6, "worse than predicted →", "t-axis", "end"),
     )
     for i, strategy in enumerate(strategies):
         y = top + step * (i + 0.5)

@@ -1,4 +1,4 @@
-"""Hours, and what births are worth at equal epochs and at equal compute. Numbers only."""
+"""Hours, and what inits are worth at equal epochs and at equal compute. Numbers only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,14 +52,14 @@ def kind(result: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Births:
-    """One student shape under one strategy, born in two ways. MAE in BPM, means over seeds; None: unknown."""
+class Inits:
+    """One student shape under one strategy, with two inits. MAE in BPM, means over seeds; None: unknown."""
 
     arch: str
     depth: int
     width: int
     strategy: str
-    birth: str
+    init: str
     pairs: int
     test: tuple[float, float]  # random, other: test error of the finished models
     epochs: int | None
@@ -68,31 +68,31 @@ class Births:
     at_total: tuple[float, float] | None  # ... after equally much compute, the teacher's share included
 
 
-def births(sweep: Sweep) -> list[Births]:
-    """Random births against each other kind, wherever both were trained with everything else equal."""
+def inits(sweep: Sweep) -> list[Inits]:
+    """Random inits against each other kind, wherever both were trained with everything else equal."""
     students = [r for r in sweep.results if r["role"] == "student"]
     by: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for r in students:
         keys = ("arch", "depth", "width", "strategy", "strategy_args", "seed")
         teacher = (
             str(r.get("teacher")) if r["strategy"] != "scratch" else ""
-        )  # a pruned scratch has one, to be born
-        by.setdefault((*(str(r.get(k)) for k in keys), teacher), {})[r.get("birth") or "random"] = r
+        )  # a pruned scratch student has one, to start from
+        by.setdefault((*(str(r.get(k)) for k in keys), teacher), {})[r.get("init") or "random"] = r
     groups: dict[tuple[str, int, int, str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for found in by.values():
         one = found.get("random")
-        for birth, other in found.items():
-            if one and birth != "random":
-                key = (one["arch"], one["depth"], one["width"], one["strategy"], birth)
+        for init, other in found.items():
+            if one and init != "random":
+                key = (one["arch"], one["depth"], one["width"], one["strategy"], init)
                 groups.setdefault(key, []).append((one, other))
-    return [_births(sweep, key, pairs) for key, pairs in sorted(groups.items())]
+    return [_inits(sweep, key, pairs) for key, pairs in sorted(groups.items())]
 
 
-def _births(
+def _inits(
     sweep: Sweep,
     key: tuple[str, int, int, str, str],
     pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]],
-) -> Births:
+) -> Inits:
     curves = [tuple(_Curve(sweep, r) for r in pair) for pair in pairs]
     known = [(a, b) for a, b in curves if a.rows and b.rows]
     epochs = total = None
@@ -106,7 +106,7 @@ def _births(
         if all(v is not None for pair in reached for v in pair):
             at_total = _means(reached)
     test = _means([tuple(float(r["mae_bpm"]) for r in pair) for pair in pairs])
-    return Births(*key, len(pairs), test, epochs, at_epochs, total, at_total)
+    return Inits(*key, len(pairs), test, epochs, at_epochs, total, at_total)
 
 
 def _means(pairs: Sequence[tuple[Any, ...]]) -> tuple[float, float]:

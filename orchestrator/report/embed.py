@@ -19,7 +19,7 @@ from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
 from orchestrator.report.sweep import Sweep
 
 Whole = npt.NDArray[np.int16]
-ARM_KEYS = ("key", "arch", "birth", "strategy", "strategy_args", "teacher", "verdict", "why", "reach")
+ARM_KEYS = ("key", "arch", "init", "strategy", "strategy_args", "teacher", "verdict", "why", "reach")
 COLUMNS = ("depth", "width", "params", "macs", "weight_bytes", "activation_bytes", "position")
 COSTS = ("flash_bytes", "memory_bytes", "latency_ms", "latency_median_ms")  # at each precision
 PROFILE_KEYS = ("devices", "device", "cpu", "measured", "int8")

@@ -207,7 +207,7 @@ function describe(document, s, pBest, bestOfDraw) {
   let close = 0;
   s.mae.forEach((v, b) => { if (v <= bestOfDraw[b] + document.constants.near_bpm) close++; });
   return {
-    arch: arm.arch, depth, width, birth: arm.birth, strategy: arm.strategy, strategy_args: arm.strategy_args,
+    arch: arm.arch, depth, width, init: arm.init, strategy: arm.strategy, strategy_args: arm.strategy_args,
     teacher: arm.teacher, params: columns.params[s.row], macs: columns.macs[s.row],
     weight_bytes: columns.weight_bytes[s.row], activation_bytes: columns.activation_bytes[s.row],
     trained: point !== null, point: point ? point.id : null,

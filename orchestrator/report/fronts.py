@@ -1,4 +1,4 @@
-"""Pareto fronts: the least error for each budget, measured and foretold. Numbers only."""
+"""Pareto fronts: the least error for each budget, measured and predicted. Numbers only."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ from orchestrator.answers.candidates import (
 
 BUDGETS = 28  # at which the predicted front is asked for
 BEYOND = 4.0  # fronts and laws are drawn to this many times the largest measured size: where warnings begin
-SAME = ("arch", "depth", "width", "birth", "strategy", "strategy_args", "teacher")
+SAME = ("arch", "depth", "width", "init", "strategy", "strategy_args", "teacher")
 
 
 def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: str) -> list[dict[str, Any]]:

@@ -55,8 +55,8 @@ function short(x) {
 function named(laws, s) {
   const several = Object.keys(laws.teachers).length > 1 && s.teacher;
   const teacher = several ? ` from ${laws.teachers[s.teacher] ?? s.teacher}` : "";
-  const birth = s.birth === "random" ? "" : `, ${s.birth}`;
-  return `${s.arch} ${s.depth}×${s.width}${birth}, ${label(laws, s)}${teacher}`;
+  const init = s.init === "random" ? "" : `, ${s.init}`;
+  return `${s.arch} ${s.depth}×${s.width}${init}, ${label(laws, s)}${teacher}`;
 }
 
 // The strategy, with the arguments that differ from its defaults.

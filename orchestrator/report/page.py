@@ -184,7 +184,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
     drawn = {name: make(sweep) for name, (_, make) in FIGURES.items()}
     few = [t["text"] for t in document["teachers"]]
     turns = [c["text"] for c in document["crossovers"] if c["crossing"]]
-    trouble, born = records.trouble(sweep), records.born(sweep)
+    trouble, compared = records.trouble(sweep), records.inits_compared(sweep)
     sections = [
         Section(
             "laws",
@@ -201,7 +201,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             "Pareto",
             [
                 "Dots are means over seeds. The stepped line joins the students that nothing smaller beats; "
-                "the purple line and band are the best student that the laws foretell for each budget, "
+                "the purple line and band are the best student that the laws predict for each budget, "
                 "trained or not."
             ],
             drawn["pareto"],
@@ -250,9 +250,9 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             "cost",
             "What it cost",
             "Cost",
-            _cost(born),
+            _cost(compared),
             drawn["cost"],
-            [records.cost(sweep), *([born] if born else [])],
+            [records.cost(sweep), *([compared] if compared else [])],
         ),
         Section("runs", "Every run", "Runs", [], tables=[records.runs(sweep, runs)]),
     ]
@@ -268,10 +268,10 @@ def _gains(document: dict[str, Any]) -> list[str]:
     return said
 
 
-def _cost(born: Table | None) -> list[str]:
+def _cost(compared: Table | None) -> list[str]:
     out = ["Hours of one slot, as each point counted its own training; waiting and start-up are not in them."]
-    if born is None:
-        out.append("All students were born alike (random weights), so births are not compared.")
+    if compared is None:
+        out.append("All students start from random weights: there are no pruned ones to compare.")
     return out
 
 

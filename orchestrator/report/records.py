@@ -1,10 +1,10 @@
-"""The tables of what happened: failures, costs, births, runs, and what it takes to do it again."""
+"""The tables of what happened: failures, costs, inits, runs, and what it takes to do it again."""
 
 import json
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrator.report.costs import Births, births, costs
+from orchestrator.report.costs import Inits, costs, inits
 from orchestrator.report.sweep import Sweep
 from orchestrator.report.tables import Cell, Table, columns, number, size, student
 
@@ -58,16 +58,16 @@ def cost(sweep: Sweep) -> Table:
     )
 
 
-def born(sweep: Sweep) -> Table | None:
-    """Births at equal epochs and equal compute; None when all students were born alike."""
-    found = births(sweep)
+def inits_compared(sweep: Sweep) -> Table | None:
+    """Inits at equal epochs and equal compute; None when all students have one init."""
+    found = inits(sweep)
     if not found:
         return None
     rows = [
         [
             Cell(f"{b.arch} {b.depth}×{b.width}", f"{b.arch} {b.depth:4} {b.width:6}"),
             Cell(b.strategy, None, b.strategy),
-            Cell(b.birth),
+            Cell(b.init),
             size(b.pairs),
             _against(b.test),
             _against(b.at_epochs, "" if b.epochs is None else f" after {b.epochs}"),
@@ -76,18 +76,18 @@ def born(sweep: Sweep) -> Table | None:
         for b in found
     ]
     names = (
-        "student, strategy, birth, #pairs, #test MAE, #validation MAE at equal epochs, "
+        "student, strategy, init, #pairs, #test MAE, #validation MAE at equal epochs, "
         "#validation MAE at equal compute"
     )
     note = (
-        "Random birth → the other, BPM. Equal epochs: of the student's own training, which gives a pruned "
+        "Random init → the other, BPM. Equal epochs: of the student's own training, which gives a pruned "
         "student its teacher's for nothing. Equal compute: seconds of all training, the teacher's share "
         "included, until the cheaper of the two ended."
     )
-    return Table("Births: random weights against pruned teachers", columns(names), rows, note, open=True)
+    return Table("Inits: random weights against pruned teachers", columns(names), rows, note, open=True)
 
 
-def _nothing(b: Births) -> str:
+def _nothing(b: Inits) -> str:
     return "– (no history kept)" if b.epochs is None else "– (its teacher alone takes longer)"
 
 

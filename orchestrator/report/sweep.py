@@ -156,13 +156,13 @@ class Sweep:
 
 
 def group_order(name: str) -> tuple[bool, bool, str]:
-    """Sort key of groups: random births first, the plainest architecture last."""
+    """Sort key of groups: random inits first, the plainest architecture last."""
     return (", " in name, name.startswith("mlp"), name)
 
 
 def group_name(arm: dict[str, Any]) -> str:
-    """Architecture, and birth unless it is the usual one."""
-    return str(arm["arch"]) + (f", {arm['birth']}" if arm["birth"] != "random" else "")
+    """Architecture, and init unless it is the usual one."""
+    return str(arm["arch"]) + (f", {arm['init']}" if arm["init"] != "random" else "")
 
 
 def full_label(arm: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def laws(sweep: Sweep) -> Table:
         verdict = "ok" if arm["verdict"] == "ok" else f"refused: {arm['why']}"
         rows.append(
             [
-                Cell(arm["arch"] + ("" if arm["birth"] == "random" else f", {arm['birth']}")),
+                Cell(arm["arch"] + ("" if arm["init"] == "random" else f", {arm['init']}")),
                 strategy(arm),
                 Cell(sweep.teacher(arm["teacher"])),
                 size(len(arm["runs"])),
@@ -141,9 +141,9 @@ def predicted(sweep: Sweep) -> Table:
 
 def student(sweep: Sweep, r: dict[str, Any]) -> list[Cell]:
     """The cells that name a student: shape, strategy, teacher."""
-    birth = "" if (r.get("birth") or "random") == "random" else f", {r['birth']}"
+    init = "" if (r.get("init") or "random") == "random" else f", {r['init']}"
     return [
-        Cell(f"{r['arch']} {r['depth']}×{r['width']}{birth}", f"{r['arch']} {r['depth']:4} {r['width']:6}"),
+        Cell(f"{r['arch']} {r['depth']}×{r['width']}{init}", f"{r['arch']} {r['depth']:4} {r['width']:6}"),
         strategy(r),
         Cell(sweep.teacher(r.get("teacher"))),
     ]
@@ -154,7 +154,7 @@ def gains(sweep: Sweep) -> Table:
     arms = {a["key"]: a for a in sweep.document["arms"]}
     rows = [
         [
-            Cell(r["arch"] + ("" if r["birth"] == "random" else f", {r['birth']}")),
+            Cell(r["arch"] + ("" if r["init"] == "random" else f", {r['init']}")),
             strategy(arms[r["arm"]]),
             Cell(sweep.teacher(r["teacher"])),
             span(r["mean"], ".1f", 100),
@@ -174,7 +174,7 @@ def soft_against_dkd(sweep: Sweep) -> Table:
     rows = [
         [
             Cell(kind),
-            Cell(c["arch"] + ("" if c["birth"] == "random" else f", {c['birth']}")),
+            Cell(c["arch"] + ("" if c["init"] == "random" else f", {c['init']}")),
             Cell(sweep.teacher(c["teacher"])),
             number(c["soft_weight"], ".3g"),
             number(c["dkd_weight"], ".3g"),

@@ -21,7 +21,7 @@ def headline(sweep: Sweep) -> list[Part]:
     return [
         ("Ship a ", False),
         (f"{best['arch']} of depth {best['depth']} and width {best['width']}", True),
-        (_birth(best) + _taught(sweep, best) + ": ", False),
+        (_init(best) + _taught(sweep, best) + ": ", False),
         (f"{mae['median']:.2f} BPM", True),
         (f" mean absolute error on test subjects ({mae['low']:.2f} to {mae['high']:.2f} for ", False),
         (f"{100 * mae['level']:.0f} % of training runs) with {best['params']:,} parameters.", False),
@@ -37,7 +37,7 @@ def lead(sweep: Sweep) -> list[str]:
     if best["trained"]:
         out.append(f"It is trained: point {best['point']} measured {best['measured_mae_bpm']:.2f} BPM.")
     else:
-        out.append("It is not trained yet; its error is foretold from its neighbours.")
+        out.append("It is not trained yet; its error is predicted from its neighbours.")
     out.append(_sure(sweep, a))
     if warning := a["extrapolation"]["warning"]:
         out.append(f"{warning[0]}{warning[1:].lower()}.")
@@ -77,8 +77,8 @@ def _taught(sweep: Sweep, s: dict[str, Any]) -> str:
     return f" distilled with {sweep.label(s)}{teacher}"
 
 
-def _birth(s: dict[str, Any]) -> str:
-    return "" if s["birth"] == "random" else f", born {s['birth']},"
+def _init(s: dict[str, Any]) -> str:
+    return "" if s["init"] == "random" else f", {s['init']} init,"
 
 
 def recommended(sweep: Sweep) -> dict[str, Any]:

@@ -320,7 +320,7 @@ def spec_of(point: Point) -> Spec:
         arch=point.arch,
         depth=point.depth,
         width=point.width,
-        birth=point.birth,
+        init=point.init,
         strategy=point.strategy,
         strategy_args=dict(point.strategy_args),
         teacher=point.teacher,

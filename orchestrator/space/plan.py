@@ -15,7 +15,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.files import write_atomically
-from kd.models import births
+from kd.models import inits
 from kd.models.sizes import size
 from kd.signals.prepare import Data
 from kd.training.recipe import RECIPE_VERSION
@@ -31,14 +31,14 @@ WINDOW_S, MAC_S = 6e-5, 1.5e-10
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One model trained once. teacher: id of the teacher it learns or is born from. cost_s: estimated."""
+    """One model trained once. teacher: id of the teacher it learns or is pruned from. cost_s: estimated."""
 
     id: str
     role: str  # "teacher" | "student"
     arch: str
     depth: int
     width: int
-    birth: str
+    init: str
     strategy: str
     strategy_args: Mapping[str, Any]
     teacher: str | None
@@ -94,7 +94,7 @@ class Plan:
         """Read plan.json. Raises InputError when there is none or it is damaged."""
         try:
             content = json.loads(path.read_text())
-            columns = content["columns"]
+            columns = ["init" if name == "birth" else name for name in content["columns"]]  # 0.1.0 and before
             recipe, args = columns.index("recipe"), columns.index("strategy_args")
             points = []
             for row in content["points"]:
@@ -173,14 +173,14 @@ class _Maker:
         for arch in block.arch:
             for depth in block.depth:
                 for width in block.width:
-                    for birth in block.birth:
+                    for init in block.init:
                         for strategy, args in strategies:
                             for teacher in self._teachers_of(
-                                arch, depth, width, birth, strategy, chosen, where, refused
+                                arch, depth, width, init, strategy, chosen, where, refused
                             ):
                                 for seed in seeds:
                                     yield self.point(
-                                        "student", arch, depth, width, birth, strategy, args, teacher, seed
+                                        "student", arch, depth, width, init, strategy, args, teacher, seed
                                     )
 
     def _teachers_of(
@@ -188,24 +188,24 @@ class _Maker:
         arch: str,
         depth: int,
         width: int,
-        birth: str,
+        init: str,
         strategy: str,
         teachers: Sequence[Point],
         where: str,
         refused: Counter[str],
     ) -> list[str | None]:
         """The teachers a student multiplies by: [None] if it needs none."""
-        if not needs_teacher(strategy) and not births.needs_teacher(birth):
+        if not needs_teacher(strategy) and not inits.needs_teacher(init):
             return [None]
         if not teachers:
-            what = f"strategy {strategy}" if needs_teacher(strategy) else f"birth {birth}"
+            what = f"strategy {strategy}" if needs_teacher(strategy) else f"init {init}"
             raise InputError(f"{where}: {what} needs a teacher, and the space has none: add a teachers block")
-        if not births.needs_teacher(birth):
+        if not inits.needs_teacher(init):
             return [t.id for t in teachers]
         able: list[str | None] = []
         for t in teachers:
-            if why := births.why_not(t.arch, t.depth, t.width, arch, depth, width):
-                refused[f"{birth} {arch}-{depth}x{width} from teacher {t.name}: {why}"] += 1
+            if why := inits.why_not(t.arch, t.depth, t.width, arch, depth, width):
+                refused[f"{init} {arch}-{depth}x{width} from teacher {t.name}: {why}"] += 1
             else:
                 able.append(t.id)
         return able
@@ -216,14 +216,14 @@ class _Maker:
         arch: str,
         depth: int,
         width: int,
-        birth: str,
+        init: str,
         strategy: str,
         args: Mapping[str, Any],
         teacher: str | None,
         seed: int,
     ) -> Point:
         """One point with its id, exact sizes and estimated cost."""
-        identity = [arch, depth, width, birth, strategy, dict(sorted(args.items())), teacher, seed]
+        identity = [arch, depth, width, init, strategy, dict(sorted(args.items())), teacher, seed]
         text = self.fixed[role] + json.dumps(identity)
         s = size(arch, depth, width, **self.shape)
         return Point(
@@ -232,7 +232,7 @@ class _Maker:
             arch=arch,
             depth=depth,
             width=width,
-            birth=birth,
+            init=init,
             strategy=strategy,
             strategy_args=args,
             teacher=teacher,

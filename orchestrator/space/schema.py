@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 
 from kd.errors import InputError
-from kd.models.births import BIRTHS
+from kd.models.inits import INITS
 from kd.models.sizes import ARCHS
 from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig
@@ -101,13 +109,13 @@ class Teachers(_Model):
 class Students(_Model):
     """A grid of students. strategies, seeds, teachers (ids, or names like resnet1d-8x32): of this block only.
 
-    birth: "random", or "pruned" and its kin (`kd.models.births`) from each teacher that can.
+    init: "random", or "pruned" and its kin (`kd.models.inits`) from each teacher that can.
     """
 
     arch: Archs
     depth: Ints
     width: Ints
-    birth: Names = ["random"]
+    init: Names = Field(["random"], validation_alias=AliasChoices("init", "birth"))  # once called birth
     strategies: Strategies | None = None
     seeds: Seeds | None = None
     teachers: Names | None = None
@@ -187,10 +195,10 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
     for key, strategies in _strategies(space):
         _check_strategies(path, lines, key, strategies)
     for i, block in enumerate(space.students):
-        for birth in block.birth:
-            if birth not in BIRTHS:
-                place = _place(path, lines, ("students", i, "birth"))
-                raise InputError(f"{place}: students.{i}.birth: no birth {birth!r}{_hint(birth, BIRTHS)}")
+        for init in block.init:
+            if init not in INITS:
+                place = _place(path, lines, ("students", i, "init"))
+                raise InputError(f"{place}: students.{i}.init: no init {init!r}{_hint(init, INITS)}")
     try:
         for role in ("teacher", "student"):
             _check_recipe(space, role)

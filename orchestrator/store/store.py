@@ -15,6 +15,7 @@ from kd.errors import InputError
 from kd.files import write_atomically
 
 RESULT, ERROR = "result.json", "error.json"
+OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
 
 
 class Store:
@@ -37,7 +38,8 @@ class Store:
 
     def result(self, id: str) -> dict[str, Any]:
         """A trained point's result. Raises InputError if the file is damaged."""
-        return _read(self.folder(id) / RESULT)
+        result = _read(self.folder(id) / RESULT)
+        return {OLD_NAMES.get(key, key): value for key, value in result.items()}
 
     def results(self) -> Iterator[dict[str, Any]]:
         """The results of all trained points, in the order of their ids."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from orchestrator.store.store import Store
+from orchestrator.store.store import OLD_NAMES, Store
 from orchestrator.tracking.tags import FINAL, POINT, SPACE, SWEEP
 
 
@@ -106,6 +106,6 @@ def _result(run: Any) -> dict[str, Any]:
         elif dot:
             result.setdefault(group, {})[name] = text
         else:
-            result[key] = FROM_PARAMS.get(key, str)(text)
+            result[OLD_NAMES.get(key, key)] = FROM_PARAMS.get(key, str)(text)
     tags = {"git_commit": "mlflow.source.git.commit", "finished_at": "kdsweep.finished_at"}
     return result | {key: run.data.tags[tag] for key, tag in tags.items() if tag in run.data.tags}

@@ -253,7 +253,7 @@ def _params(point: Any, result: dict[str, Any]) -> dict[str, str]:
     """Everything that identifies a point, flat: recipe.lr, strategy.temperature, ..."""
     flat: dict[str, Any] = {
         key: getattr(point, key)
-        for key in ("id", "role", "arch", "depth", "width", "birth", "strategy", "teacher", "seed")
+        for key in ("id", "role", "arch", "depth", "width", "init", "strategy", "teacher", "seed")
     }
     flat["data_fingerprint"] = point.data_fingerprint
     flat |= {f"strategy.{key}": value for key, value in point.strategy_args.items()}

@@ -118,7 +118,7 @@ def test_answers_are_those_of_query(opened: Opened, sweep: Sweep, precision: str
     assert "Latency was not measured in this sweep" in opened.tab.inner_text("#budget")
     best = [a["best"] for a in wanted if a["best"]]
     assert len(best) > BUDGETS / 3
-    for key in ("arch", "strategy", "trained", "birth"):  # budgets that all had one answer would prove little
+    for key in ("arch", "strategy", "trained", "init"):  # budgets that all had one answer would prove little
         assert len({b[key] for b in best}) > 1, key
     assert {a["binding"]["budget"] for a in wanted if a["binding"]} >= {"max_params", "max_macs"}
     assert any("WARNING" in a["why"] for a in wanted)

@@ -1,4 +1,4 @@
-"""Birth from a teacher: exactly the student's shape, exactly the masked teacher's function."""
+"""Init from a teacher: exactly the student's shape, exactly the masked teacher's function."""
 
 import dataclasses
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from kd.errors import InputError
-from kd.models import births
+from kd.models import inits
 from kd.models.architectures import build, shape_of
 from kd.signals.prepare import Data
-from kd.training.prune import born, newborn
+from kd.training.prune import initial_state, pruned_state
 from kd.training.recipe import Recipe, Spec
 from kd.training.train import Run
 
@@ -52,7 +52,7 @@ def test_a_born_student_is_an_ordinary_one(arch, depth, of, width, importance):
     parent = settled(arch, depth, of, channels=2).requires_grad_(False)  # frozen, as teachers are
     before = {k: v.clone() for k, v in parent.state_dict().items()}
     x, target = some_windows(channels=2)
-    state = born(parent, depth, width, importance=importance, x=x, target=target)
+    state = pruned_state(parent, depth, width, importance=importance, x=x, target=target)
     student = build(arch, depth, width, channels=2)
     student.load_state_dict(state)
     assert shape_of(state) == (arch, depth, width)
@@ -66,7 +66,7 @@ def test_a_born_student_is_an_ordinary_one(arch, depth, of, width, importance):
 def test_every_width_can_be_born():
     parent, (x, _) = settled("resnet1d", 5, 12), some_windows()
     for width in range(1, 12):
-        assert shape_of(born(parent, 5, width, x=x)) == ("resnet1d", 5, width)
+        assert shape_of(pruned_state(parent, 5, width, x=x)) == ("resnet1d", 5, width)
 
 
 def test_channels_that_do_nothing_are_the_first_to_go():
@@ -84,7 +84,7 @@ def test_channels_that_do_nothing_are_the_first_to_go():
     error = {}
     for importance in ("magnitude", "taylor", "random"):
         student = build("mlp", 2, 4)
-        student.load_state_dict(born(parent, 2, 4, importance=importance, x=x, target=target, seed=1))
+        student.load_state_dict(pruned_state(parent, 2, 4, importance=importance, x=x, target=target, seed=1))
         error[importance] = float((student.eval()(x)[0] - wanted).abs().max().detach())
     assert error["magnitude"] < 1e-5
     assert error["taylor"] < 1e-5
@@ -99,7 +99,7 @@ def test_taylor_keeps_what_the_loss_needs_and_magnitude_what_is_large():
         parent.fc.weight[:, :2] = 0.0
     kept = {}
     for importance in ("magnitude", "taylor"):
-        state = born(parent, 1, 2, importance=importance, x=x, target=target)
+        state = pruned_state(parent, 1, 2, importance=importance, x=x, target=target)
         kept[importance] = float(state["fc.weight"].abs().sum())
     assert kept["magnitude"] == 0
     assert kept["taylor"] > 0
@@ -107,7 +107,7 @@ def test_taylor_keeps_what_the_loss_needs_and_magnitude_what_is_large():
 
 def test_random_birth_follows_the_seed():
     parent, (x, _) = settled("resnet1d", 2, 8), some_windows()
-    one, same, other = (born(parent, 2, 4, importance="random", x=x, seed=s) for s in (3, 3, 4))
+    one, same, other = (pruned_state(parent, 2, 4, importance="random", x=x, seed=s) for s in (3, 3, 4))
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert any(not torch.equal(one[k], other[k]) for k in one)
 
@@ -122,33 +122,33 @@ def test_random_birth_follows_the_seed():
     ],
 )
 def test_a_teacher_that_cannot_says_why(small_data: Data, teacher, tmp_path, shape, why):
-    assert why in births.why_not("resnet1d", 3, 8, *shape)
+    assert why in inits.why_not("resnet1d", 3, 8, *shape)
     arch, depth, width = shape
     spec = dataclasses.replace(
-        TEACHER, id="s", role="student", arch=arch, depth=depth, width=width, birth="pruned", teacher="t"
+        TEACHER, id="s", role="student", arch=arch, depth=depth, width=width, init="pruned", teacher="t"
     )
     with pytest.raises(InputError, match=r"point s .* teacher t: "):
-        newborn(spec, teacher, small_data)
+        initial_state(spec, teacher, small_data)
     with pytest.raises(InputError, match="train the teacher first"):
-        newborn(spec, tmp_path / "none", small_data)
+        initial_state(spec, tmp_path / "none", small_data)
 
 
 def test_unknown_births_are_refused():
-    assert births.why_not("resnet1d", 3, 8, "resnet1d", 3, 7) == ""
-    assert not births.needs_teacher("random")
-    with pytest.raises(InputError, match=r"unknown birth 'prune': use random, pruned"):
-        births.needs_teacher("prune")
+    assert inits.why_not("resnet1d", 3, 8, "resnet1d", 3, 7) == ""
+    assert not inits.needs_teacher("random")
+    with pytest.raises(InputError, match=r"unknown init 'prune': use random, pruned"):
+        inits.needs_teacher("prune")
 
 
-@pytest.mark.parametrize(("birth", "strategy"), [("pruned", "scratch"), ("pruned_taylor", "soft")])
+@pytest.mark.parametrize(("init", "strategy"), [("pruned", "scratch"), ("pruned_taylor", "soft")])
 def test_a_run_starts_from_its_birth_and_resumes_to_the_bit(
-    small_data: Data, teacher, tmp_path, birth, strategy
+    small_data: Data, teacher, tmp_path, init, strategy
 ):
     spec = dataclasses.replace(
-        TEACHER, id="s", role="student", width=5, birth=birth, strategy=strategy, teacher="t", seed=2
+        TEACHER, id="s", role="student", width=5, init=init, strategy=strategy, teacher="t", seed=2
     )
     run = Run(spec, small_data, tmp_path / "a", teacher_folder=teacher)
-    wanted = newborn(spec, teacher, small_data)
+    wanted = initial_state(spec, teacher, small_data)
     assert all(torch.equal(v, wanted[k]) for k, v in run.model.state_dict().items())
     while run.step() is not None:
         pass

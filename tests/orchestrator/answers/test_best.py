@@ -36,7 +36,7 @@ STUDENT_KEYS = {
     "arch",
     "depth",
     "width",
-    "birth",
+    "init",
     "strategy",
     "strategy_args",
     "teacher",

@@ -33,7 +33,7 @@ teachers:
   - {arch: resnet1d, depth: 4, width: [24, 32], seeds: 1}
 students:
   - {arch: resnet1d, depth: 4, width: [4, 6, 8, 12]}
-  - {arch: resnet1d, depth: 4, width: [4, 6, 8, 12], birth: pruned, strategies: {soft: {temperature: 2}}}
+  - {arch: resnet1d, depth: 4, width: [4, 6, 8, 12], init: pruned, strategies: {soft: {temperature: 2}}}
 strategies: {scratch: {}, dkd: {beta: 2}}
 training: {max_epochs: 3, teachers: {max_epochs: 5}}
 """
@@ -167,7 +167,7 @@ def test_the_space_it_writes_trains_what_it_says(trained: Trained, small_data: A
     teachers = {p.id for p in plan.points if p.role == "teacher"}
     assert teachers <= done  # the same ids, so they are not trained again
     assert teachers == {p["teacher"] for p in said["picks"]} - {None}
-    keys = ("arch", "depth", "width", "birth", "strategy", "teacher", "seed", "params")
+    keys = ("arch", "depth", "width", "init", "strategy", "teacher", "seed", "params")
     new = {tuple(getattr(p, k) for k in keys): p for p in plan.points if p.role == "student"}
     wanted = {tuple(p[k] for k in keys): p for p in said["picks"]}
     assert len(plan.points) == len(teachers) + len(said["picks"])

@@ -42,7 +42,7 @@ def write_point(store, id, role, arch, depth, width, mae):
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     save_file(state, store.folder(id) / "model.safetensors")
     result = {
-        **{"id": id, "role": role, "arch": arch, "depth": depth, "width": width, "birth": "random"},
+        **{"id": id, "role": role, "arch": arch, "depth": depth, "width": width, "init": "random"},
         **{"strategy": "scratch", "strategy_args": {}, "teacher": None, "seed": 0, "mae_bpm": mae},
         "params": size(arch, depth, width, **SHAPE).params,
         "mae_by_subject": {"synthetic/s004": mae},

@@ -16,7 +16,7 @@ from orchestrator.store.store import Store
 
 def run_of(id: str, params: int, mae: float, **changes) -> dict:
     return {
-        **{"id": id, "role": "student", "arch": "mlp", "depth": 1, "width": params, "birth": "random"},
+        **{"id": id, "role": "student", "arch": "mlp", "depth": 1, "width": params, "init": "random"},
         **{"strategy": "scratch", "strategy_args": {}, "teacher": None, "seed": 0, "params": params},
         **{"macs": 10 * params, "mae_bpm": mae, "val_mae_bpm": mae, "activation_bytes": 4 * params},
         **changes,

@@ -152,7 +152,7 @@ def test_a_pruned_student_is_no_larger_than_its_teacher() -> None:
     results = SMALL.results(0)
     for r in results:
         if r["role"] == "student":
-            r["birth"], r["teacher"] = "pruned", "T1"
+            r["init"], r["teacher"] = "pruned", "T1"
         else:
             r["depth"], r["width"] = 4, 40
     document = make_document("pruned", results, {})

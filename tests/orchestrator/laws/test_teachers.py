@@ -29,7 +29,7 @@ def students(effect: Any, noise: float = 0.005, teachers: int = 6, seed: int = 0
                             "arch": "resnet1d",
                             "depth": 4,
                             "width": width,
-                            "birth": "random",
+                            "init": "random",
                             "strategy": strategy,
                             "strategy_args": {},
                             "teacher": teacher,

@@ -26,7 +26,7 @@ from orchestrator.laws.document import make_document
 from orchestrator.laws.packing import unpack
 from orchestrator.laws.simulate import FakeSweep
 from orchestrator.report import page
-from orchestrator.report.costs import births, costs
+from orchestrator.report.costs import costs, inits
 from orchestrator.report.embed import differences, embed
 from orchestrator.report.plot import Scale, apart
 from orchestrator.report.sweep import Sweep
@@ -173,8 +173,8 @@ def test_costs_are_the_sum_of_all_training(sweep: Sweep) -> None:
 
 
 def test_births_are_compared_at_equal_epochs_and_at_equal_compute(sweep: Sweep) -> None:
-    found = births(sweep)
-    assert {b.birth for b in found} == {"pruned"}
+    found = inits(sweep)
+    assert {b.init for b in found} == {"pruned"}
     assert len(found) == 6
     for b in found:
         seconds = next(
@@ -337,7 +337,7 @@ def test_labels_never_cover_each_other(wanted: list[float]) -> None:
 
 
 def test_a_paper_sized_sweep_stays_below_three_megabytes(sweep: Sweep) -> None:
-    """84 arms: 2 architectures, 2 births, 5 teachers, 4 strategies and scratch; 8 widths, 3 seeds."""
+    """84 arms: 2 architectures, 2 inits, 5 teachers, 4 strategies and scratch; 8 widths, 3 seeds."""
     base = sweep.document["arms"]
     more = [arm | {"key": f"{arm['key']} {k}", "teacher": f"t{k}"} for k in range(10) for arm in base]
     arms = [*base, *more]

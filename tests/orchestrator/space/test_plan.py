@@ -104,7 +104,7 @@ def test_a_block_may_have_its_own_strategies_seeds_and_teachers() -> None:
 
 
 def test_pruned_students_come_from_teachers_that_can() -> None:
-    plan = plan_of({"students": [{"arch": "resnet1d", "depth": [2, 4], "width": [4, 12], "birth": "pruned"}]})
+    plan = plan_of({"students": [{"arch": "resnet1d", "depth": [2, 4], "width": [4, 12], "init": "pruned"}]})
     teachers = {p.id: p for p in plan.points if p.role == "teacher"}
     students = [p for p in plan.points if p.role == "student"]
     assert {(s.depth, s.width, teachers[s.teacher].width) for s in students} == {
@@ -112,7 +112,7 @@ def test_pruned_students_come_from_teachers_that_can() -> None:
         (4, 4, 16),
         (4, 12, 16),
     }
-    assert {s.strategy for s in students} == {"scratch", "soft"}  # a born scratch student has a teacher too
+    assert {s.strategy for s in students} == {"scratch", "soft"}  # a pruned scratch student has a teacher too
     assert any("depth 4, not 2" in why for why in plan.refused)
 
 
@@ -122,7 +122,7 @@ def test_pruned_students_come_from_teachers_that_can() -> None:
         ({"teachers": []}, "needs a teacher, and the space has none"),
         ({"teachers": [], "students": []}, "neither teachers nor students"),
         (
-            {"students": [{"arch": "mlp", "depth": 4, "width": 4, "birth": "pruned"}]},
+            {"students": [{"arch": "mlp", "depth": 4, "width": 4, "init": "pruned"}]},
             "can't be pruned to a mlp",
         ),
     ],
@@ -138,7 +138,7 @@ def test_sizes_follow_the_data() -> None:
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
-    plan = plan_of({"students": [{**SPACE["students"][0], "birth": ["random", "pruned"]}]})
+    plan = plan_of({"students": [{**SPACE["students"][0], "init": ["random", "pruned"]}]})
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     (tmp_path / "plan.json").write_text('{"name": 3}')

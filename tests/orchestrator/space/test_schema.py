@@ -74,7 +74,7 @@ REFUSED = {
         "space.yaml:3: students.1.arch"
     ),
     "students:\n  - {arch: mlp, depth: 2}": "students.0.width: Field required",
-    "students: {arch: mlp, depth: 2, width: 4, birth: prund}": r"no birth 'prund'; did you mean pruned\?",
+    "students: {arch: mlp, depth: 2, width: 4, init: prund}": r"no init 'prund'; did you mean pruned\?",
     "students: {arch: mlp, depth: 0, width: 4}": "greater than or equal to 1",
     "seeds: 0\nseeds: 1": "space.yaml:2: seeds is given twice",
     "name: ../up": "name",

@@ -1,12 +1,12 @@
-"""How a student's weights begin, and which teacher can give birth to which student. Torch-free.
+"""How a student's weights begin, and from which teacher which student can be pruned. Torch-free.
 
 `kd.training.prune` does what is named here; plans ask `why_not` before anything is trained.
 """
 
 from kd.errors import InputError
 
-# birth -> criterion by which the teacher's channels are kept; None = a fresh, random student
-BIRTHS: dict[str, str | None] = {
+# init -> criterion by which the teacher's channels are kept; None = a fresh, random student
+INITS: dict[str, str | None] = {
     "random": None,
     "pruned": "magnitude",  # L2 norm of all weights of a channel; torch-pruning's default
     "pruned_taylor": "taylor",  # weight times gradient on training windows (Molchanov 2019, arXiv 1906.10771)
@@ -14,16 +14,16 @@ BIRTHS: dict[str, str | None] = {
 }
 
 
-def criterion(birth: str) -> str | None:
-    """The pruning criterion of a birth, None for random weights; InputError for an unknown birth."""
-    if birth not in BIRTHS:
-        raise InputError(f"unknown birth {birth!r}: use {', '.join(BIRTHS)}")
-    return BIRTHS[birth]
+def criterion(init: str) -> str | None:
+    """The pruning criterion of an init, None for random weights; InputError for an unknown init."""
+    if init not in INITS:
+        raise InputError(f"unknown init {init!r}: use {', '.join(INITS)}")
+    return INITS[init]
 
 
-def needs_teacher(birth: str) -> bool:
-    """Whether students of this birth need a teacher whatever their strategy: also `scratch` ones."""
-    return criterion(birth) is not None
+def needs_teacher(init: str) -> bool:
+    """Whether students of this init need a teacher whatever their strategy: also `scratch` ones."""
+    return criterion(init) is not None
 
 
 def why_not(

@@ -1,9 +1,9 @@
-"""Are students born from their teacher better, at equal epochs and at equal total compute?
+"""Are students pruned from their teacher better, at equal epochs and at equal total compute?
 
-    python tests/benchmarks/births.py [--seeds 3] [--epochs 4 12]
+    python tests/benchmarks/inits.py [--seeds 3] [--epochs 4 12]
 
 One ResNet teacher on synthetic recordings; students of its depth, from scratch and by soft distillation.
-Births are compared with as many epochs each, and with what `random` reaches when the seconds that the
+Inits are compared with as many epochs each, and with what `random` reaches when the seconds that the
 teacher took are spent on the student instead ("+ teacher"). Prints a Markdown table of mean and standard
 deviation over seeds.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from kd.models import births
+from kd.models import inits
 from kd.models.sizes import size
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.training.recipe import Recipe, Spec
@@ -51,21 +51,21 @@ def main() -> None:
         data = prepare(DATA, base / "cache")
         result, teacher_seconds = train(TEACHER, data, base / "teacher")
         print(f"teacher {result['params']:,} params, {result['mae_bpm']:.2f} BPM, {teacher_seconds:.0f} s\n")
-        print("| width | params | strategy | birth | epochs | MAE, BPM | student s | with teacher s |")
+        print("| width | params | strategy | init | epochs | MAE, BPM | student s | with teacher s |")
         print("|---|---|---|---|---|---|---|---|")
         for width in args.widths:
             for strategy in ("scratch", "soft"):
                 for epochs in args.epochs:
                     per_epoch = 0.0
-                    for birth in births.BIRTHS:
-                        needs = births.needs_teacher(birth) or strategy != "scratch"
+                    for init in inits.INITS:
+                        needs = inits.needs_teacher(init) or strategy != "scratch"
                         runs = [
-                            _student(data, base, width, strategy, birth, epochs, s) for s in range(args.seeds)
+                            _student(data, base, width, strategy, init, epochs, s) for s in range(args.seeds)
                         ]
                         seconds = statistics.mean(t for _, t in runs)
-                        if birth == "random":
+                        if init == "random":
                             per_epoch = seconds / epochs
-                        print_row(width, strategy, birth, epochs, runs, teacher_seconds if needs else 0.0)
+                        print_row(width, strategy, init, epochs, runs, teacher_seconds if needs else 0.0)
                     if strategy == "scratch":
                         longer = epochs + round(teacher_seconds / per_epoch)
                         runs = [
@@ -76,14 +76,14 @@ def main() -> None:
 
 
 def _student(
-    data: Data, base: Path, width: int, strategy: str, birth: str, epochs: int, seed: int
+    data: Data, base: Path, width: int, strategy: str, init: str, epochs: int, seed: int
 ) -> tuple[dict[str, Any], float]:
     spec = replace(
         TEACHER,
         id="student",
         role="student",
         width=width,
-        birth=birth,
+        init=init,
         strategy=strategy,
         teacher="teacher",
         seed=seed,
@@ -96,7 +96,7 @@ def _student(
 def print_row(
     width: int,
     strategy: str,
-    birth: str,
+    init: str,
     epochs: int,
     runs: list[tuple[dict[str, Any], float]],
     teacher_s: float,
@@ -107,7 +107,7 @@ def print_row(
     seconds = statistics.mean(t for _, t in runs)
     params = size(TEACHER.arch, TEACHER.depth, width).params
     print(
-        f"| {width} | {params:,} | {strategy} | {birth} | {epochs} | {statistics.mean(maes):.2f}{spread} "
+        f"| {width} | {params:,} | {strategy} | {init} | {epochs} | {statistics.mean(maes):.2f}{spread} "
         f"| {seconds:.1f} | {seconds + teacher_s:.1f} |",
         flush=True,
     )
