@@ -16,6 +16,7 @@ from orchestrator.edge.latency import read_profile
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
 from orchestrator.space.resolve import Opened
+from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 
 RECORDINGS = "test_recordings.npz"
@@ -24,15 +25,7 @@ Say = Callable[[str], None]
 
 def point_of(store: Store, wanted: str) -> dict[str, Any]:
     """The result of a trained point by its id or its beginning; InputError if none or several fit."""
-    found = sorted(id for id in store.done() if id.startswith(wanted))
-    if len(found) != 1:
-        several = (
-            f"several trained points begin with it: {', '.join(found[:5])}" if found else "none is trained"
-        )
-        raise InputError(
-            f"point {wanted} of {store.path}: {several}; `kdsweep status {store.path}` lists points"
-        )
-    return store.result(found[0])
+    return store.result(find_point(store.done(), wanted, f"{store.path}, trained points"))
 
 
 def chosen_by(answer: dict[str, Any], store: Store) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where things of a sweep are: its directory by name. Knows names and files, opens nothing."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from kd.errors import InputError
@@ -14,3 +15,18 @@ def sweep_folder(sweep: str) -> Path:
         f"no sweep at {sweep} or sweeps/{sweep}: give the directory that `kdsweep run` printed, "
         f"or run the search space first"
     )
+
+
+def find_point(ids: Iterable[str], wanted: str, where: str) -> str:
+    """The id that is `wanted`, or the only one that starts with it.
+
+    where: what the ids are of, for the error. Raises InputError when none or several fit.
+    """
+    found = sorted(id for id in ids if id.startswith(wanted))
+    if wanted in found or len(found) == 1:
+        return wanted if wanted in found else found[0]
+    if found:
+        raise InputError(
+            f"{where}: {len(found)} points start with {wanted!r}: {', '.join(found[:5])}: give more of the id"
+        )
+    raise InputError(f"{where}: no point {wanted!r}: `kdsweep results` and `kdsweep plan` list the ids")

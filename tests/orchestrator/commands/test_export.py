@@ -140,9 +140,9 @@ def test_what_to_export_must_be_said(exported, tmp_path):
     assert result["id"] in invoke(str(sweep), result["id"], "-o", str(tmp_path), "--dry-run").stdout
     with pytest.raises(InputError, match="name a POINT"):
         invoke(str(sweep), "-o", str(tmp_path))
-    with pytest.raises(InputError, match="none is trained"):
+    with pytest.raises(InputError, match="no point 'zzz'"):
         point_of(Store(sweep), "zzz")
-    with pytest.raises(InputError, match="several trained points"):
+    with pytest.raises(InputError, match="6 points start with"):
         point_of(Store(sweep), "")
 
 
