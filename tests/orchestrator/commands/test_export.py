@@ -19,7 +19,7 @@ from orchestrator.store.store import Store
 pytest.importorskip("onnxscript", reason="needs the extra [edge]")
 FILES = {
     *("model.onnx", "model.int8.onnx", "model.safetensors", "preprocess.json", "README.md"),
-    *("example.py", "stream.py", "kdsweep_model.h", "test_recordings.npz"),
+    *("example.py", "stream.py", "grid.py", "kdsweep_model.h", "test_recordings.npz"),
 }
 # what example.py may import: anything else of the project's would not be there on the device
 ONLY = "import sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'kd', 'orchestrator', 'mlflow')));"
