@@ -14,8 +14,9 @@ from kd.errors import InputError
 from kd.recordings import Recording
 from kd.shipped import example, grid, stream
 from kd.signals.filters import bandpassed
-from kd.signals.prepare import DataConfig
+from kd.signals.prepare import DataConfig, load_recordings, prepare
 from kd.signals.preprocess import Preprocess
+from kd.signals.splits import Split
 from kd.signals.windows import make_windows
 
 RNG = np.random.default_rng
@@ -262,6 +263,35 @@ def test_the_interval_grows_with_the_spread_between_subjects():
     assert apart is not None
     assert apart[0] < 3 < 7 < apart[1]
     assert export.interval([np.ones(5), np.ones(5)]) is None
+
+
+@pytest.mark.parametrize(("fs", "preprocess"), [(24.99, {}), (49.97, {}), (64.0, {"stride_s": 0.5})])
+def test_what_is_shipped_has_the_error_of_the_sweep_at_any_rate_and_stride(fs, preprocess, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra [edge]")
+    import torch
+
+    from kd.models.architectures import build
+    from kd.training.metrics import class_centres, decode_expectation
+
+    options = {"subjects": 3, "minutes": 4.0 if preprocess else 60.0, "fs": fs}
+    split = Split(fractions=(0.34, 0.33, 0.33))
+    config = DataConfig(options=options, preprocess=Preprocess(**preprocess), split=split)
+    data = prepare(config, tmp_path / "cache")
+    torch.manual_seed(0)
+    model = build("mlp", 2, 16, channels=1, samples=200).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # so that another window is another heart rate
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    (folder / "preprocess.json").write_text(json.dumps(export.preprocess_json(config, 1)))
+    export.write_models(model, folder, data, data.train.x[:64], data.test.x[:64])
+    with torch.no_grad():
+        logits, _ = model(torch.tensor(np.array(data.test.x)))
+    predicted = decode_expectation(logits, class_centres(30, 180)).numpy()
+    error = np.abs(predicted - data.test.bpm).mean()
+    test = export.evaluate(folder, load_recordings(config), data)
+    export.same_as_sweep(test, float(error), len(data.test))
 
 
 def test_another_error_than_the_sweeps_is_refused():
