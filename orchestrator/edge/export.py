@@ -51,6 +51,7 @@ def export_point(
     the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic.
     """
     from kd.edge import export, onnxfile
+    from kd.edge.c_header import c_header
     from kd.signals.prepare import load_recordings
     from kd.signals.windows import subject_label
     from kd.training.teacher import MODEL
@@ -81,7 +82,7 @@ def export_point(
         export.same_as_sweep(test, result["mae_bpm"], len(data.test))
         _write_json(folder / "preprocess.json", config)
         export.write_scripts(folder)
-        (folder / "kdsweep_model.h").write_text(export.c_header(config, result["id"]))
+        (folder / "kdsweep_model.h").write_text(c_header(config, result["id"]))
         if with_recordings or opened.data.source == "synthetic":
             export.write_recordings(folder / RECORDINGS, recordings, config["label_lag_s"])
         (folder / "README.md").write_text(card(opened, result, config, _measured(folder, store, result)))

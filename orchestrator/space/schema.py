@@ -27,8 +27,8 @@ from kd.models.inits import INITS
 from kd.models.sizes import ARCHS
 from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig
+from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
-from kd.signals.windows import Preprocess
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
 from orchestrator.space.slot import GPU_SHARE, Slot

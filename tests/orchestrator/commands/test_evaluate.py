@@ -14,8 +14,9 @@ from kd.errors import InputError
 from kd.models.architectures import build
 from kd.models.sizes import size
 from kd.signals.baselines import fft_peak
+from kd.signals.preprocess import Preprocess
 from kd.signals.synthetic import Synthetic, recordings
-from kd.signals.windows import Preprocess, make_windows
+from kd.signals.windows import make_windows
 from orchestrator.commands import main as cli
 from orchestrator.edge.evaluate import evaluate_point, find_trained
 from orchestrator.store.store import Store
