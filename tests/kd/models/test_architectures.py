@@ -1,5 +1,8 @@
 """Architectures: shapes, structure, and that each part really learns."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -61,3 +64,11 @@ def test_a_window_is_judged_alone_in_evaluation_mode():
 def test_unknown_architecture_names_the_known_ones():
     with pytest.raises(InputError, match=r"'transformer': use resnet1d or mlp"):
         build("transformer", 2, 4)
+
+
+def test_names_sizes_and_inits_need_no_torch():
+    code = "from kd.models import architectures, inits, sizes\n"
+    code += "for arch in architectures.ARCHITECTURES:\n"
+    code += "    assert sizes.size(arch, 2, 4).params and not inits.why_not(arch, 2, 8, arch, 2, 4)\n"
+    code += "import sys\nassert not {'torch', 'safetensors'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
