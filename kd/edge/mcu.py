@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from kd.edge.onnxfile import TOLERANCE, LogitsOnly
-from kd.models.architectures import build, shape_of
+from kd.models import weights
 from kd.training.teacher import outputs
 
 
@@ -33,10 +32,8 @@ def main(model_file: str, windows_file: str, out: str) -> None:
 
     with np.load(windows_file) as archive:
         calibration, held_out = archive["calibration"], archive["held_out"]
-    state = load_file(model_file)
     _, channels, samples = calibration.shape
-    model = build(*shape_of(state), channels=channels, samples=samples, classes=len(state["fc.bias"]))
-    model.load_state_dict(state)
+    model = weights.load(model_file, channels, samples)
     for parameter in model.parameters():  # litert-torch 0.10 reads the values of channels-last weights in
         parameter.data = parameter.data.contiguous()  # the wrong order, and says nothing
     files = {name: Path(out) / f"{name}.tflite" for name in ("fp32", "int8")}

@@ -22,7 +22,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 def time_model(model: Path, windows: Path, *, runs: int = RUNS) -> dict[str, Any]:
     """load_ms and latency_ms {min, median, p95, runs} of a model on windows (.npy, (N, C, S)), batch 1.
 
-    model: .onnx (onnxruntime) or .safetensors of `kd.models.architectures` (torch, eager).
+    model: .onnx (onnxruntime) or .safetensors of `kd.models.weights` (torch, eager).
     """
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -71,17 +71,13 @@ def _onnx(model: str, windows: Any) -> Callable[[Any], Any]:
 
 def _torch(model: str, windows: Any) -> Callable[[Any], Any]:
     import torch
-    from safetensors.torch import load_file
 
-    from kd.models.architectures import build, shape_of
+    from kd.models import weights
 
     torch.set_num_threads(1)
     start = time.perf_counter()
-    state = load_file(model)
     _, channels, samples = windows.shape
-    module = build(*shape_of(state), channels=channels, samples=samples, classes=len(state["fc.bias"]))
-    module.load_state_dict(state)
-    module.eval()
+    module = weights.load(model, channels, samples)
     _loaded(start)
 
     def infer(window: Any) -> Any:

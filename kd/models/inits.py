@@ -4,6 +4,7 @@
 """
 
 from kd.errors import InputError
+from kd.models.architectures import architecture
 
 # init -> criterion by which the teacher's channels are kept; None = a fresh, random student
 INITS: dict[str, str | None] = {
@@ -35,6 +36,8 @@ def why_not(
     """
     if arch != teacher_arch:
         return f"a {teacher_arch} teacher can't be pruned to a {arch} student"
+    if not architecture(arch).prunable:
+        return f"a {arch} can't be pruned: its layers don't all narrow with its width"
     if depth != teacher_depth:
         return f"pruning removes channels, not blocks: the teacher has depth {teacher_depth}, not {depth}"
     if width >= teacher_width:

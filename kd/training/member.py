@@ -8,7 +8,7 @@ import torch
 
 from kd.files import write_atomically
 from kd.models import inits
-from kd.models.architectures import linear
+from kd.models.layers import linear
 from kd.signals.prepare import Data
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kd.models.architectures import CONVOLUTIONS
+from kd.models.architectures import architecture
+from kd.models.layers import CONVOLUTIONS
 from kd.training import metrics
 from kd.training.objective import Labels
 from kd.training.recipe import Spec
@@ -53,7 +54,8 @@ def best_choice(
     Doubles the stack until that is reached or the next might not fit in the device's memory. x, bpm: the
     training windows, on the device. Takes a second or two per doubling on a GPU.
     """
-    best, ways = Choice(), CONVOLUTIONS if spec.arch == "resnet1d" else CONVOLUTIONS[:1]
+    best = Choice()
+    ways = CONVOLUTIONS if architecture(spec.arch).convolutional else CONVOLUTIONS[:1]
     members = 1
     while members <= most:
         free, tried = _free(x.device), []

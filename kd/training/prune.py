@@ -8,12 +8,11 @@ import copy
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd.errors import InputError
-from kd.models import inits
-from kd.models.architectures import build, shape_of
+from kd.models import inits, weights
+from kd.models.architectures import build
 from kd.signals.prepare import Data
 from kd.training import metrics
 from kd.training.losses import cross_entropy
@@ -39,25 +38,23 @@ def initial_state(spec: Spec, teacher_folder: Path | None, data: Data) -> dict[s
             f"point {spec.id} (init {spec.init}) needs the weights of teacher {spec.teacher}, "
             f"but {teacher_folder} holds none: train the teacher first"
         )
-    state = load_file(Path(teacher_folder) / MODEL)
-    shape = shape_of(state)
+    shape = weights.shape_of(Path(teacher_folder) / MODEL)
     if why := inits.why_not(*shape, spec.arch, spec.depth, spec.width):
         raise InputError(f"point {spec.id} (init {spec.init}) from teacher {spec.teacher}: {why}")
     channels, samples = data.train.x.shape[1:]
-    teacher = build(*shape, channels=channels, samples=samples, classes=data.classes)
-    teacher.load_state_dict(state)
+    teacher = weights.load(Path(teacher_folder) / MODEL, channels, samples)
     generator = torch.Generator().manual_seed(spec.seed)
     chosen = torch.randperm(len(data.train), generator=generator)[:TAYLOR_WINDOWS].sort().values.numpy()
     labels = Labels(metrics.class_centres(data.min_bpm, data.classes), spec.recipe.label_sigma_bpm)
     x, bpm = as_tensor(data.train.x[chosen]), as_tensor(data.train.bpm[chosen])
     return pruned_state(
-        teacher, spec.depth, spec.width, importance=importance, x=x, target=labels.target(bpm), seed=spec.seed
+        teacher, shape, spec.width, importance=importance, x=x, target=labels.target(bpm), seed=spec.seed
     )
 
 
 def pruned_state(
     teacher: nn.Module,
-    depth: int,
+    shape: tuple[str, int, int],
     width: int,
     *,
     importance: str = "magnitude",
@@ -65,23 +62,24 @@ def pruned_state(
     target: Tensor | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """The state dict of a student of `depth` and `width`, pruned from a copy of `teacher` (on the CPU).
+    """The state dict of a student of `width`, pruned from a copy of `teacher` (on the CPU).
 
-    importance: "magnitude", "taylor" or "random". x: windows (N, C, S) to trace with, to check the result on
-    and, with their target (class index (N,) or distribution (N, K)), to take Taylor's gradients on. Raises
-    InputError for a student the teacher can't give, AssertionError if what came out isn't that student.
+    shape: architecture, depth and width of the teacher. importance: "magnitude", "taylor" or "random".
+    x: windows (N, C, S) to trace with, to check the result on and, with their target (class index (N,) or
+    distribution (N, K)), to take Taylor's gradients on. Raises InputError for a student the teacher can't
+    give, AssertionError if what came out isn't that student.
     """
     state = {k: v.detach().cpu() for k, v in teacher.state_dict().items()}
-    arch, teacher_depth, teacher_width = shape_of(state)
-    if why := inits.why_not(arch, teacher_depth, teacher_width, arch, depth, width):
+    arch, depth, teacher_width = shape
+    if why := inits.why_not(*shape, arch, depth, width):
         raise InputError(why)
     channels, samples, classes = x.shape[1], x.shape[2], len(state["fc.bias"])
 
-    def fresh(depth: int, width: int) -> nn.Module:
+    def fresh(width: int) -> nn.Module:
         return build(arch, depth, width, channels=channels, samples=samples, classes=classes)
 
     # The graph is traced by autograd: of a frozen teacher nothing would be pruned, without a word.
-    pruned = fresh(teacher_depth, teacher_width)
+    pruned = fresh(teacher_width)
     pruned.load_state_dict(state)
     pruned.eval()
     masked = copy.deepcopy(pruned)
@@ -89,7 +87,7 @@ def pruned_state(
         _gradients(pruned, x, target)
     _prune(pruned, masked, width, teacher_width, importance, x[:2], seed)
 
-    student = fresh(depth, width).eval()
+    student = fresh(width).eval()
     student.load_state_dict(pruned.state_dict())  # raises if a key or shape isn't the student's
     _check(student, pruned, masked, x[:64], classes)
     return {k: v.detach().clone() for k, v in student.state_dict().items()}

@@ -36,7 +36,7 @@ class Spec:
 
     id: str
     role: str  # "teacher" | "student"
-    arch: str  # kd.models.sizes.ARCHS
+    arch: str  # of kd.models.architectures
     depth: int
     width: int
     init: str = "random"

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd.models.architectures import CONVOLUTIONS, Convs, build, by_member, linear
+from kd.models.architectures import build
+from kd.models.layers import CONVOLUTIONS, Convs, by_member, linear
 from kd.training.adamw import AdamW
 from kd.training.layout import Layout
 from kd.training.objective import Labels, Objective
@@ -73,7 +74,7 @@ class Stack:
 
     x (N, C, S), bpm (N,): the training windows, on the device they are trained on. teachers: the outputs each
     member learns from. precision: "float32"; on CUDA also "tf32" or "bf16" (activations; weights, losses and
-    the optimiser stay float32). convolution: one of `architectures.CONVOLUTIONS`, for several members.
+    the optimiser stay float32). convolution: one of `layers.CONVOLUTIONS`, for several members.
     """
 
     def __init__(

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd.files import sha256, write_atomically
-from kd.models import sizes
+from kd.models import sizes, weights
 from kd.models.architectures import build
 from kd.signals.prepare import Data
 from kd.training import metrics
@@ -151,7 +151,8 @@ class Runs:
             test_logits, _ = outputs(model, self._tensor(test.x))
         predicted = metrics.decode_expectation(test_logits, self.labels.centres).cpu().numpy()
         argmax = metrics.decode_argmax(test_logits, self.labels.centres).cpu().numpy()
-        write_atomically(point.folder / MODEL, lambda path: save_file(_cpu_state(model), path))
+        shape = (spec.arch, spec.depth, spec.width)
+        write_atomically(point.folder / MODEL, lambda path: weights.save(model.state_dict(), path, *shape))
         if spec.role == "teacher":
             with self.stack.precise():
                 write_teacher_outputs(model, self.x, point.folder)
@@ -317,7 +318,3 @@ def load_model(
 def device_name(device: torch.device) -> str:
     """What result.json calls the device: "cpu", or the GPU's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _cpu_state(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}

@@ -121,7 +121,7 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
     yield "| file | what |"
     yield "|---|---|"
     yield "| `model.onnx`, `model.int8.onnx` | the model; input `window`, output `logits` over the classes |"
-    yield "| `model.safetensors` | its weights for `kd.models.architectures` |"
+    yield "| `model.safetensors` | its weights and its shape; `kd.models.weights.load` reads it |"
     yield "| `preprocess.json` | filter, window, normalisation, classes, decoding |"
     yield "| `example.py` | raw recordings to heart rate, numpy and onnxruntime only |"
     yield "| `stream.py` | the same from a live signal |"

@@ -47,12 +47,13 @@ class FakeSweep:
     tilts: dict[str, float] = field(
         default_factory=dict
     )  # strategy -> exponent that turns its gain with size
-    archs_differ: float = 1.2  # error of an MLP against a ResNet of its size
+    # architecture -> factor on the error, at the same size
+    archs_differ: dict[str, float] = field(default_factory=lambda: {"mlp": 1.2})
 
     def mean(self, arch: str, strategy: str, teacher: str | None, params: Array) -> Array:
         """The true mean MAE of an arm at these sizes, (n,)."""
         gain = self.gains.get(strategy, 1.0) * (params / 2e4) ** self.tilts.get(strategy, 0.0)
-        return np.asarray(self.truth(params) * gain * (self.archs_differ if arch == "mlp" else 1.0))
+        return np.asarray(self.truth(params) * gain * self.archs_differ.get(arch, 1.0))
 
     def results(self, rng: int = 0) -> list[dict[str, Any]]:
         """result.json dicts of all teachers and students; half of the noise is the configuration's."""

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from kd.errors import InputError
+from kd.models.architectures import ARCHITECTURES
 from orchestrator.answers.candidates import LIMITS
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
@@ -151,9 +152,10 @@ class Sweep:
         yield from sorted(found.items(), key=lambda item: group_order(item[0]))
 
 
-def group_order(name: str) -> tuple[bool, bool, str]:
-    """Sort key of groups: random inits first, the plainest architecture last."""
-    return (", " in name, name.startswith("mlp"), name)
+def group_order(name: str) -> tuple[bool, int, str]:
+    """Sort key of groups: random inits first, architectures in the order of their registry."""
+    known, (arch, _, init) = list(ARCHITECTURES), name.partition(", ")
+    return (bool(init), known.index(arch) if arch in known else len(known), name)
 
 
 def group_name(arm: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -21,10 +22,11 @@ from pydantic import (
     ValidationError,
     create_model,
 )
+from pydantic_core import PydanticCustomError
 
 from kd.errors import InputError
+from kd.models.architectures import ARCHITECTURES
 from kd.models.inits import INITS
-from kd.models.sizes import ARCHS
 from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig
 from kd.signals.preprocess import Preprocess
@@ -36,6 +38,13 @@ from orchestrator.space.slot import GPU_SHARE, Slot
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
+
+
+def _architecture(name: str) -> str:
+    if name not in ARCHITECTURES:
+        text = f"no such architecture{_hint(name, ARCHITECTURES)}"
+        raise PydanticCustomError("unknown_architecture", "{text}", {"text": text})
+    return name
 
 
 class _Model(BaseModel):
@@ -57,7 +66,12 @@ Positive = Annotated[int, Field(ge=1)]
 Ints = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed), Field(min_length=1)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
-Archs = Annotated[list[Literal["resnet1d", "mlp"]], BeforeValidator(_listed), Field(min_length=1)]
+Arch = Annotated[
+    str,
+    AfterValidator(_architecture),
+    Field(json_schema_extra=lambda schema: schema.update(enum=[*ARCHITECTURES])),
+]
+Archs = Annotated[list[Arch], BeforeValidator(_listed), Field(min_length=1)]
 Values = Annotated[list[float], BeforeValidator(_listed), Field(min_length=1)]
 # one grid, or a list of grids, of a strategy's arguments
 Grids = Annotated[list[dict[str, Values]], BeforeValidator(lambda v: _listed({} if v is None else v))]
@@ -369,6 +383,3 @@ def _place(path: Path, lines: Mapping[tuple[Any, ...], int], key: tuple[Any, ...
 
 def _dotted(key: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in key)
-
-
-assert set(ARCHS) == {"resnet1d", "mlp"}  # what Archs spells out for the type checker

@@ -23,8 +23,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kd.models import sizes
-from kd.models.architectures import CONVOLUTIONS
+from kd.models import resnet1d, sizes
+from kd.models.layers import CONVOLUTIONS
 from kd.training import metrics
 from kd.training.losses import cross_entropy
 from kd.training.objective import Labels
@@ -202,11 +202,11 @@ def floor_seconds(student: tuple[str, int, int], roof: tuple[float, float, float
     if arch == "mlp":
         values = SAMPLES + depth * width * 2 + CLASSES
     else:
-        n, length, values = sizes.filters(depth, width), SAMPLES, width * SAMPLES
+        n, length, values = resnet1d.filters(depth, width), SAMPLES, width * SAMPLES
         for i in range(depth):
-            out = -(-length // sizes.stride(i))
+            out = -(-length // resnet1d.stride(i))
             values += n[i] * length + n[i + 1] * out * 3  # two batch norms, two convolutions
-            values += n[i + 1] * out if sizes.stride(i) != 1 or n[i] != n[i + 1] else 0
+            values += n[i + 1] * out if resnet1d.stride(i) != 1 or n[i] != n[i + 1] else 0
             length = out
         values += n[-1] * length + CLASSES
     moved = 4 * (4 * values * BATCH + 16 * size.params)  # AdamW reads and writes 4 vectors twice

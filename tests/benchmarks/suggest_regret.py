@@ -39,7 +39,7 @@ def world(seed: int) -> FakeSweep:
         truth=FAMILIES[family](rng),
         gains={s: float(np.exp(rng.normal(-0.05, 0.04))) for s in strategies},
         tilts={s: float(rng.normal(0, 0.02)) for s in strategies},
-        archs_differ=float(np.exp(rng.normal(0.05, 0.08))),
+        archs_differ={"mlp": float(np.exp(rng.normal(0.05, 0.08)))},
     )
 
 

@@ -1,9 +1,13 @@
 """Architectures: shapes, structure, and that each part really learns."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from kd.models.architectures import ResNet1d, build
+from kd.errors import InputError
+from kd.models.architectures import build
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,7 @@ def test_logits_and_features_of_any_input(arch, depth, width, channels, samples)
 
 
 def test_filters_double_every_four_blocks_and_every_second_block_halves():
-    model = ResNet1d(8, 9)
+    model = build("resnet1d", 9, 8)
     assert [b.conv2.out_channels for b in model.blocks] == [8, 8, 8, 8, 16, 16, 16, 16, 32]
     assert [b.conv1.stride[1] for b in model.blocks] == [1, 2, 1, 2, 1, 2, 1, 2, 1]
     assert [b.shortcut is not None for b in model.blocks] == [
@@ -58,5 +62,13 @@ def test_a_window_is_judged_alone_in_evaluation_mode():
 
 
 def test_unknown_architecture_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'transformer'.*resnet1d, mlp"):
+    with pytest.raises(InputError, match=r"'transformer': use resnet1d or mlp"):
         build("transformer", 2, 4)
+
+
+def test_names_sizes_and_inits_need_no_torch():
+    code = "from kd.models import architectures, inits, sizes\n"
+    code += "for arch in architectures.ARCHITECTURES:\n"
+    code += "    assert sizes.size(arch, 2, 4).params and not inits.why_not(arch, 2, 8, arch, 2, 4)\n"
+    code += "import sys\nassert not {'torch', 'safetensors'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

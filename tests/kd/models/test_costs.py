@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kd.models import costs as edge
-from kd.models.architectures import build, conv
+from kd.models.architectures import ARCHITECTURES, build
+from kd.models.layers import conv
 from kd.models.sizes import size
 
 SHAPES = [
@@ -36,7 +37,7 @@ def test_closed_forms_equal_what_is_counted_on_the_model(arch, depth, width, cha
 
 @settings(max_examples=15, deadline=None)
 @given(
-    arch=st.sampled_from(["resnet1d", "mlp"]),
+    arch=st.sampled_from(list(ARCHITECTURES)),
     depth=st.integers(1, 9),
     width=st.integers(1, 12),
     channels=st.integers(1, 3),
@@ -63,7 +64,7 @@ class Waits(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.next = conv(1, 3), conv(3, 3)
+        self.conv, self.next = conv(1, 3, 5), conv(3, 3, 5)
 
 
 def test_the_walk_by_hand():

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd.errors import InputError
-from kd.models.architectures import build
-from kd.models.sizes import filters, size, stride
+from kd.models.architectures import ARCHITECTURES, build
+from kd.models.resnet1d import filters, stride
+from kd.models.sizes import size
 
 
 @settings(max_examples=20, deadline=None)
 @given(
-    arch=st.sampled_from(["resnet1d", "mlp"]),
+    arch=st.sampled_from(list(ARCHITECTURES)),
     depth=st.integers(1, 9),
     width=st.integers(1, 12),
     channels=st.integers(1, 4),
@@ -47,7 +48,7 @@ def test_sizes_by_hand():
 
 
 def test_more_is_never_smaller():
-    for arch in ("resnet1d", "mlp"):
+    for arch in ARCHITECTURES:
         for depth in range(1, 10):
             params = [size(arch, depth, width).params for width in range(1, 40)]
             assert params == sorted(set(params))

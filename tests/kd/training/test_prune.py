@@ -7,7 +7,7 @@ import torch
 
 from kd.errors import InputError
 from kd.models import inits
-from kd.models.architectures import build, shape_of
+from kd.models.architectures import build
 from kd.signals.prepare import Data
 from kd.training.prune import initial_state, pruned_state
 from kd.training.recipe import Recipe, Spec
@@ -52,10 +52,9 @@ def test_a_born_student_is_an_ordinary_one(arch, depth, of, width, importance):
     parent = settled(arch, depth, of, channels=2).requires_grad_(False)  # frozen, as teachers are
     before = {k: v.clone() for k, v in parent.state_dict().items()}
     x, target = some_windows(channels=2)
-    state = pruned_state(parent, depth, width, importance=importance, x=x, target=target)
+    state = pruned_state(parent, (arch, depth, of), width, importance=importance, x=x, target=target)
     student = build(arch, depth, width, channels=2)
     student.load_state_dict(state)
-    assert shape_of(state) == (arch, depth, width)
     assert student.eval()(x)[0].shape == (64, 180)
     assert all(torch.equal(before[k], v) for k, v in parent.state_dict().items())
     assert not torch.equal(
@@ -66,7 +65,8 @@ def test_a_born_student_is_an_ordinary_one(arch, depth, of, width, importance):
 def test_every_width_can_be_born():
     parent, (x, _) = settled("resnet1d", 5, 12), some_windows()
     for width in range(1, 12):
-        assert shape_of(pruned_state(parent, 5, width, x=x)) == ("resnet1d", 5, width)
+        state = pruned_state(parent, ("resnet1d", 5, 12), width, x=x)
+        build("resnet1d", 5, width).load_state_dict(state)
 
 
 def test_channels_that_do_nothing_are_the_first_to_go():
@@ -84,7 +84,9 @@ def test_channels_that_do_nothing_are_the_first_to_go():
     error = {}
     for importance in ("magnitude", "taylor", "random"):
         student = build("mlp", 2, 4)
-        student.load_state_dict(pruned_state(parent, 2, 4, importance=importance, x=x, target=target, seed=1))
+        student.load_state_dict(
+            pruned_state(parent, ("mlp", 2, 8), 4, importance=importance, x=x, target=target, seed=1)
+        )
         error[importance] = float((student.eval()(x)[0] - wanted).abs().max().detach())
     assert error["magnitude"] < 1e-5
     assert error["taylor"] < 1e-5
@@ -99,7 +101,7 @@ def test_taylor_keeps_what_the_loss_needs_and_magnitude_what_is_large():
         parent.fc.weight[:, :2] = 0.0
     kept = {}
     for importance in ("magnitude", "taylor"):
-        state = pruned_state(parent, 1, 2, importance=importance, x=x, target=target)
+        state = pruned_state(parent, ("mlp", 1, 4), 2, importance=importance, x=x, target=target)
         kept[importance] = float(state["fc.weight"].abs().sum())
     assert kept["magnitude"] == 0
     assert kept["taylor"] > 0
@@ -107,7 +109,9 @@ def test_taylor_keeps_what_the_loss_needs_and_magnitude_what_is_large():
 
 def test_random_birth_follows_the_seed():
     parent, (x, _) = settled("resnet1d", 2, 8), some_windows()
-    one, same, other = (pruned_state(parent, 2, 4, importance="random", x=x, seed=s) for s in (3, 3, 4))
+    one, same, other = (
+        pruned_state(parent, ("resnet1d", 2, 8), 4, importance="random", x=x, seed=s) for s in (3, 3, 4)
+    )
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert any(not torch.equal(one[k], other[k]) for k in one)
 

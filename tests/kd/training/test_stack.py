@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kd.models.architectures import CONVOLUTIONS, linear
+from kd.models.layers import CONVOLUTIONS, linear
 from kd.signals.prepare import Data
 from kd.training.objective import Labels
 from kd.training.recipe import Recipe, Spec

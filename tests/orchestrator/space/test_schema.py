@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from kd.errors import InputError
-from orchestrator.space.schema import load_space, space_text, strategy_points
+from kd.models.architectures import ARCHITECTURES
+from orchestrator.space.schema import Students, load_space, space_text, strategy_points
 
 SPACES = sorted((Path(__file__).resolve().parents[3] / "search_spaces").glob("*.yaml"))
 TEXT = """\
@@ -71,8 +72,10 @@ REFUSED = {
     "strategies: {soft: {temperature: 0}}": "temperature is 0",
     "strategies: {soft: {ce: 0, weight: 0}}": "every weight is 0",
     "students:\n  - {arch: resnet1d, depth: 2, width: 4}\n  - {arch: lstm, depth: 2, width: 4}": (
-        "space.yaml:3: students.1.arch"
+        r"space.yaml:3: students.1.arch.0: no such architecture; known: resnet1d, mlp \(got 'lstm'\)"
     ),
+    "teachers: {arch: [mlp, resnet], depth: 2, width: 4}": r"no such architecture; did you mean resnet1d\?",
+    "students: {arch: 3, depth: 2, width: 4}": "students.0.arch.0: Input should be a valid string",
     "students:\n  - {arch: mlp, depth: 2}": "students.0.width: Field required",
     "students: {arch: mlp, depth: 2, width: 4, init: prund}": r"no init 'prund'; did you mean pruned\?",
     "students: {arch: mlp, depth: 0, width: 4}": "greater than or equal to 1",
@@ -123,3 +126,12 @@ def test_written_and_read_again_it_is_the_same(write, path: Path | None) -> None
 def test_nothing_is_executed(write) -> None:
     with pytest.raises(InputError, match="not YAML"):
         load_space(write("data: !!python/object/apply:os.system ['true']"))
+
+
+def test_a_space_may_name_what_is_registered(write, monkeypatch) -> None:
+    """And editors are told the same names."""
+    monkeypatch.setitem(ARCHITECTURES, "lstm", ARCHITECTURES["mlp"])
+    space = load_space(write("students: {arch: [lstm, mlp], depth: 2, width: 4}"))
+    assert space.students[0].arch == ["lstm", "mlp"]
+    schema = Students.model_json_schema(mode="validation")
+    assert schema["properties"]["arch"]["items"]["enum"] == ["resnet1d", "mlp", "lstm"]
