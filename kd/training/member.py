@@ -10,6 +10,7 @@ from kd.files import write_atomically
 from kd.models import inits
 from kd.models.architectures import linear
 from kd.signals.prepare import Data
+from kd.training.objective import learns_features
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
@@ -68,7 +69,7 @@ class Standing:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.spec.seed)  # points that differ only in strategy or teacher start alike
             state, connector = shape.build().state_dict(), {}
-            if weights.feature and self.teacher is not None:
+            if self.teacher is not None and learns_features(weights):
                 student_width, teacher_width = state["fc.weight"].shape[1], self.teacher.features.shape[1]
                 connector = linear(student_width, teacher_width).state_dict()
             if inits.needs_teacher(self.spec.init):
