@@ -1,5 +1,8 @@
 """Every distillation loss as a pure function of tensors, one value per sample; the caller weighs and reduces.
 
+A function that is a term of the objective (`kd.training.terms`) gets what its parameters' names ask for: see
+`kd.training.objective.INPUTS`.
+
 All work in log space and in float32 at least, so that they and their gradients stay finite for logits up to
 +-1e4 and temperatures from 0.05 to 20. N samples, C classes, F features. Temperature and window may be one
 number or one per sample, (N, 1): models of a stack differ in them.
@@ -45,40 +48,23 @@ def soft(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Te
 def decoupled(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    target: Tensor,
-    temperature: float | Tensor,
-    alpha: float,
-    beta: float,
-    window: int | Tensor = 0,
-) -> Tensor:
-    """Decoupled distillation, alpha * TCKD + beta * NCKD, each times T^2, (N,).
-
-    Logits (N, C), target: class indices (N,). Source: Zhao et al., CVPR 2022 (arXiv 2203.08679), equation 7.
-    `window` > 0 widens the target for ordinal classes (our convention): the classes within `window` of the
-    target stay singletons of the target part, and the others form the non-target part; 0 is the paper's DKD.
-    KL(teacher || student) = TCKD + p_teacher(non-target) * NCKD holds for every window.
-    """
-    tckd, nckd = decoupled_terms(student_logits, teacher_logits, target, temperature, window)
-    return alpha * tckd + beta * nckd
-
-
-def decoupled_terms(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
+    label: Tensor,
     temperature: float | Tensor,
     window: int | Tensor = 0,
 ) -> tuple[Tensor, Tensor]:
-    """TCKD and NCKD, both (N,) and both times T^2; see `decoupled`."""
+    """Decoupled distillation: TCKD and NCKD, both (N,) and both times T^2.
+
+    Logits (N, C), label: class indices (N,). Source: Zhao et al., CVPR 2022 (arXiv 2203.08679), equation 7.
+    `window` > 0 widens the target for ordinal classes (our convention): the classes within `window` of the
+    label stay singletons of the target part, and the others form the non-target part; 0 is the paper's DKD.
+    KL(teacher || student) = TCKD + p_teacher(non-target) * NCKD holds for every window.
+    """
     _check_logits(student_logits, teacher_logits)
     classes = student_logits.shape[1]
     if not isinstance(window, Tensor):
         check_window(window, classes)
-    index = torch.arange(classes, device=target.device)
-    hit = target.long().unsqueeze(1)
-    near = (
-        index == hit if isinstance(window, int) and window == 0 else (index - hit).abs() <= window
-    )  # (N, C), the target part
+    index = torch.arange(classes, device=label.device)
+    near = (index - label.long().unsqueeze(1)).abs() <= window  # (N, C), the target part
     log_s = _log_softmax(student_logits, temperature)
     log_t = _log_softmax(teacher_logits, temperature)
     rest_s = log_s.masked_fill(near, -torch.inf).logsumexp(1, keepdim=True)  # (N, 1), log p(non-target)

@@ -5,11 +5,14 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kd.files import write_atomically
 from kd.models import inits
 from kd.models.layers import linear
 from kd.signals.prepare import Data
+from kd.training import metrics
+from kd.training.objective import learns_features
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
@@ -32,13 +35,19 @@ class Diverged(RuntimeError):
         return Diverged, (self.epoch, self.cause)
 
 
-class Standing:
-    """One point in its folder: how far it is, and what of it is written."""
+class Member:
+    """One point in training, in its folder: how far it is, its best, and what of it is written.
+
+    place: its number in the stack. left_with: its best weights when it left the stack,
+    None while it is there.
+    """
 
     def __init__(self, spec: Spec, folder: Path, teacher: TeacherOutputs | None) -> None:
         self.spec, self.folder, self.teacher = spec, Path(folder), teacher
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
+        self.place = 0
+        self.left_with: dict[str, Tensor] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -68,24 +77,57 @@ class Standing:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.spec.seed)  # points that differ only in strategy or teacher start alike
             state, connector = shape.build().state_dict(), {}
-            if weights.feature and self.teacher is not None:
+            if self.teacher is not None and learns_features(weights):
                 student_width, teacher_width = state["fc.weight"].shape[1], self.teacher.features.shape[1]
                 connector = linear(student_width, teacher_width).state_dict()
             if inits.needs_teacher(self.spec.init):
                 state = initial_state(self.spec, teacher_folder, data)
         return Start(state, connector)
 
-    def checkpoint(self, stack: Stack, member: int) -> None:
+    def trained(self, loss: float, val: dict[str, float], lr: float) -> Row | Diverged:
+        """It has trained an epoch, with this mean loss and these figures on the validation windows.
+
+        lr: of the epoch's last step. Gives the epoch's row, or Diverged if a number isn't finite.
+        """
+        self.epoch += 1
+        try:
+            _check_finite(self.epoch, loss, val)
+        except Diverged as error:  # raised, so that it tells where
+            self.diverged = error
+            return error
+        if val["mae_bpm"] < self.best_mae:
+            self.best_mae, self.best_epoch = val["mae_bpm"], self.epoch
+        return {"epoch": self.epoch, "train_loss": loss, "val_mae_bpm": val["mae_bpm"], "lr": lr}
+
+    def best_state(self, stack: Stack) -> dict[str, Tensor]:
+        """Its weights after its best epoch, as the state dict of a plain model."""
+        return stack.best(self.place, self.best_epoch) if self.left_with is None else self.left_with
+
+    def leave(self, stack: Stack) -> None:
+        """Take along what is still needed of it when the stack goes on without it."""
+        self.left_with = self.best_state(stack) if self.best_epoch else {}
+
+    def restart(self, stack: Stack) -> Start:
+        """What it goes on with in another stack."""
+        return Start(
+            stack.state(self.place, self.epoch),
+            stack.connector(self.place),
+            stack.moments(self.place),
+            self.best_state(stack) if self.best_epoch else None,
+        )
+
+    def checkpoint(self, stack: Stack) -> None:
         """Write its whole state, atomically."""
+        now = self.restart(stack)
         state = {
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_mae": self.best_mae,
             "train_seconds": self.train_seconds,
-            "model": stack.state(member, self.epoch),
-            "connector": stack.connector(member),
-            "moments": stack.moments(member),
-            "best_state": stack.best(member, self.best_epoch) if self.best_epoch else {},
+            "model": now.model,
+            "connector": now.connector,
+            "moments": now.moments,
+            "best_state": now.best or {},
         }
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
 
@@ -93,3 +135,11 @@ class Standing:
         """Add an epoch to the history."""
         with (self.folder / HISTORY).open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _check_finite(epoch: int, loss: float, val: dict[str, float]) -> None:
+    """Raise Diverged if a number isn't finite."""
+    if not math.isfinite(loss):
+        raise Diverged(epoch, f"the training loss is {loss}; try a lower learning rate")
+    if not metrics.finite(val):
+        raise Diverged(epoch, "the validation logits are not finite; try a lower learning rate")

@@ -3,16 +3,17 @@
 M members of a stack, N windows, K classes, F features.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kd.training import losses
-from kd.training.strategies import Weights
 from kd.training.teacher import TeacherOutputs
+from kd.training.terms import TERMS, Weights
 
 
 @dataclass(frozen=True)
@@ -38,56 +39,34 @@ class Labels:
 
 
 class Few:
-    """Some members of a stack in a fixed order: picks what is theirs, copying nothing if that is all.
+    """Some of a stack's members in a fixed order: picks what is theirs, copying nothing if that is all.
 
-    Their weights are on the device from the start: a step in a CUDA graph can't bring them there.
+    among: the members that what it picks from is of.
     """
 
-    def __init__(
-        self, members: Sequence[int], weights: Sequence[Weights], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, members: Sequence[int], among: Sequence[int], device: torch.device) -> None:
         self.members = list(members)
-        self._all = self.members == list(range(len(weights)))
-        self._index = torch.tensor(self.members, device=device)
-        mine = [asdict(weights[m]) for m in self.members]
-        self._values = {
-            name: torch.tensor([float(w[name]) for w in mine], device=device, dtype=dtype) for name in mine[0]
-        }
-        self._common = {name: value for name, value in mine[0].items() if all(w[name] == value for w in mine)}
+        self._all = self.members == list(among)
+        self._index = torch.tensor([list(among).index(m) for m in self.members], device=device)
 
     def of(self, x: Tensor, axis: int = 0) -> Tensor:
         """Their slices along the axis of members."""
         return x if self._all else x.index_select(axis, self._index)
 
-    def add(self, total: Tensor, ramp: Tensor | None = None, **losses: Tensor) -> Tensor:
-        """`total` (M,) and the mean of each one's losses (theirs * N,), times its weights, times its ramp."""
-        values: Any = 0.0
-        for term, loss in losses.items():
-            values = loss.view(len(self.members), -1).mean(1) * self._values[term] + values
-        if ramp is not None:
-            values = values * self.of(ramp)
+    def add(self, total: Tensor, values: Tensor) -> Tensor:
+        """`total` (M,) with a value of each of them added."""
         return total + values if self._all else total.index_add(0, self._index, values)
-
-    def each(self, name: str, n: int) -> Any:
-        """A number that all share, as it is; else one per row, (theirs * n, 1)."""
-        if name in self._common:
-            return self._common[name]
-        return self._values[name].repeat_interleave(n).unsqueeze(1)
 
 
 class Taught(Few):
     """Members that learn from a teacher, ordered by teacher."""
 
     def __init__(
-        self,
-        members: Sequence[int],
-        weights: Sequence[Weights],
-        teachers: Sequence[TeacherOutputs | None],
-        device: torch.device,
-        dtype: torch.dtype,
+        self, members: Sequence[int], teachers: Sequence[TeacherOutputs | None], device: torch.device
     ) -> None:
         first = {id(teacher): m for m, teacher in reversed(list(enumerate(teachers)))}
-        super().__init__(sorted(members, key=lambda m: (first[id(teachers[m])], m)), weights, device, dtype)
+        ordered = sorted(members, key=lambda m: (first[id(teachers[m])], m))
+        super().__init__(ordered, range(len(teachers)), device)
         self._groups: list[tuple[TeacherOutputs, int]] = []
         for teacher in (teachers[m] for m in self.members):
             assert teacher is not None
@@ -110,6 +89,99 @@ class Taught(Few):
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a step has of every member; see `Objective.__call__`."""
+
+    logits: Tensor
+    features: Mapping[int, Tensor]
+    bpm: Tensor
+    index: Tensor
+    labels: Labels
+
+
+class Job:
+    """One loss function for the members that give it a weight; of those that learn features, of one width.
+
+    few: the members. weights: one per member of the stack. connected: the members whose features are
+    connected to their teachers' `width`, for a function that asks for features.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        few: Few,
+        weights: Sequence[Weights],
+        dtype: torch.dtype,
+        device: torch.device,
+        width: int = 0,
+        connected: Few | None = None,
+    ) -> None:
+        self.few, self.width, self.needs, self.ramped = few, width, needs_of(name), TERMS[name].ramped
+        self.function: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(losses, name)
+        self._connected = connected and Few(few.members, connected.members, device)
+        mine = [weights[m] for m in few.members]
+
+        # On the device from the start: a step in a CUDA graph can't bring numbers there.
+        def on_device(values: Sequence[float]) -> Tensor:
+            return torch.tensor([float(value) for value in values], device=device, dtype=dtype)
+
+        columns = zip(*(w.of(TERMS[name]) for w in mine), strict=True)
+        self._weights = [on_device(column) if any(column) else None for column in columns]
+        self._settings: dict[str, Any] = {}
+        for setting in SETTINGS:
+            values = [getattr(w, setting) for w in mine]
+            self._settings[setting] = values[0] if len(set(values)) == 1 else on_device(values)
+
+    def values(self, batch: Batch, ramp: Tensor) -> Tensor:
+        """The batch means of what the function gives, weighed, (theirs,)."""
+        given = self.function(*(INPUTS[name](self, batch) for name in self.needs))
+        total: Any = 0.0
+        for loss, weight in zip(given if isinstance(given, tuple) else (given,), self._weights, strict=True):
+            if weight is not None:
+                total = loss.view(len(self.few.members), -1).mean(1) * weight + total
+        return total * self.few.of(ramp) if self.ramped else total
+
+    def setting(self, name: str, n: int) -> Any:
+        """A number that all share, as it is; else one per row, (theirs * n, 1)."""
+        value = self._settings[name]
+        return value.repeat_interleave(n).unsqueeze(1) if isinstance(value, Tensor) else value
+
+    def connected_features(self, batch: Batch) -> Tensor:
+        """The members' features, connected to their teachers' width, (theirs * N, F)."""
+        assert self._connected is not None
+        return self._connected.of(batch.features[self.width]).flatten(0, 1)
+
+
+# What a loss function may ask for, by the name of its parameter. Rows are (theirs * N, ...).
+INPUTS: dict[str, Callable[[Any, Batch], Any]] = {
+    "student_logits": lambda job, batch: job.few.of(batch.logits).flatten(0, 1),
+    "teacher_logits": lambda job, batch: job.few.logits(batch.index),
+    "student_features": lambda job, batch: job.connected_features(batch),
+    "teacher_features": lambda job, batch: job.few.features(batch.index),
+    "target": lambda job, batch: batch.labels.target(job.few.of(batch.bpm).flatten()),
+    "label": lambda job, batch: batch.labels.index(job.few.of(batch.bpm).flatten()),
+    "temperature": lambda job, batch: job.setting("temperature", batch.bpm.shape[1]),
+    "window": lambda job, batch: job.setting("window", batch.bpm.shape[1]),
+}
+FEATURES = {"student_features", "teacher_features"}
+OF_TEACHER = {"teacher_logits", *FEATURES}  # without a teacher there is no width to connect features to
+SETTINGS = ("temperature", "window")
+
+
+def needs_of(name: str) -> tuple[str, ...]:
+    """What the loss function of an entry of `TERMS` asks for. ValueError if it can't have it."""
+    needs = tuple(inspect.signature(getattr(losses, name)).parameters)
+    if unknown := [need for need in needs if need not in INPUTS]:
+        raise ValueError(f"loss {name} asks for {', '.join(unknown)}: there is {', '.join(INPUTS)}")
+    return needs
+
+
+def learns_features(weights: Weights) -> bool:
+    """Whether a term of some weight asks for features."""
+    return any(any(weights.of(term)) and FEATURES & set(needs_of(name)) for name, term in TERMS.items())
+
+
 class Objective:
     """The loss of each member of a stack: the batch mean of its weighted terms.
 
@@ -126,31 +198,39 @@ class Objective:
     ) -> None:
         self.labels, self.members, self._dtype = labels, len(weights), dtype
         device = labels.centres.device
-        taught = [m for m, teacher in enumerate(teachers) if teacher is not None]
-        for m, w in enumerate(weights):
-            if not (w.ce or (m in taught and any((w.hard, w.soft, w.tckd, w.nckd, w.feature)))):
-                raise ValueError(f"no loss term is left to train with: {w}")
-            if w.tckd or w.nckd:
-                losses.check_window(w.window, len(labels.centres))
-
-        def few(members: Sequence[int]) -> Taught | None:
-            return Taught(members, weights, teachers, device, dtype) if members else None
-
-        with_ce = [m for m, w in enumerate(weights) if w.ce]
-        self._ce = Few(with_ce, weights, device, dtype) if with_ce else None
-        self._hard = few([m for m in taught if weights[m].hard])
-        self._soft = few([m for m in taught if weights[m].soft])
-        self._decoupled = few([m for m in taught if weights[m].tckd or weights[m].nckd])
         widths = {
             m: teacher.features.shape[1]
             for m, teacher in enumerate(teachers)
-            if teacher is not None and weights[m].feature
+            if teacher is not None and learns_features(weights[m])
         }
         # Members that learn features, one group for each width of the teachers'.
         self.featured = {
-            width: Taught([m for m in widths if widths[m] == width], weights, teachers, device, dtype)
+            width: Taught([m for m in widths if widths[m] == width], teachers, device)
             for width in sorted(set(widths.values()))
         }
+        self._jobs: list[Job] = []
+        for name, term in TERMS.items():
+            needs = set(needs_of(name))
+            members = [m for m, w in enumerate(weights) if any(w.of(term))]
+            if needs & OF_TEACHER:
+                members = [m for m in members if teachers[m] is not None]
+            groups: dict[int, list[int]] = {}
+            for m in members:
+                groups.setdefault(widths[m] if needs & FEATURES else 0, []).append(m)
+                if "window" in needs:
+                    losses.check_window(weights[m].window, len(labels.centres))
+            for width, group in sorted(groups.items()):
+                few = (
+                    Taught(group, teachers, device)
+                    if needs & OF_TEACHER
+                    else Few(group, range(len(weights)), device)
+                )
+                connected = self.featured.get(width)
+                self._jobs.append(Job(name, few, weights, dtype, device, width, connected))
+        busy = {m for job in self._jobs for m in job.few.members}
+        for m, w in enumerate(weights):
+            if m not in busy:
+                raise ValueError(f"no loss term is left to train with: {w}")
 
     def __call__(
         self, logits: Tensor, features: Mapping[int, Tensor], bpm: Tensor, index: Tensor, ramp: Tensor
@@ -158,29 +238,10 @@ class Objective:
         """The losses, (M,). logits (M, N, K); bpm, index (M, N): BPM and number of each window.
 
         features: for each group of `featured` its members' features, (theirs, N, F), connected to the
-        teachers' width. ramp: (M,) in 0..1, scales the decoupled terms (DKD's warm-up).
+        teachers' width. ramp: (M,) in 0..1, scales the ramped terms (DKD's warm-up).
         """
-        n = logits.shape[1]
+        batch = Batch(logits, features, bpm, index, self.labels)
         total = torch.zeros(self.members, dtype=self._dtype, device=logits.device)
-        if ce := self._ce:
-            target = self.labels.target(ce.of(bpm).flatten())
-            total = ce.add(total, ce=losses.cross_entropy(ce.of(logits).flatten(0, 1), target))
-        if few := self._hard:
-            total = few.add(total, hard=losses.hard(few.of(logits).flatten(0, 1), few.logits(index)))
-        if few := self._soft:
-            rows = few.of(logits).flatten(0, 1)
-            loss = losses.soft(rows, few.logits(index), few.each("temperature", n))
-            total = few.add(total, soft=loss)
-        if few := self._decoupled:
-            tckd, nckd = losses.decoupled_terms(
-                few.of(logits).flatten(0, 1),
-                few.logits(index),
-                self.labels.index(few.of(bpm).flatten()),
-                few.each("temperature", n),
-                few.each("window", n),
-            )
-            total = few.add(total, ramp, tckd=tckd, nckd=nckd)
-        for width, few in self.featured.items():
-            loss = losses.feature(features[width].flatten(0, 1), few.features(index))
-            total = few.add(total, feature=loss)
+        for job in self._jobs:
+            total = job.few.add(total, job.values(batch, ramp))
         return total

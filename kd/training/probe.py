@@ -46,9 +46,7 @@ def choose(spec: Spec, data: "Data", device: str, points: int) -> Choice:
     return best_choice(spec, shape, x, bpm, labels, min(points, MOST))
 
 
-def best_choice(
-    spec: Spec, shape: Shape, x: Tensor, bpm: Tensor, labels: Labels, most: int, *, precision: str = "float32"
-) -> Choice:
+def best_choice(spec: Spec, shape: Shape, x: Tensor, bpm: Tensor, labels: Labels, most: int) -> Choice:
     """The number of members, at most `most`, beyond which a stack trains hardly more of them a second.
 
     Doubles the stack until that is reached or the next might not fit in the device's memory. x, bpm: the
@@ -61,9 +59,7 @@ def best_choice(
         free, tried = _free(x.device), []
         for way in ways if members > 1 else CONVOLUTIONS[:1]:
             with suppress(torch.cuda.OutOfMemoryError):
-                rate, used = rate_of(
-                    spec, shape, x, bpm, labels, members, precision=precision, convolution=way
-                )
+                rate, used = rate_of(spec, shape, x, bpm, labels, members, convolution=way)
                 tried.append((Choice(members, way, rate), used))
         if not tried:
             break
@@ -89,7 +85,6 @@ def rate_of(
     labels: Labels,
     members: int,
     *,
-    precision: str = "float32",
     convolution: str = "grouped",
     repeats: int = 2,
 ) -> tuple[float, int]:
@@ -114,7 +109,6 @@ def rate_of(
         x,
         bpm,
         labels,
-        precision=precision,
         convolution=convolution,
     )
     stack.epoch([0] * members)  # captures the graph

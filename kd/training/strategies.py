@@ -1,4 +1,4 @@
-"""The strategies of the sweep, each a point in the space of weights over loss terms. Torch-free.
+"""The strategies of the sweep, each a point in the space of weights over loss terms (`terms.py`). Torch-free.
 
 One training step serves them all (`kd.training.objective`). Adding a strategy is one function and one line in
 STRATEGIES; its keyword arguments, with their defaults, are what a search space may set.
@@ -7,39 +7,20 @@ STRATEGIES; its keyword arguments, with their defaults, are what a search space 
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kd.errors import InputError
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How much each loss term counts. A term of weight 0 is never computed.
-
-    temperature: of soft, tckd and nckd. window: half-width, in classes, of the decoupled target part.
-    warmup_fraction: share of the epochs over which the decoupled terms grow from 0 to their weight.
-    """
-
-    ce: float = 0.0
-    hard: float = 0.0
-    soft: float = 0.0
-    tckd: float = 0.0
-    nckd: float = 0.0
-    feature: float = 0.0
-    temperature: float = 1.0
-    window: int = 0
-    warmup_fraction: float = 0.0
+from kd.training.terms import Weights
 
 
 def scratch() -> Weights:
     """True labels only."""
-    return Weights(ce=1.0)
+    return Weights({"ce": 1.0})
 
 
 def hard(ce: float = 0.5, weight: float = 0.5) -> Weights:
     """True labels and the teacher's most likely class. Equal shares are ours; swept in `paper.yaml`."""
-    return Weights(ce=ce, hard=weight)
+    return Weights({"ce": ce, "hard": weight})
 
 
 def soft(ce: float = 0.5, weight: float = 0.5, temperature: float = 4.0) -> Weights:
@@ -47,7 +28,7 @@ def soft(ce: float = 0.5, weight: float = 0.5, temperature: float = 4.0) -> Weig
 
     Equal shares: PPG-Distill (arXiv 2509.19215); T 4: the same, and mdistiller's CIFAR-100 configuration.
     """
-    return Weights(ce=ce, soft=weight, temperature=temperature)
+    return Weights({"ce": ce, "soft": weight}, temperature=temperature)
 
 
 def dkd(
@@ -65,13 +46,16 @@ def dkd(
     weight before calling it better.
     """
     return Weights(
-        ce=ce, tckd=alpha, nckd=beta, temperature=temperature, window=window, warmup_fraction=warmup_fraction
+        {"ce": ce, "tckd": alpha, "nckd": beta},
+        temperature=temperature,
+        window=window,
+        warmup_fraction=warmup_fraction,
     )
 
 
 def feature(ce: float = 1.0, weight: float = 1.0) -> Weights:
     """True labels and the squared distance to the teacher's features. Weight 1: PPG-Distill."""
-    return Weights(ce=ce, feature=weight)
+    return Weights({"ce": ce, "feature": weight})
 
 
 STRATEGIES: dict[str, Callable[..., Weights]] = {
@@ -110,7 +94,6 @@ def full_args(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if name == "warmup_fraction" and value > 1:
             raise InputError(f"strategy {strategy}: warmup_fraction is {value!r}: give a share from 0 to 1")
     args = {name: type(known[name])(given.get(name, default)) for name, default in known.items()}
-    weights = STRATEGIES[strategy](**args)
-    if not any((weights.ce, weights.hard, weights.soft, weights.tckd, weights.nckd, weights.feature)):
+    if not any(STRATEGIES[strategy](**args).terms.values()):
         raise InputError(f"strategy {strategy}: every weight is 0, nothing is left to train with")
     return args

@@ -41,10 +41,6 @@ class TeacherOutputs:
                 f"delete {folder} and train it again"
             )
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and features (B, F) of the windows in `index` (B,)."""
-        return self.logits[index], self.features[index]
-
     def check_unchanged(self) -> None:
         """A teacher is frozen: assert that nobody trained it while a student learned from it."""
         if sha256(self.model) != self.sha256:

@@ -6,7 +6,6 @@ of threads, ends with the same bits. The loop itself is `stack.py`. Knows neithe
 their files.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,13 @@ from kd.files import sha256, write_atomically
 from kd.models import sizes, weights
 from kd.models.architectures import build
 from kd.signals.prepare import Data
+from kd.signals.windows import WindowSet
 from kd.training import metrics
-from kd.training.member import CHECKPOINT, HISTORY, Diverged, Row, Standing
+from kd.training.member import CHECKPOINT, HISTORY, Diverged, Member, Row
 from kd.training.objective import Labels
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
+from kd.training.strategies import needs_teacher
 from kd.training.teacher import MODEL, TeacherOutputs, as_tensor, outputs, write_teacher_outputs
 
 __all__ = ["CHECKPOINT", "HISTORY", "Diverged", "Run", "Runs", "device_name", "load_model"]
@@ -50,11 +51,10 @@ class Runs:
         device: str = "cpu",
         checkpoint_every_s: float = 30.0,
         dtype: torch.dtype = torch.float32,
-        precision: str = "float32",
         convolution: str = "grouped",
     ) -> None:
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
-        self._dtype, self._precision, self._convolution = dtype, precision, convolution
+        self._dtype, self._convolution = dtype, convolution
         from_folders = list(teacher_folders or [None] * len(specs))
         first = specs[0]
         channels, samples = data.train.x.shape[1:]
@@ -63,20 +63,18 @@ class Runs:
         self.labels = Labels(centres, first.recipe.label_sigma_bpm)
         self.x, self.bpm = self._tensor(data.train.x), self._tensor(data.train.bpm)
         self._val_x = self._tensor(data.val.x)
-        self.points: list[Standing] = []
+        self.members: list[Member] = []
         teachers: dict[Path | None, TeacherOutputs] = {}
         for spec, folder, from_folder in zip(specs, folders, from_folders, strict=True):
-            if spec.strategy != "scratch" and from_folder not in teachers:
+            if needs_teacher(spec.strategy) and from_folder not in teachers:
                 teachers[from_folder] = TeacherOutputs(spec, from_folder, len(data.train), self.device, dtype)
-            teacher = None if spec.strategy == "scratch" else teachers[from_folder]
-            self.points.append(Standing(spec, folder, teacher))
+            teacher = teachers[from_folder] if needs_teacher(spec.strategy) else None
+            self.members.append(Member(spec, folder, teacher))
         starts = [
-            point.start(self.shape, from_folder, data, self.device)
-            for point, from_folder in zip(self.points, from_folders, strict=True)
+            member.start(self.shape, from_folder, data, self.device)
+            for member, from_folder in zip(self.members, from_folders, strict=True)
         ]
-        self._in_stack = list(self.points)  # by their number in the stack
-        self._left: dict[int, dict[str, Tensor]] = {}  # the best weights of points that left it
-        self.stack = self._stacked(self._in_stack, starts)
+        self.stack = self._stack_of(self.members, starts)
         self._checkpointed_at = time.monotonic()
 
     def step(self) -> list[Row | Diverged | None]:
@@ -85,54 +83,40 @@ class Runs:
         For each point: the epoch's scalars, None if it was over already, or Diverged if it has just left the
         finite numbers.
         """
-        if all(point.over for point in self.points):
-            return [None] * len(self.points)
+        if all(member.over for member in self.members):
+            return [None] * len(self.members)
         self._shrink()
         start = time.monotonic()
-        training = [point for point in self._in_stack if not point.over]
-        losses = self.stack.epoch([point.epoch for point in self._in_stack])
+        stacked = self._stacked
+        training = [member for member in stacked if not member.over]
+        losses = self.stack.epoch([member.epoch for member in stacked]).tolist()
         predicted = metrics.decode_expectation(
             self.stack.logits(self._val_x).flatten(0, 1), self.labels.centres
         )
-        bpm = predicted.view(len(self._in_stack), -1).cpu().numpy()
-        rows: dict[int, Row | Diverged] = {}
-        better = [False] * len(self._in_stack)
-        for k, (point, loss) in enumerate(zip(self._in_stack, losses.tolist(), strict=True)):
-            if point.over:
-                continue
-            point.epoch += 1
+        bpm = predicted.view(len(stacked), -1).cpu().numpy()
+        rows: dict[Member, Row | Diverged] = {}
+        for member in training:
+            k = member.place
+            lr = float(self.stack.lr(k, np.array((member.epoch + 1) * self.stack.steps - 1)))
             val = metrics.error_figures(bpm[k], self.data.val.bpm)
-            try:
-                _check_finite(point.epoch, loss, val)
-            except Diverged as error:  # raised, so that it tells where
-                point.diverged = rows[id(point)] = error
-                continue
-            if val["mae_bpm"] < point.best_mae:
-                point.best_mae, point.best_epoch, better[k] = val["mae_bpm"], point.epoch, True
-            lr = float(self.stack.lr(k, np.array(point.epoch * self.stack.steps - 1)))
-            rows[id(point)] = {
-                "epoch": point.epoch,
-                "train_loss": loss,
-                "val_mae_bpm": val["mae_bpm"],
-                "lr": lr,
-            }
-        self.stack.keep_best(better)
+            rows[member] = member.trained(losses[k], val, lr)
+        better = {member.place for member in training if member.best_epoch == member.epoch}
+        self.stack.keep_best([k in better for k in range(len(stacked))])
         share = (time.monotonic() - start) / len(training)
-        for point in training:
-            point.train_seconds += share
-            row = rows[id(point)]
+        for member, row in rows.items():
+            member.train_seconds += share
             if not isinstance(row, Diverged):
-                row["train_seconds"] = round(point.train_seconds, 3)
-                point.append(row)
+                row["train_seconds"] = round(member.train_seconds, 3)
+                member.append(row)
         if time.monotonic() - self._checkpointed_at >= self.checkpoint_every_s:
             self.checkpoint()
-        return [rows.get(id(point)) for point in self.points]
+        return [rows.get(member) for member in self.members]
 
     def checkpoint(self) -> None:
         """Write the state of every point in the stack now, each atomically to its own folder."""
-        for k, point in enumerate(self._in_stack):
-            if point.diverged is None:
-                point.checkpoint(self.stack, k)
+        for member in self._stacked:
+            if member.diverged is None:
+                member.checkpoint(self.stack)
         self._checkpointed_at = time.monotonic()
 
     def finish(self, i: int = 0) -> dict[str, Any]:
@@ -142,104 +126,57 @@ class Runs:
         The checkpoint stays until the caller has written result.json and calls `discard_checkpoint`.
         """
         start = time.monotonic()
-        point, test = self.points[i], self.data.test
-        spec = point.spec
+        member, test = self.members[i], self.data.test
         model = self.shape.build()
         model.load_state_dict(self.best_state(i))
         model.to(self.device, self._dtype)
         with self.stack.precise():
-            test_logits, _ = outputs(model, self._tensor(test.x))
-        predicted = metrics.decode_expectation(test_logits, self.labels.centres).cpu().numpy()
-        argmax = metrics.decode_argmax(test_logits, self.labels.centres).cpu().numpy()
-        shape = (spec.arch, spec.depth, spec.width)
-        write_atomically(point.folder / MODEL, lambda path: weights.save(model.state_dict(), path, *shape))
-        if spec.role == "teacher":
-            with self.stack.precise():
-                write_teacher_outputs(model, self.x, point.folder)
-        if point.teacher is not None:
-            point.teacher.check_unchanged()
-        size = sizes.size(
-            spec.arch,
-            spec.depth,
-            spec.width,
-            channels=self.shape.channels,
-            samples=self.shape.samples,
-            classes=self.shape.classes,
-        )
-        counted = sum(p.numel() for p in model.parameters())
-        if counted != size.params:
-            raise AssertionError(
-                f"{spec.arch} {spec.depth}x{spec.width}: {counted} parameters, not {size.params}"
-            )
-        point.train_seconds += time.monotonic() - start
-        return {
-            "params": size.params,
-            "macs": size.macs,
-            "activation_bytes": size.activation_bytes,
-            "weight_bytes": size.weight_bytes,
-            "weight_bytes_int8": size.weight_bytes_int8,
-            **metrics.error_figures(predicted, test.bpm),
-            "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
-            "mae_by_subject": metrics.mae_by(test.subject, predicted, test.bpm),
-            "mae_by_dataset": metrics.mae_by(test.dataset, predicted, test.bpm),
-            "val_mae_bpm": point.best_mae,
-            "epochs": point.epoch,
-            "best_epoch": point.best_epoch,
-            "train_seconds": round(point.train_seconds, 3),
-            "device": device_name(self.device),
-            "model_sha256": sha256(point.folder / MODEL),
-            "teacher_sha256": point.teacher.sha256 if point.teacher else None,
-        }
+            errors = evaluate(model, test, self._tensor(test.x), self.labels.centres)
+            write(model, self.shape, member.folder, self.x if member.spec.role == "teacher" else None)
+        if member.teacher is not None:
+            member.teacher.check_unchanged()
+        member.train_seconds += time.monotonic() - start
+        return figures(member, self.shape, model, errors)
 
     def best_state(self, i: int) -> dict[str, Tensor]:
         """A point's weights after its best epoch, as the state dict of a plain model."""
-        point = self.points[i]
-        if point in self._in_stack:
-            return self.stack.best(self._in_stack.index(point), point.best_epoch)
-        return self._left[id(point)]
+        return self.members[i].best_state(self.stack)
 
     def discard_checkpoint(self, i: int = 0) -> None:
         """Remove a point's checkpoint.pt; only once its result.json is safely there."""
-        (self.points[i].folder / CHECKPOINT).unlink(missing_ok=True)
+        (self.members[i].folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _stacked(self, points: Sequence[Standing], starts: Sequence[Start]) -> Stack:
+    @property
+    def _stacked(self) -> list[Member]:
+        """Those in the stack, by their number there."""
+        return [member for member in self.members if member.left_with is None]
+
+    def _stack_of(self, members: Sequence[Member], starts: Sequence[Start]) -> Stack:
+        for place, member in enumerate(members):
+            member.place = place
         return Stack(
-            [point.spec for point in points],
+            [member.spec for member in members],
             self.shape,
             starts,
-            [point.teacher for point in points],
+            [member.teacher for member in members],
             self.x,
             self.bpm,
             self.labels,
             dtype=self._dtype,
-            precision=self._precision,
             convolution=self._convolution,
         )
 
     def _shrink(self) -> None:
         """Build the stack anew without the points that are over, if that pays."""
-        left = [(k, point) for k, point in enumerate(self._in_stack) if not point.over]
-        worth = (
-            len(left) < len(self._in_stack)
-            if self.device.type == "cpu"
-            else 2 * len(left) <= len(self._in_stack)
-        )
+        stacked = self._stacked
+        left = [member for member in stacked if not member.over]
+        worth = len(left) < len(stacked) if self.device.type == "cpu" else 2 * len(left) <= len(stacked)
         if not left or not worth:
             return
-        for i, point in enumerate(self.points):
-            if point in self._in_stack and point.over and point.best_epoch:
-                self._left[id(point)] = self.best_state(i)
-        starts = [
-            Start(
-                self.stack.state(k, point.epoch),
-                self.stack.connector(k),
-                self.stack.moments(k),
-                self.stack.best(k, point.best_epoch) if point.best_epoch else None,
-            )
-            for k, point in left
-        ]
-        self._in_stack = [point for _, point in left]
-        self.stack = self._stacked(self._in_stack, starts)
+        for member in stacked:
+            if member.over:
+                member.leave(self.stack)
+        self.stack = self._stack_of(left, [member.restart(self.stack) for member in left])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return as_tensor(array).to(self.device, self._dtype)
@@ -278,7 +215,7 @@ class Run(Runs):
     @property
     def epoch(self) -> int:
         """Epochs trained."""
-        return self.points[0].epoch
+        return self.members[0].epoch
 
     @property
     def model(self) -> nn.Module:
@@ -298,12 +235,63 @@ class Run(Runs):
         return row
 
 
-def _check_finite(epoch: int, loss: float, val: dict[str, float]) -> None:
-    """Raise Diverged if a number isn't finite."""
-    if not math.isfinite(loss):
-        raise Diverged(epoch, f"the training loss is {loss}; try a lower learning rate")
-    if not metrics.finite(val):
-        raise Diverged(epoch, "the validation logits are not finite; try a lower learning rate")
+def evaluate(model: nn.Module, test: WindowSet, x: Tensor, centres: Tensor) -> dict[str, Any]:
+    """A model's errors in BPM on the windows `test`; x: the same (N, C, S), as the model takes them.
+
+    Decoded by expectation over the class centres (K,); `mae_bpm_argmax` by the most likely class.
+    """
+    logits, _ = outputs(model, x)
+    predicted = metrics.decode_expectation(logits, centres).cpu().numpy()
+    argmax = metrics.decode_argmax(logits, centres).cpu().numpy()
+    return {
+        **metrics.error_figures(predicted, test.bpm),
+        "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
+        "mae_by_subject": metrics.mae_by(test.subject, predicted, test.bpm),
+        "mae_by_dataset": metrics.mae_by(test.dataset, predicted, test.bpm),
+    }
+
+
+def write(model: nn.Module, shape: Shape, folder: Path, x: Tensor | None = None) -> None:
+    """A trained model into its folder; given training windows x (N, C, S), its outputs on them, too."""
+    named = (shape.arch, shape.depth, shape.width)
+    write_atomically(folder / MODEL, lambda path: weights.save(model.state_dict(), path, *named))
+    if x is not None:
+        write_teacher_outputs(model, x, folder)
+
+
+def figures(member: Member, shape: Shape, model: nn.Module, errors: dict[str, Any]) -> dict[str, Any]:
+    """What result.json says of a point whose model is written: sizes, errors, how it was trained.
+
+    errors: what `evaluate` gave. Raises AssertionError if the model's size isn't that in closed form.
+    """
+    size = sizes.size(
+        shape.arch,
+        shape.depth,
+        shape.width,
+        channels=shape.channels,
+        samples=shape.samples,
+        classes=shape.classes,
+    )
+    counted = sum(p.numel() for p in model.parameters())
+    if counted != size.params:
+        raise AssertionError(
+            f"{shape.arch} {shape.depth}x{shape.width}: {counted} parameters, not {size.params}"
+        )
+    return {
+        "params": size.params,
+        "macs": size.macs,
+        "activation_bytes": size.activation_bytes,
+        "weight_bytes": size.weight_bytes,
+        "weight_bytes_int8": size.weight_bytes_int8,
+        **errors,
+        "val_mae_bpm": member.best_mae,
+        "epochs": member.epoch,
+        "best_epoch": member.best_epoch,
+        "train_seconds": round(member.train_seconds, 3),
+        "device": device_name(next(model.parameters()).device),
+        "model_sha256": sha256(member.folder / MODEL),
+        "teacher_sha256": member.teacher.sha256 if member.teacher else None,
+    }
 
 
 def load_model(

@@ -121,10 +121,10 @@ class PackTrainer:
         where = {}
         if self.runs is not None:
             i = self.stacked.index(self.ids[0])
-            recipe = self.runs.points[i].spec.recipe
+            recipe = self.runs.members[i].spec.recipe
             where = {
                 "point": self.ids[0],
-                "epoch": self.runs.points[i].epoch,
+                "epoch": self.runs.members[i].epoch,
                 "max_epochs": recipe.max_epochs,
             }
             where["val_mae_bpm"] = self._row.get("val_mae_bpm")
@@ -133,7 +133,7 @@ class PackTrainer:
     def pause(self) -> None:
         """Checkpoint what is being trained and let go of it."""
         if self.runs is not None:
-            if any(point.epoch for point in self.runs.points):
+            if any(point.epoch for point in self.runs.members):
                 self.runs.checkpoint()
             self._let_go()
 
@@ -170,7 +170,7 @@ class PackTrainer:
             checkpoint_every_s=self.setup.checkpoint_every_s,
             convolution=how.convolution,
         )
-        for id, point in zip(self.stacked, self.runs.points, strict=True):
+        for id, point in zip(self.stacked, self.runs.members, strict=True):
             events.append(_event("began", id, epoch=point.epoch))
             _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
         return True
@@ -235,7 +235,7 @@ class PackTrainer:
 
     def _failed(self, id: str, error: Exception, events: list[dict[str, Any]]) -> None:
         _say(f"{id} failed: {error}")
-        epoch = self.runs.points[self.stacked.index(id)].epoch if self.runs else None
+        epoch = self.runs.members[self.stacked.index(id)].epoch if self.runs else None
         event = _event("failed", id, error=describe(error, epoch), log=self._log(id))
         self._close(id)
         if self.device != "cpu" and not isinstance(error, (InputError, self._diverged)):

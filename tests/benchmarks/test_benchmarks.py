@@ -39,9 +39,9 @@ def test_the_naive_scripts_losses_are_ours(strategy):
     logits, features = torch.randn(6, 180, generator=generator), torch.randn(6, 7, generator=generator)
     bpm = torch.tensor([30.0, 61.2, 72.4, 88.9, 120.0, 180.3])
     weights = STRATEGIES[strategy]()
-    args = {name: getattr(weights, name) for name in ("ce", "temperature", "feature", "hard", "soft")}
-    args |= {"alpha": weights.tckd, "beta": weights.nckd}
-    args["weight"] = weights.hard or weights.soft or weights.feature
+    args = {"temperature": weights.temperature, **weights.terms}
+    args |= {"alpha": weights.terms.get("tckd"), "beta": weights.terms.get("nckd")}
+    args["weight"] = next((args[name] for name in ("hard", "soft", "feature") if name in args), None)
     point = {"strategy": strategy, "strategy_args": args, "recipe": {"label_sigma_bpm": 1.5}}
     taught = None if strategy == "scratch" else (Teacher.logits, Teacher.features)
     theirs = naive_tune.loss_of(point, (logits, features), taught, bpm, 0.5)

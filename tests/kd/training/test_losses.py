@@ -12,11 +12,17 @@ LOSSES = {
     "cross_entropy": lambda s, t, y: losses.cross_entropy(s, y),
     "hard": lambda s, t, y: losses.hard(s, t),
     "soft": lambda s, t, y, T=4.0: losses.soft(s, t, T),
-    "decoupled": lambda s, t, y, T=4.0: losses.decoupled(s, t, y, T, 1.0, 8.0),
-    "windowed": lambda s, t, y, T=4.0: losses.decoupled(s, t, y, T, 1.0, 8.0, window=2),
+    "decoupled": lambda s, t, y, T=4.0: weighed(s, t, y, T),
+    "windowed": lambda s, t, y, T=4.0: weighed(s, t, y, T, window=2),
 }
 seeds = st.integers(0, 2**31)
 temperatures = st.floats(0.05, 20)
+
+
+def weighed(s: Tensor, t: Tensor, y: Tensor, T: float, alpha=1.0, beta=8.0, window=0) -> Tensor:
+    """Equation 7 of the DKD paper."""
+    tckd, nckd = losses.decoupled(s, t, y, T, window)
+    return alpha * tckd + beta * nckd
 
 
 def batch(seed: int, n: int = 5, classes: int = 12, scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,7 +51,7 @@ def by_definition(s: Tensor, t: Tensor, y: Tensor, T: float, alpha: float, beta:
 @settings(deadline=None, max_examples=40)
 def test_decoupled_is_its_definition_in_value_and_gradient(seed, T, alpha, beta):
     s, t, y = batch(seed)
-    ours = losses.decoupled(s, t, y, T, alpha, beta)
+    ours = weighed(s, t, y, T, alpha, beta)
     theirs = by_definition(s, t, y, T, alpha, beta)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
     (g_ours,) = torch.autograd.grad(ours.sum(), s)
@@ -53,11 +59,22 @@ def test_decoupled_is_its_definition_in_value_and_gradient(seed, T, alpha, beta)
     torch.testing.assert_close(g_ours, g_theirs, rtol=1e-8, atol=1e-10)
 
 
+@given(seeds, st.integers(0, 4))
+@settings(deadline=None, max_examples=20)
+def test_a_temperature_and_a_window_of_each_sample_give_what_one_number_gives(seed, window):
+    """Models of a stack differ in them."""
+    s, t, y = batch(seed)
+    T, windows = torch.full((len(s), 1), 4.0, dtype=s.dtype), torch.full((len(s), 1), float(window))
+    one = (*losses.decoupled(s, t, y, 4.0, window), losses.soft(s, t, 4.0))
+    each = (*losses.decoupled(s, t, y, T, windows), losses.soft(s, t, T))
+    assert all(torch.equal(a, b) for a, b in zip(one, each, strict=True))
+
+
 @given(seeds, temperatures, st.integers(0, 4))
 @settings(deadline=None, max_examples=60)
 def test_soft_is_target_part_plus_weighted_non_target_part(seed, T, window):
     s, t, y = batch(seed)
-    tckd, nckd = losses.decoupled_terms(s, t, y, T, window)
+    tckd, nckd = losses.decoupled(s, t, y, T, window)
     near = (torch.arange(t.shape[1]) - y.unsqueeze(1)).abs() <= window
     p_rest = (t / T).softmax(1).masked_fill(near, 0).sum(1)
     torch.testing.assert_close(losses.soft(s, t, T), tckd + p_rest * nckd, rtol=1e-9, atol=1e-9)
@@ -140,8 +157,8 @@ def test_finite_with_finite_gradients_in_every_precision(name, scale, T, dtype):
 @pytest.mark.parametrize("T", [1.0, 4.0])
 def test_float32_agrees_with_float64(T):
     s, t, y = batch(11, n=64, classes=180)
-    exact = losses.decoupled(s, t, y, T, 1, 8)
-    single = losses.decoupled(s.float(), t.float(), y, T, 1, 8)
+    exact = weighed(s, t, y, T)
+    single = weighed(s.float(), t.float(), y, T)
     torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5)
 
 
@@ -155,11 +172,9 @@ def test_feature_is_the_mean_square_per_sample():
 def test_refusals():
     s, t = torch.randn(3, 2), torch.randn(3, 2)
     with pytest.raises(ValueError, match="2 classes"):
-        losses.decoupled(s, t, torch.tensor([0, 1, 0]), 1.0, 1.0, 1.0)
+        losses.decoupled(s, t, torch.tensor([0, 1, 0]), 1.0)
     with pytest.raises(ValueError, match="window 5"):
-        losses.decoupled(
-            torch.randn(3, 12), torch.randn(3, 12), torch.tensor([0, 1, 0]), 1.0, 1.0, 1.0, window=5
-        )
+        losses.decoupled(torch.randn(3, 12), torch.randn(3, 12), torch.tensor([0, 1, 0]), 1.0, window=5)
     with pytest.raises(ValueError, match="temperature"):
         losses.soft(s, t, 0.0)
     with pytest.raises(ValueError, match="differ"):

@@ -15,7 +15,7 @@ def test_the_probe_chooses_what_it_measured(small_data, monkeypatch):
     """Twice as fast with each doubling up to 8 members, matrix products ahead from 4: so it stops at 8."""
     measured = []
 
-    def rate_of(spec, shape, x, bpm, labels, members, *, precision, convolution):
+    def rate_of(spec, shape, x, bpm, labels, members, *, convolution):
         measured.append((members, convolution))
         return min(members, 8) * (1.5 if convolution == "matmul" and members >= 4 else 1.0), 0
 

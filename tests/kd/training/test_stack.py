@@ -110,7 +110,7 @@ def test_a_member_is_the_point_trained_alone(small_data, teachers, tmp_path, sha
             assert [(k, v.shape) for k, v in mine.items()] == [(k, v.shape) for k, v in own.items()]
             ends[name] = flat(mine), flat(own)
             if name == "double":
-                assert runs[name].points[i].best_epoch == alone.points[0].best_epoch
+                assert runs[name].members[i].best_epoch == alone.members[0].best_epoch
                 torch.testing.assert_close(weights(runs[name], i), weights(alone, 0), rtol=0, atol=1e-9)
         truth = ends["double"][1]
         torch.testing.assert_close(ends["double"][0], truth, rtol=0, atol=1e-9)
@@ -167,7 +167,7 @@ def test_members_go_on_alone_and_in_other_stacks(small_data, teachers, tmp_path,
         other = stack(
             specs[half][::-1], from_folders[half][::-1], small_data, tmp_path / "moved", dtype=dtype
         )
-        assert [point.epoch for point in other.points] == [2] * 4
+        assert [point.epoch for point in other.members] == [2] * 4
         other.step()
         other.checkpoint()
     for i, spec in enumerate(specs):

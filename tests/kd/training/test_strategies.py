@@ -3,13 +3,12 @@
 import pytest
 
 from kd.errors import InputError
-from kd.training.strategies import STRATEGIES, Weights, defaults, full_args, needs_teacher
-
-TERMS = ("ce", "hard", "soft", "tckd", "nckd", "feature")
+from kd.training.strategies import STRATEGIES, defaults, full_args, needs_teacher
+from kd.training.terms import TERMS, Weights
 
 
 def test_the_five_strategies_and_the_terms_they_use():
-    used = {name: {t for t in TERMS if getattr(STRATEGIES[name](), t)} for name in STRATEGIES}
+    used = {name: set(STRATEGIES[name]().terms) for name in STRATEGIES}
     assert used == {
         "scratch": {"ce"},
         "hard": {"ce", "hard"},
@@ -17,16 +16,25 @@ def test_the_five_strategies_and_the_terms_they_use():
         "dkd": {"ce", "tckd", "nckd"},
         "feature": {"ce", "feature"},
     }
+    assert set().union(*used.values()) == {name for term in TERMS.values() for name in term.weights}
     assert [name for name in STRATEGIES if not needs_teacher(name)] == ["scratch"]
 
 
 def test_arguments_reach_their_weights():
-    assert STRATEGIES["dkd"](
-        ce=0.5, alpha=2, beta=3, temperature=5, window=4, warmup_fraction=0.1
-    ) == Weights(ce=0.5, tckd=2, nckd=3, temperature=5, window=4, warmup_fraction=0.1)
-    assert STRATEGIES["soft"](ce=0.1, weight=0.9, temperature=2) == Weights(ce=0.1, soft=0.9, temperature=2)
-    assert STRATEGIES["hard"](ce=0.1, weight=0.9) == Weights(ce=0.1, hard=0.9)
-    assert STRATEGIES["feature"](ce=0.1, weight=0.9) == Weights(ce=0.1, feature=0.9)
+    args = {"temperature": 5, "window": 4, "warmup_fraction": 0.1}
+    assert STRATEGIES["dkd"](ce=0.5, alpha=2, beta=3, **args) == Weights(
+        {"ce": 0.5, "tckd": 2, "nckd": 3}, **args
+    )
+    assert STRATEGIES["soft"](ce=0.1, weight=0.9, temperature=2) == Weights(
+        {"ce": 0.1, "soft": 0.9}, temperature=2
+    )
+    assert STRATEGIES["hard"](ce=0.1, weight=0.9) == Weights({"ce": 0.1, "hard": 0.9})
+    assert STRATEGIES["feature"](ce=0.1, weight=0.9) == Weights({"ce": 0.1, "feature": 0.9})
+
+
+def test_a_term_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match=r"unknown loss term sfot: use ce, hard, soft, tckd, nckd, feature"):
+        Weights({"ce": 1.0, "sfot": 1.0})
 
 
 def test_the_published_defaults():

@@ -11,10 +11,12 @@ import torch
 from kd.errors import InputError
 from kd.files import sha256
 from kd.signals.prepare import Data
+from kd.training.member import Member
 from kd.training.objective import Labels
 from kd.training.recipe import Recipe, Spec
+from kd.training.stack import Shape
 from kd.training.teacher import outputs
-from kd.training.train import Diverged, Run, load_model
+from kd.training.train import Diverged, Run, evaluate, figures, load_model, write
 
 RECIPE = Recipe(max_epochs=4, batch_size=32, lr=3e-3)
 TEACHER = Spec(id="t", role="teacher", arch="resnet1d", depth=2, width=8, recipe=RECIPE)
@@ -165,6 +167,50 @@ def test_windows_per_epoch_bounds_the_steps(small_data, tmp_path):
     recipe = dataclasses.replace(RECIPE, windows_per_epoch=64)
     run = Run(dataclasses.replace(TEACHER, recipe=recipe), small_data, tmp_path)
     assert run.steps_per_epoch == 2
+
+
+def test_evaluate_write_and_figures_each_alone(small_data, tmp_path):
+    """An untrained model: its errors, its files and its record, without a run."""
+    channels, samples = small_data.train.x.shape[1:]
+    shape = Shape("resnet1d", 2, 8, channels, samples, small_data.classes)
+    model, test = shape.build().eval(), small_data.test
+    centres = torch.arange(30.0, 210.0)
+    x = torch.from_numpy(np.array(test.x))
+    errors = evaluate(model, test, x, centres)
+    with torch.no_grad():
+        predicted = (model(x)[0].softmax(1) @ centres).numpy()
+    assert errors["mae_bpm"] == pytest.approx(float(np.abs(predicted - test.bpm).mean()), rel=1e-4)
+    assert list(errors["mae_by_subject"]) == sorted({str(subject) for subject in test.subject})
+    write(model, shape, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    again = load_model(
+        tmp_path, arch="resnet1d", depth=2, width=8, channels=channels, samples=samples, classes=180
+    )
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
+    write(model, shape, tmp_path, x[:5])
+    assert np.load(tmp_path / "logits.npy").shape == (5, 180)
+    member = Member(TEACHER, tmp_path, None)
+    record = figures(member, shape, model, errors)
+    assert record["model_sha256"] == sha256(tmp_path / "model.safetensors")
+    assert (record["epochs"], record["teacher_sha256"]) == (0, None)
+    assert errors.items() <= record.items()
+    with pytest.raises(AssertionError, match=r"resnet1d 2x9: \d+ parameters, not"):
+        figures(member, dataclasses.replace(shape, width=9), model, errors)
+
+
+def test_a_member_knows_how_far_it_is(tmp_path):
+    recipe = dataclasses.replace(RECIPE, max_epochs=9, patience=2)
+    member = Member(dataclasses.replace(TEACHER, recipe=recipe), tmp_path, None)
+    bests = []
+    for mae in (9.0, 8.0, 8.0, 8.5):
+        assert not member.over
+        row = member.trained(1.5, {"mae_bpm": mae}, 1e-3)
+        assert row == {"epoch": member.epoch, "train_loss": 1.5, "val_mae_bpm": mae, "lr": 1e-3}
+        bests.append(member.best_epoch)
+    assert (bests, member.best_mae, member.over) == ([1, 2, 2, 2], 8.0, True)
+    member = Member(TEACHER, tmp_path, None)
+    assert isinstance(member.trained(math.nan, {"mae_bpm": 1.0}, 1e-3), Diverged)
+    assert (member.over, member.epoch, member.best_epoch) == (True, 1, 0)
 
 
 def test_labels():

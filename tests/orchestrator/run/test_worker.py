@@ -196,8 +196,8 @@ def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
     step = Runs.step
 
     def out_of_memory(self):
-        sizes.append(len(self.points))
-        if len(self.points) > 1:
+        sizes.append(len(self.members))
+        if len(self.members) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return step(self)
 

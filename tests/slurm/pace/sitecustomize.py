@@ -38,7 +38,7 @@ class Pace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         step = module.Runs.step
 
         def paced(runs: Any) -> Any:
-            slow = sum(point.spec.arch == "resnet1d" for point in runs.points)
+            slow = sum(point.spec.arch == "resnet1d" for point in runs.members)
             time.sleep(slow * float(os.environ.get("PACE_S", "0")))
             return step(runs)
 
