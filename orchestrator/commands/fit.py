@@ -1,13 +1,12 @@
 """`kdsweep fit SWEEP`: laws.json, a table and one picture."""
 
-import json
 from pathlib import Path
 
 import click
 
 from kd.errors import InputError
 from orchestrator.store.find import sweep_folder
-from orchestrator.tracking.reader import Source, from_folder, from_mlflow, model_shape
+from orchestrator.tracking.reader import Source, from_folder, from_mlflow
 
 
 @click.command()
@@ -34,9 +33,8 @@ def fit(
 ) -> None:
     """Fit the laws of SWEEP, or of a sweep that MLflow shows: laws.json, laws.png and a table."""
     from kd.files import write_atomically
-    from orchestrator.laws.document import make_document
-    from orchestrator.laws.picture import draw
     from orchestrator.laws.table import print_table
+    from orchestrator.laws.write import write_laws
 
     source, folder = _source(sweep, tracking_uri, experiment, sweep_id)
     folder = out or folder
@@ -44,12 +42,9 @@ def fit(
     space = folder / "space.yaml"
     if out or not sweep:  # `query` and `suggest` find all they need beside laws.json
         write_atomically(space, lambda path: path.write_text(source.space))
-    document = make_document(source.name, source.results, model_shape(space), rng=seed)
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    write_atomically(folder / "laws.json", lambda path: path.write_text(text))
-    write_atomically(folder / "laws.png", lambda path: draw(document, path))
+    document = write_laws(source, folder, seed)
     if as_json:
-        click.echo(text)
+        click.echo((folder / "laws.json").read_text())
     else:
         print_table(document)
     for note in document["notes"]:

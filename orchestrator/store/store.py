@@ -32,6 +32,19 @@ class Store:
         """Whether a point is trained."""
         return (self.folder(id) / RESULT).exists()
 
+    def ids(self) -> list[str]:
+        """Ids of all points that have a folder, trained or not, sorted."""
+        return sorted(self._ids())
+
+    def history(self, id: str) -> list[dict[str, Any]]:
+        """A point's epochs so far; a line that a full disk or a crash cut short is left out."""
+        rows = []
+        with contextlib.suppress(FileNotFoundError), (self.folder(id) / "history.jsonl").open() as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    rows.append(json.loads(line))
+        return rows
+
     def done(self) -> set[str]:
         """Ids of all trained points."""
         return {id for id in self._ids() if self.is_done(id)}
