@@ -1,5 +1,6 @@
 """Two sweeps, point by point: what both trained alike, and how their errors differ. Knows results only."""
 
+import json
 import math
 from collections.abc import Iterable
 from statistics import mean, median
@@ -52,7 +53,8 @@ def _points(results: Iterable[dict[str, Any]]) -> Points:
 
 
 def _described(key: Key) -> dict[str, Any]:
-    return dict(zip(KEYS, key, strict=True))
+    described = dict(zip(KEYS, key, strict=True))
+    return described | {"strategy_args": json.loads(described["strategy_args"])}
 
 
 def _pair(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:

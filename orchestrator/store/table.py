@@ -94,8 +94,8 @@ def frame(rows: Sequence[Row], columns: Iterable[str] = COLUMNS) -> "pd.DataFram
 def keep(rows: Sequence[Row], conditions: Iterable[str], names: Iterable[str] = ()) -> list[Row]:
     """The rows that meet all conditions, each like `arch=mlp`, `params<20000` or `teacher=` (none).
 
-    names: the columns there are, when there may be no row. Raises InputError for what is no condition, a
-    column that doesn't exist, or an order asked of text.
+    names: the columns there are, when there may be no row. Text is compared as text,
+    ISO times too. Raises InputError for what is no condition, or a column that doesn't exist.
     """
     kept, known = list(rows), list(rows[0]) if rows else list(names) or list(COLUMNS)
     for condition in conditions:
@@ -110,7 +110,8 @@ def ordered(rows: Sequence[Row], by: str) -> list[Row]:
     name, down = by.removeprefix("-"), by.startswith("-")
     check_column(name, list(rows[0]) if rows else list(COLUMNS))
     there = [row for row in rows if row[name] is not None]
-    return sorted(there, key=lambda row: row[name], reverse=down) + [r for r in rows if r[name] is None]
+    there.sort(key=lambda row: (isinstance(row[name], str), row[name]), reverse=down)
+    return there + [r for r in rows if r[name] is None]
 
 
 def check_column(name: str, known: Sequence[str]) -> None:
