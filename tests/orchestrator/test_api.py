@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -173,6 +175,52 @@ def test_a_model_and_its_preprocessing_reproduce_the_sweeps_error(folder):
     assert one.x.shape[1:] == windows.x.shape[1:]
 
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+QUICKSTART = """
+name: quickstart
+data: {options: {subjects: 9, minutes: 2}}
+students:
+  - {arch: resnet1d, depth: 1, width: [3, 5, 8, 12, 16]}
+  - {arch: mlp, depth: 1, width: [4, 8]}
+training: {max_epochs: 1, batch_size: 64}
+"""
+
+
+def in_a_process(program, folder):
+    """Run Python text in a process of its own, with no Ray of somebody else around."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    path = os.pathsep.join([os.getcwd(), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**kept, "HOME": str(folder), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+def snippets(path):
+    """The Python blocks of a Markdown file, as one program."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+
+
+@pytest.mark.cluster
+def test_the_documents_run_as_they_stand(tmp_path):
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces" / "quickstart.yaml").write_text(QUICKSTART)
+    script = in_a_process((DOCS / "first_sweep.py").read_text(), tmp_path)
+    assert script.returncode == 0, script.stderr[-3000:]
+    assert "7 of 7 points done" in script.stdout
+    assert "BPM on new wrists" in script.stdout
+    assert "expected regret" in script.stdout, "the laws answered, and what to train next was suggested"
+    assert (tmp_path / "sweeps" / "quickstart" / "report.html").is_file()
+    assert snippets(DOCS / "python.md").count("import") >= 4
+    read = in_a_process(snippets(DOCS / "python.md"), tmp_path)
+    assert read.returncode == 0, read.stderr[-3000:]
+    assert read.stdout.splitlines()[-1] == "7 []"
+
+
 RUN = """
 import os, signal, sys
 import ray, ray.tune  # as a notebook may have done long before
@@ -220,14 +268,6 @@ training: {max_epochs: 1, batch_size: 64}
 @pytest.mark.parametrize("program", [RUN, THREAD], ids=["after ray was imported", "in a thread"])
 def test_run_works_in_a_process_that_has_a_life_of_its_own(tmp_path, program):
     (tmp_path / "space.yaml").write_text(SPACE)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    out = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**kept, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    out = in_a_process(program, tmp_path)
     assert out.returncode == 0, out.stderr[-3000:]
     assert out.stdout == "", "data on stdout is the commands' business"
