@@ -65,4 +65,4 @@ print(
 )
 
 # %%
-print(sweep.report(), "holds it all")
+print(sweep.report())

@@ -1,8 +1,11 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and logs of JSON lines. All text is UTF-8."""
 
+import contextlib
+import errno
 import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`."""
+def write_atomically(path: Path, write: Callable[[Path], Any], *, durable: bool = True) -> None:
+    """Have `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`.
+
+    durable=False: not flushed, for what a crash of the machine may take (a heartbeat).
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -36,3 +43,38 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
             np.save(file, array)
 
     write_atomically(path, write)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=durable)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None, durable: bool = True) -> None:
+    """Write a JSON file, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(content, indent=indent, separators=separators, allow_nan=False)
+    write_text(path, text, durable=durable)
+
+
+def append_json_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line to a log: one write, so that lines of two processes never mix."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(fd).st_size
+        cut = size and os.pread(fd, 1, size - 1) != b"\n"  # by a full disk, which spoils that line only
+        line = ("\n" * bool(cut) + json.dumps(entry) + "\n").encode()
+        if os.write(fd, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(fd)
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log, none without a file; one that a full disk or a kill cut short is left out."""
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    yield entry

@@ -133,6 +133,12 @@ class Sweep:
 
         return load_point(self.folder, point)
 
+    def evaluate(self, point: str, path: str | os.PathLike[str], format: str = "auto") -> dict[str, Any]:
+        """A trained point (or "best") on other recordings, as `kdsweep evaluate --json` prints it."""
+        from orchestrator.edge.evaluate import evaluate_point
+
+        return evaluate_point(self.folder, point, Path(path), format)
+
     def find(self, point: str) -> str:
         """The full id of a point; InputError when none or several begin so."""
         return find_point(self.store.ids(), point, str(self.folder))

@@ -145,7 +145,11 @@ def test_tests_mirror_the_rooms() -> None:
         rooms = {p.name for p in (ROOT / package).iterdir() if p.is_dir()}
         tested = {p.name for p in (ROOT / "tests" / package).iterdir() if p.is_dir()} - {"__pycache__"}
         assert tested <= rooms, package
-        assert {p.name for p in (ROOT / "tests" / package).glob("*.py")} <= {"conftest.py", "test_api.py"}
+        assert {p.name for p in (ROOT / "tests" / package).glob("*.py")} <= {
+            "conftest.py",
+            "test_api.py",
+            "test_files.py",
+        }
 
 
 def test_search_spaces_are_yaml_only() -> None:

@@ -11,11 +11,15 @@ imported.
 import argparse
 import json
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+if __package__:  # where kdsweep tests it
+    from kd.shipped import grid
+else:  # beside grid.py, where it is used
+    import grid  # type: ignore[no-redef]
 
 HERE = Path(__file__).resolve().parent
 
@@ -47,9 +51,9 @@ class Model:
 def heart_rate(model: Model, ppg: Any, fs: float) -> tuple[Any, Any]:
     """Start of each window (W,), seconds, and its BPM (W,), of a raw recording (channels, samples) at fs."""
     config = model.config
-    signal = prepared(ppg, fs, config)
-    starts = np.arange(0, signal.shape[1] / config["fs"] - config["window_s"] + 1e-6, config["stride_s"])
-    return starts, model(cut(signal, starts, config))
+    rates, window_s = (fs, config["fs"]), config["window_s"]
+    starts = grid.unlabelled_starts(np.shape(ppg)[1], window_s, config["stride_s"], *rates)
+    return starts, model(cut(prepared(ppg, fs, config), grid.first_sample(starts, *rates), config))
 
 
 def prepared(ppg: Any, fs: float, config: dict[str, Any]) -> Any:
@@ -65,9 +69,11 @@ def prepared(ppg: Any, fs: float, config: dict[str, Any]) -> Any:
     return signal
 
 
-def cut(signal: Any, starts: Any, config: dict[str, Any]) -> Any:
-    """Windows (W, channels, samples) of a prepared signal, normalised; every window must lie inside."""
-    first = np.round(np.asarray(starts) * config["fs"]).astype(int)
+def cut(signal: Any, first: Any, config: dict[str, Any]) -> Any:
+    """Windows (W, channels, samples) from the samples `first` (W,) of a prepared signal on, normalised.
+
+    Every window must lie inside.
+    """
     samples = config["samples"]
     windows = (
         np.stack([signal[:, i : i + samples] for i in first]) if len(first) else np.zeros((0, 1, samples))
@@ -97,7 +103,7 @@ def bridged(ppg: Any) -> Any:
 
 def resampled(signal: Any, fs: float, to: float) -> Any:
     """signal (channels, samples at fs) at `to` Hz, by a polyphase filter: scipy's resample_poly, "line"."""
-    ratio = Fraction(to / fs).limit_denominator(1000)
+    ratio = grid.ratio(fs, to)
     up, down = ratio.numerator, ratio.denominator
     n = signal.shape[1]
     if up == down or n == 0:
@@ -109,7 +115,7 @@ def resampled(signal: Any, fs: float, to: float) -> Any:
     line = np.concatenate(
         [signal[:, :1] - slope * beyond[::-1], signal, signal[:, -1:] + slope * beyond], axis=1
     )
-    out = np.empty((len(signal), -(-n * up // down)))
+    out = np.empty((len(signal), grid.resampled(n, fs, to)))
     for begin in range(0, out.shape[1], 4096):
         m = np.arange(begin, min(begin + 4096, out.shape[1]))[:, None]
         k = m * down // up + np.arange(-reach + 1, reach + 1)  # inputs round each output
@@ -130,13 +136,13 @@ def low_pass(up: int, down: int) -> tuple[Any, int]:
 
 def filtered_both_ways(signal: Any, spec: dict[str, Any]) -> Any:
     """Second-order sections forward and back over an oddly extended signal: scipy's sosfiltfilt."""
-    pad, zi = spec["padding"], np.array(spec["zi"])
+    pad, zi = min(spec["padding"], signal.shape[1] - 1), np.array(spec["zi"])
     left = 2 * signal[:, :1] - signal[:, pad:0:-1]
     right = 2 * signal[:, -1:] - signal[:, -2 : -pad - 2 : -1]
     out = np.concatenate([left, signal, right], axis=1)
     for _ in range(2):
         out = np.stack([filtered(row, spec["sos"], zi * row[0])[0] for row in out])[:, ::-1]
-    return out[:, pad:-pad]
+    return out[:, pad : pad + signal.shape[1]]
 
 
 def filtered(x: Any, sos: Any, state: Any) -> tuple[Any, Any]:
@@ -168,6 +174,14 @@ def recordings(file: str, config: dict[str, Any]) -> list[dict[str, Any]]:
         return found
 
 
+def starts_of(recording: dict[str, Any], config: dict[str, Any]) -> tuple[grid.Labels, Any]:
+    """When a recording's labels were true, and the start of every window they allow, in seconds, (W,)."""
+    labels = grid.Labels(
+        len(recording["hr"]), *(recording[key] for key in ("hr_start_s", "hr_window_s", "hr_stride_s"))
+    )
+    return labels, grid.labelled_starts(labels, config["window_s"], config["stride_s"])
+
+
 def labelled_windows(recording: dict[str, Any], config: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Windows (W, C, S) that have a label, their BPM (W,) and their starts in seconds (W,).
 
@@ -176,37 +190,20 @@ def labelled_windows(recording: dict[str, Any], config: dict[str, Any]) -> tuple
     """
     ppg = np.asarray(recording["ppg"], np.float32)[: 1 if config["channels"] == "first" else None]
     fs, hr, width = float(recording["fs"]), np.asarray(recording["hr"], np.float32), config["window_s"]
-    each, first_label = recording["hr_stride_s"], recording["hr_start_s"] + recording["hr_window_s"] / 2
-    first = recording["hr_start_s"] + max(0.0, (recording["hr_window_s"] - width) / 2)
-    count = int((first_label + (len(hr) - 1) * each - width / 2 - first) / config["stride_s"] + 1e-6) + 1
-    starts = first + config["stride_s"] * np.arange(max(count if len(hr) else 0, 0))
-    if not len(starts) or ppg.shape[1] / fs < max(width, 2.0):
+    labels, starts = starts_of(recording, config)
+    if not len(starts) or not grid.covered(ppg.shape[1], width, fs, config["fs"]):
         return np.zeros((0, 1, config["samples"])), np.zeros(0), np.zeros(0)
 
-    position = np.clip((starts + width / 2 - first_label) / each, 0, len(hr) - 1)
-    low = np.floor(position + 1e-6).astype(int)
-    share = np.maximum(position - low, 0.0)
-    share[share < 1e-6] = 0.0
-    left, right = hr[low], hr[np.minimum(low + 1, len(hr) - 1)]
-    bpm = np.where(share > 0, left + share * (right - left), left).astype(np.float32)
-
+    bpm = grid.labels_at(hr, labels, starts + width / 2)
     signal = prepared(ppg, fs, config)
-    begin = np.round(starts * config["fs"]).astype(int)
-    keep = (begin >= 0) & (begin + config["samples"] <= signal.shape[1])
-    raw = (starts * fs, width * fs)
-    keep &= count_in(~np.isfinite(ppg).all(axis=0), *raw) == 0
+    first = grid.first_sample(starts, fs, config["fs"])
+    keep = (first >= 0) & (first + config["samples"] <= signal.shape[1])
+    keep &= grid.count_in(~np.isfinite(ppg).all(axis=0), starts, width, fs) == 0
     lowest, highest = config["bpm_range"]
     keep &= (bpm >= lowest) & (bpm <= highest)
-    changes = [count_in(np.diff(channel, append=channel[-1:]) != 0, *raw) for channel in ppg]
+    changes = [grid.count_in(np.diff(c, append=c[-1:]) != 0, starts, width, fs) for c in ppg]
     keep &= np.max(changes, axis=0) >= 2 * width * lowest / 60
-    return cut(signal, starts[keep], config), bpm[keep], starts[keep]
-
-
-def count_in(marks: Any, starts: Any, length: float) -> Any:
-    """How many marks lie in each window [start, start + length), in samples."""
-    total = np.concatenate([[0], np.cumsum(marks, dtype=np.int64)])
-    first = np.clip(np.round(starts).astype(int), 0, len(marks))
-    return total[np.clip(np.round(starts + length).astype(int), 0, len(marks))] - total[first]
+    return cut(signal, first[keep], config), bpm[keep], starts[keep]
 
 
 def main() -> int:

@@ -11,28 +11,30 @@ other. README.md says what both cost, as measured on the tested subjects.
 """
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 if __package__:  # where kdsweep tests it
+    from kd.shipped import grid
     from kd.shipped.example import Model, filtered, low_pass, normalised
-else:  # beside example.py, where it is used
+else:  # beside example.py and grid.py, where it is used
+    import grid  # type: ignore[no-redef]
     from example import Model, filtered, low_pass, normalised  # type: ignore[no-redef]
 
 
 class Stream:
     """Keeps the state of resampler, filter and channel scales between calls of `push`.
 
-    first_s: where the first window starts, seconds after the first sample.
+    first_s: where window 0 starts, seconds after the first sample; windows from before it are left out.
     """
 
     def __init__(
         self, model: Model, fs: float, channels: int = 1, *, causal: bool = False, first_s: float = 0.0
     ) -> None:
         self.model, self.config, self.causal = model, model.config, causal
-        ratio = Fraction(self.config["fs"] / fs).limit_denominator(1000)
+        self.fs, self.first_s = fs, first_s
+        ratio = grid.ratio(fs, self.config["fs"])
         self.up, self.down = ratio.numerator, ratio.denominator
         self.taps, self.half = low_pass(self.up, self.down)
         self.channels = 1 if self.config["channels"] == "first" else channels
@@ -47,7 +49,9 @@ class Stream:
         self.out = np.zeros((self.channels, 0))  # its outputs, from sample out_at on
         self.out_at = 0
         self.sums = np.zeros((2, self.channels))  # of all outputs, and of their squares
-        self.next = round(first_s * self.config["fs"])
+        self.window = 0  # the next one to come
+        while self._first_sample() < 0:
+            self.window += 1
 
     def push(self, samples: Any) -> Iterator[tuple[float, float]]:
         """Take raw samples (channels, n); yield (window's start in seconds, BPM) of each complete one."""
@@ -58,17 +62,25 @@ class Stream:
         if samples.shape[1]:
             self.last = samples[:, -1]
         fresh = self._begun(self._resample(samples))
-        length = self.config["samples"]
         while True:  # as far as the end of a window, whatever the size of the pushes
-            missing = max(self.next + length - self.out_at - self.out.shape[1], 0)
+            end = self._first_sample() + self.config["samples"]
+            missing = max(end - self.out_at - self.out.shape[1], 0)
             self._filter(fresh[:, :missing])
             if fresh.shape[1] < missing:
                 return
             fresh = fresh[:, missing:]
-            yield self.next / self.config["fs"], self._infer()
-            self.next += round(self.config["stride_s"] * self.config["fs"])
-            drop = max(min(self.next - self.out_at, self.out.shape[1]), 0)
+            yield self._start_s(), self._infer()
+            self.window += 1
+            drop = max(min(self._first_sample() - self.out_at, self.out.shape[1]), 0)
             self.out, self.out_at = self.out[:, drop:], self.out_at + drop
+
+    def _start_s(self) -> float:
+        """Start of the next window, seconds after the first sample."""
+        return float(grid.start_s(self.window, self.config["stride_s"], self.first_s))
+
+    def _first_sample(self) -> int:
+        """Its first sample among the resampler's outputs."""
+        return int(grid.first_sample(self._start_s(), self.fs, self.config["fs"]))
 
     def _resample(self, samples: Any) -> Any:
         """Outputs (channels, n) of the polyphase filter for which all inputs are there by now."""

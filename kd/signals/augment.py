@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.recordings import Recording
-from kd.signals.windows import Preprocess, bandpassed, bridged
+from kd.signals.filters import bandpassed, bridged
+from kd.signals.preprocess import Preprocess
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from kd.recordings import Recording
 from kd.signals import augment as augmenting
 from kd.signals import splits, synthetic
 from kd.signals.augment import Augment
+from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
-from kd.signals.windows import Dropped, Preprocess, WindowSet, make_windows, subject_label
+from kd.signals.windows import Dropped, WindowSet, make_windows, subject_label
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
 STALE_S = 24 * 3600.0  # an unfinished folder this old belongs to nobody any more

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from kd.files import write_atomically
+from kd.files import write_text
 from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
 from orchestrator.answers.next_space import describe, gpu_share, next_space, text
@@ -54,8 +54,7 @@ def suggest_space(
     command = f"kdsweep run {shlex.quote(str(file))} --out {shlex.quote(str(folder))}"
     said = describe(document, suggestion, share)
     head = f"{command}\nabout {said['cost_gpu_hours']:.3g} GPU-hours; {expectation(said)}"
-    content = text(next_space(space, document, suggestion), head)
-    write_atomically(file, lambda path: path.write_text(content))
+    write_text(file, text(next_space(space, document, suggestion), head))
     asked = {"sweep": document["sweep"], "gpu_hours": gpu_hours, "budget": budget.given}
     return asked | said | {"file": str(file), "command": command}
 

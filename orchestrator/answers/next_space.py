@@ -6,7 +6,6 @@ from typing import Any
 from orchestrator.answers.suggest import Pick, Suggestion
 from orchestrator.laws.arms import known_defaults, strategy_label
 from orchestrator.space.schema import SearchSpace, space_text
-from orchestrator.space.slot import GPU_SHARE
 
 
 def gpu_share(space: SearchSpace, device: Any) -> float:
@@ -14,8 +13,7 @@ def gpu_share(space: SearchSpace, device: Any) -> float:
     devices = device if isinstance(device, list) else [device]
     if not any(str(d).startswith("cuda") for d in devices):
         return 1.0
-    gpus = space.resources.gpus
-    return GPU_SHARE if gpus == "auto" else float(gpus) or 1.0
+    return space.resources.slot(True).gpus or 1.0
 
 
 def describe(document: dict[str, Any], suggestion: Suggestion, share: float) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def check(path: Path, format: str, as_json: bool) -> None:
 def examine(path: Path, format: str, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Everything `data check` says, as a JSON-ready dict. Raises InputError when nothing is recognised."""
     from kd import datasets
-    from kd.signals.windows import Preprocess, make_windows, subject_label
+    from kd.signals.preprocess import Preprocess
+    from kd.signals.windows import make_windows, subject_label
 
     name, recordings = datasets.load(path, format)
     windows, dropped = make_windows(recordings, Preprocess(), progress=progress)

@@ -32,7 +32,7 @@ def fit(
     as_json: bool,
 ) -> None:
     """Fit the laws of SWEEP, or of a sweep that MLflow shows: laws.json, laws.png and a table."""
-    from kd.files import write_atomically
+    from kd.files import write_text
     from orchestrator.laws.table import print_table
     from orchestrator.laws.write import write_laws
 
@@ -41,7 +41,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     space = folder / "space.yaml"
     if out or not sweep:  # `query` and `suggest` find all they need beside laws.json
-        write_atomically(space, lambda path: path.write_text(source.space))
+        write_text(space, source.space)
     document = write_laws(source, folder, seed)
     if as_json:
         click.echo((folder / "laws.json").read_text())

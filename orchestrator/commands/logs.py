@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from kd.errors import InputError
-from orchestrator.store.find import sweep_folder
+from orchestrator.store.find import find_point, sweep_folder
 from orchestrator.store.store import Store
 
 
@@ -30,7 +29,7 @@ def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: in
         return
     errors = store.errors()
     if point:
-        id = find_point(store, point)
+        id = find_point(store.ids(), point, str(store.path))
         if id not in errors:
             _history(store, id, lines)
             return
@@ -42,16 +41,6 @@ def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: in
         click.echo("no point has failed")
     for id, error in errors.items():
         _tell(store, id, error, lines, whole=failed or point is not None)
-
-
-def find_point(store: Store, point: str) -> str:
-    """The id that begins with `point`. Raises InputError when none or several do."""
-    points = store.path / "points"
-    found = sorted(f.name for f in points.iterdir() if f.name.startswith(point)) if points.is_dir() else []
-    if len(found) != 1:
-        what = f"several points begin so: {', '.join(found[:5])}" if found else "no point begins so"
-        raise InputError(f"{store.path}: {point!r}: {what}; kdsweep status or plan show the ids")
-    return found[0]
 
 
 def _tell(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.signals.windows import WindowSet
+from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 
 BEST = "best"
@@ -81,19 +82,8 @@ def find_trained(store: Store, point: str) -> str:
         if not pool:
             raise InputError(f"{store.path}: no point is trained yet: kdsweep run trains them")
         return str(min(pool, key=lambda r: (r["mae_bpm"], r["params"], r["id"]))["id"])
-    done = sorted(store.done())
-    found = [id for id in done if id == point] or [id for id in done if id.startswith(point)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(
-            f"{store.path}: several trained points begin with {point!r}: {', '.join(found[:5])}: "
-            "give more of its id"
-        )
-    raise InputError(
-        f"{store.path}: no trained point begins with {point!r}: kdsweep plan lists ids and what is done; "
-        f"{BEST} is the student of least error"
-    )
+    where = f"{store.path}, trained points ({BEST}: the student with the lowest error)"
+    return find_point(store.done(), point, where)
 
 
 def _logits(folder: Path, result: dict[str, Any], windows: WindowSet, classes: int) -> Any:

@@ -16,6 +16,7 @@ from orchestrator.edge.latency import read_profile
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
 from orchestrator.space.resolve import Opened
+from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 
 RECORDINGS = "test_recordings.npz"
@@ -24,15 +25,7 @@ Say = Callable[[str], None]
 
 def point_of(store: Store, wanted: str) -> dict[str, Any]:
     """The result of a trained point by its id or its beginning; InputError if none or several fit."""
-    found = sorted(id for id in store.done() if id.startswith(wanted))
-    if len(found) != 1:
-        several = (
-            f"several trained points begin with it: {', '.join(found[:5])}" if found else "none is trained"
-        )
-        raise InputError(
-            f"point {wanted} of {store.path}: {several}; `kdsweep status {store.path}` lists points"
-        )
-    return store.result(found[0])
+    return store.result(find_point(store.done(), wanted, f"{store.path}, trained points"))
 
 
 def chosen_by(answer: dict[str, Any], store: Store) -> dict[str, Any]:
@@ -58,6 +51,7 @@ def export_point(
     the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic.
     """
     from kd.edge import export, onnxfile
+    from kd.edge.c_header import c_header
     from kd.signals.prepare import load_recordings
     from kd.signals.windows import subject_label
     from kd.training.teacher import MODEL
@@ -88,7 +82,7 @@ def export_point(
         export.same_as_sweep(test, result["mae_bpm"], len(data.test))
         _write_json(folder / "preprocess.json", config)
         export.write_scripts(folder)
-        (folder / "kdsweep_model.h").write_text(export.c_header(config, result["id"]))
+        (folder / "kdsweep_model.h").write_text(c_header(config, result["id"]))
         if with_recordings or opened.data.source == "synthetic":
             export.write_recordings(folder / RECORDINGS, recordings, config["label_lag_s"])
         (folder / "README.md").write_text(card(opened, result, config, _measured(folder, store, result)))

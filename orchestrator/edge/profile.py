@@ -17,10 +17,11 @@ import numpy as np
 
 from kd.edge.stopwatch import time_model
 from kd.errors import InputError
-from kd.files import write_atomically
+from kd.files import write_json
 from kd.models.sizes import size
 from kd.signals.prepare import Data
 from orchestrator.edge.latency import FILE, fit_laws, read_profile
+from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 
 VERIFY_WINDOWS = 1000  # at least so many are compared between torch and ONNX
@@ -55,11 +56,8 @@ def choose(
         elif word == "law":
             found = spread(within)
         else:
-            found = [r for r in students if r["id"].startswith(word)]
-            if not found:
-                raise InputError(
-                    f"--points {word}: no trained student's id begins so; or use front, law, all"
-                )
+            by_id = {r["id"]: r for r in students}
+            found = [by_id[find_point(by_id, word, "--points takes front, law, all, or trained students")]]
         chosen |= {r["id"]: r for r in found}
     return sorted(chosen, key=lambda id: (chosen[id]["params"], id))
 
@@ -178,8 +176,7 @@ def profile_points(
 def write_profile(store: Store, profile: dict[str, Any]) -> None:
     """Write profile.json atomically, with the latency laws its measurements give."""
     profile["latency_laws"] = fit_laws(profile)
-    text = json.dumps(profile, indent=1, allow_nan=False)
-    write_atomically(store.path / FILE, lambda path: path.write_text(text))
+    write_json(store.path / FILE, profile, indent=1)
 
 
 def measure_point(store: Store, result: dict[str, Any], data: Data, runs: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kd.files import write_atomically
+from kd.files import write_atomically, write_text
 from orchestrator.laws.document import make_document
 from orchestrator.tracking.reader import Source, model_shape
 
@@ -17,7 +17,6 @@ def write_laws(source: Source, folder: Path, seed: int = 0) -> dict[str, Any]:
     from orchestrator.laws.picture import draw
 
     document = make_document(source.name, source.results, model_shape(folder / "space.yaml"), rng=seed)
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    write_atomically(folder / "laws.json", lambda path: path.write_text(text))
+    write_text(folder / "laws.json", json.dumps(document, separators=(",", ":"), allow_nan=False))
     write_atomically(folder / "laws.png", lambda path: draw(document, path))
     return document

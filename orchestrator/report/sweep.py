@@ -141,11 +141,7 @@ class Sweep:
 
     def history(self, id: str) -> list[dict[str, float]]:
         """Epoch, validation error and seconds of every epoch of a trained point; [] when it wasn't kept."""
-        try:
-            lines = (Store(self.folder).folder(id) / "history.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [{key: row[key] for key in KEPT_HISTORY} for row in map(json.loads, lines)]
+        return [{key: row[key] for key in KEPT_HISTORY} for row in Store(self.folder).history(id)]
 
     def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """The laws' arms by what may be drawn into one panel: "resnet1d", "resnet1d, pruned", ..."""

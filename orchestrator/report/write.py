@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from kd.files import write_atomically
+from kd.files import write_text
 from orchestrator.report.page import render
 from orchestrator.report.sweep import Sweep
 from orchestrator.report.words import summary
@@ -26,7 +26,7 @@ def write_report(
     found = Sweep.read(folder, device)
     html = render(found)
     path = output or folder / "report.html"
-    write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    write_text(path, html)
     run, warnings = None, []
     if tracking_uri or (mlflow if mlflow is not None else (folder / "mlflow.db").exists()):
         from orchestrator.report.artifacts import log

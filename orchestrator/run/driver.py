@@ -133,21 +133,10 @@ def run_sweep(
         result = SweepResult(total=len(plan.points), already_done=len(done), done=len(done))
         if result.done < result.total:
             display.say(f"{result.done} of {result.total} points already done; starting Ray")
-            pack = functools.partial(packs, most_s=math.inf) if slot.gpus else packs  # see `packs`
-            scheduler = Scheduler(plan.points, done, pack=pack, max_failures=options.max_failures)
-            progress = Progress(
-                {point.id: point for point in plan.points},
-                scheduler.done,
-                scheduler.failed,
-                scheduler.blocked,
-            )
-            for earlier in store.results():
-                if earlier["id"] in done:
-                    progress.mae_bpm[earlier["id"]] = earlier["mae_bpm"]
             with StopRequest().catching() as stop:
-                _run(
-                    scheduler, progress, data, store, cache_dir, slot, options, display, tracker, stop, result
-                )
+                Training(
+                    plan, done, data, store, cache_dir, slot, options, display, tracker, stop, result
+                ).run()
         elif in_sync(store, tracker.uri):
             return result
         if not tracker.close(result.mlflow_status, result.figures()):
@@ -158,117 +147,135 @@ def run_sweep(
         lock.close()
 
 
-def _run(
-    scheduler: Scheduler,
-    progress: Progress,
-    data: DataConfig,
-    store: Store,
-    cache_dir: Path,
-    slot: Slot,
-    options: Options,
-    display: Display,
-    tracker: LiveTracker,
-    stop: StopRequest,
-    result: SweepResult,
-) -> None:
-    """Ray up, Tune through, Ray down; fills in `result`."""
-    started = time.monotonic()
-    os.environ.update(DRIVER_ENV)
-    beside = Beside(lambda: prepare(data, cache_dir), _import_slow)
-    name, env = store.path.name, worker_env(slot.threads)
-    if options.address:
-        cluster = Cluster.join(options.address, slot, env=env, metadata=job_metadata(name))
-    else:
-        cluster = Cluster.start(
-            slot, slots=options.slots, dashboard=options.dashboard, env=env, metadata=job_metadata(name)
+@dataclass
+class Training:
+    """What one call of run_sweep trains: Ray up, Tune through, Ray down. `run` fills in `result`."""
+
+    plan: Plan
+    done: set[str]  # trained before this call
+    data: DataConfig
+    store: Store
+    cache_dir: Path
+    slot: Slot
+    options: Options
+    display: Display
+    tracker: LiveTracker
+    stop: StopRequest
+    result: SweepResult
+
+    def run(self) -> None:
+        """Train until nothing is left, or it is asked to stop. Raises what starting Ray or the data raise."""
+        started = time.monotonic()
+        os.environ.update(DRIVER_ENV)
+        beside = Beside(lambda: prepare(self.data, self.cache_dir), _import_slow)
+        cluster = self._cluster()
+        try:
+            self.stop.install()  # ray.init puts its own handler on SIGTERM
+            ray_up = time.monotonic()
+            beside.wait()
+            events = self._events(cluster)
+            events.announce()
+            ready = time.monotonic()
+            if cluster.wait_for_slots(events.waiting):
+                self._tune(events)
+            self._conclude(events)
+            if first := events.first_start:
+                times = {"ray": ray_up - started, "data": ready - ray_up, "workers": first - ready}
+                self.result.startup_s = times
+            self.display.show(events.progress, force=True)
+            events.heartbeat({0: "SUCCEEDED", 1: "FAILED", 3: "FAILED"}.get(self.result.exit_code, "STOPPED"))
+        finally:
+            cluster.close()
+            shutil.rmtree(self.store.path / TUNE_DIR, ignore_errors=True)
+
+    def _cluster(self) -> Cluster:
+        """The Ray that was named, or one started here."""
+        options, env = self.options, worker_env(self.slot.threads)
+        metadata = job_metadata(self.store.path.name)
+        if options.address:
+            return Cluster.join(options.address, self.slot, env=env, metadata=metadata)
+        return Cluster.start(
+            self.slot, slots=options.slots, dashboard=options.dashboard, env=env, metadata=metadata
         )
-    try:
-        stop.install()  # ray.init puts its own handler on SIGTERM
-        ray_up = time.monotonic()
-        beside.wait()
-        events = Events(
+
+    def _events(self, cluster: Cluster) -> Events:
+        """Who hears of what happens, knowing what was trained before."""
+        pack = functools.partial(packs, most_s=math.inf) if self.slot.gpus else packs  # see `packs`
+        scheduler = Scheduler(self.plan.points, self.done, pack=pack, max_failures=self.options.max_failures)
+        by_id = {point.id: point for point in self.plan.points}
+        progress = Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked)
+        for earlier in self.store.results():
+            if earlier["id"] in self.done:
+                progress.mae_bpm[earlier["id"]] = earlier["mae_bpm"]
+        return Events(
             scheduler=scheduler,
             progress=progress,
-            store=store,
+            store=self.store,
             cluster=cluster,
-            dashboard=Dashboard(name, options.command),
-            display=display,
-            tracker=tracker,
-            stop=stop,
-            most_slots=options.slots,
+            dashboard=Dashboard(self.store.path.name, self.options.command),
+            display=self.display,
+            tracker=self.tracker,
+            stop=self.stop,
+            most_slots=self.options.slots,
         )
-        events.announce()
-        ready = time.monotonic()
-        if cluster.wait_for_slots(events.waiting):
-            _tune(events, data, cache_dir, options)
-        result.done, result.failed, result.blocked = (
-            len(scheduler.done),
-            sorted(scheduler.failed),
-            sorted(scheduler.blocked),
-        )
+
+    def _conclude(self, events: Events) -> None:
+        """What the scheduler and the progress say at the end."""
+        scheduler, progress, result = events.scheduler, events.progress, self.result
+        result.done = len(scheduler.done)
+        result.failed, result.blocked = sorted(scheduler.failed), sorted(scheduler.blocked)
         result.train_seconds, result.efficiency = progress.train_seconds, progress.efficiency
-        result.slots, result.best, result.dashboard_url = (
-            progress.slots,
-            progress.best(),
-            cluster.dashboard_url,
+        result.slots, result.best = progress.slots, progress.best()
+        result.dashboard_url = events.cluster.dashboard_url
+        result.stopped_by, result.error = self.stop.signal, events.broken
+
+    def _tune(self, events: Events) -> None:
+        """The one Tune experiment. Its own files live in TUNE_DIR and are removed at the end."""
+        from ray import tune
+
+        from orchestrator.run.trainable import Trainable
+        from orchestrator.run.tune import Listen, Release, Stop
+        from orchestrator.run.worker import Setup
+
+        slot, options = self.slot, self.options
+        setup = Setup(
+            sweep_dir=str(self.store.path.resolve()),
+            cache_dir=str(self.cache_dir.resolve()),
+            data=self.data,
+            threads=slot.threads,
+            gpu=slot.gpus > 0,
+            slice_s=options.slice_s,
+            checkpoint_every_s=options.checkpoint_every_s,
+            git_commit=git_commit(),
         )
-        result.stopped_by, result.error = stop.signal, events.broken
-        if first := events.first_start:
-            result.startup_s = {"ray": ray_up - started, "data": ready - ray_up, "workers": first - ready}
-        display.show(progress, force=True)
-        events.heartbeat({0: "SUCCEEDED", 1: "FAILED", 3: "FAILED"}.get(result.exit_code, "STOPPED"))
-    finally:
-        cluster.close()
-        shutil.rmtree(store.path / TUNE_DIR, ignore_errors=True)
-
-
-def _tune(events: Events, data: DataConfig, cache_dir: Path, options: Options) -> None:
-    """The one Tune experiment. Its own files live in TUNE_DIR and are removed at the end."""
-    from ray import tune
-
-    from orchestrator.run.trainable import Trainable
-    from orchestrator.run.tune import Listen, Release, Stop
-    from orchestrator.run.worker import Setup
-
-    slot = events.cluster.slot
-    setup = Setup(
-        sweep_dir=str(events.store.path.resolve()),
-        cache_dir=str(cache_dir.resolve()),
-        data=data,
-        threads=slot.threads,
-        gpu=slot.gpus > 0,
-        slice_s=options.slice_s,
-        checkpoint_every_s=options.checkpoint_every_s,
-        git_commit=git_commit(),
-    )
-    bundle = {"CPU": slot.cpus, **({"GPU": slot.gpus} if slot.gpus else {})}
-    trainable: Any = tune.with_resources(
-        tune.with_parameters(Trainable, setup=setup), tune.PlacementGroupFactory([bundle])
-    )
-    trainable.__name__ = trainable.__qualname__ = (
-        "Trainable"  # what the dashboard lists, instead of Tune's wrapper
-    )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is told by error.json
-    tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=Release(events),
-            num_samples=-1,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: f"pack_{trial.trial_id}",
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="run",
-            storage_path=str((events.store.path / TUNE_DIR).resolve()),
-            callbacks=[Listen(events)],
-            stop=Stop(events),
-            verbose=0,
-            # The scheduler counts failures by point, and releases what a lost worker left as a new trial.
-            failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # points checkpoint themselves
-        ),
-    ).fit()
+        bundle = {"CPU": slot.cpus, **({"GPU": slot.gpus} if slot.gpus else {})}
+        trainable: Any = tune.with_resources(
+            tune.with_parameters(Trainable, setup=setup), tune.PlacementGroupFactory([bundle])
+        )
+        # What the dashboard lists, instead of Tune's wrapper.
+        trainable.__name__ = trainable.__qualname__ = "Trainable"
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is told by error.json
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=Release(events),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"pack_{trial.trial_id}",
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="run",
+                storage_path=str((self.store.path / TUNE_DIR).resolve()),
+                callbacks=[Listen(events)],
+                stop=Stop(events),
+                verbose=0,
+                # The scheduler counts failures by point, and releases what a lost worker left as a new trial.
+                failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+                # Points checkpoint themselves.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
 
 
 class Beside:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.run.progress import Display, Progress, line, write_heartbeat
+from orchestrator.run.progress import Display, Progress, line
 from orchestrator.run.ray_cluster import Cluster
 from orchestrator.run.ray_dashboard import Dashboard
 from orchestrator.run.scheduler import Scheduler
@@ -236,7 +236,7 @@ class Events:
         self._beat = time.monotonic()
         figures = self.progress.as_json(time.time())
         content = {**figures, "state": state, "ray": self.cluster.as_json()}
-        write_heartbeat(self.store.path / "progress.json", content)
+        self.store.write_progress(content)
         message = line(self.progress, figures["time"])
         self.dashboard.publish(message, figures, state)
         self.dashboard.write(message)

@@ -1,13 +1,11 @@
 """Where a running sweep stands: figures, progress.json for others, lines or a live view on stderr."""
 
-import json
 import os
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
 from orchestrator.space.plan import Point
@@ -113,13 +111,6 @@ class Progress:
             "train_seconds": self.train_seconds,
             "efficiency": self.efficiency,
         }
-
-
-def write_heartbeat(path: Path, content: dict[str, Any]) -> None:
-    """Replace progress.json whole; not flushed to disk, because a heartbeat that a crash loses is no loss."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
 
 
 def line(progress: Progress, now: float) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd.errors import InputError
-from kd.files import write_atomically
+from kd.files import write_json
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
@@ -68,7 +68,7 @@ class Record:
     def save(self, here: Path) -> None:
         """Whole or not at all."""
         content = {**self.__dict__, "requests": [r.__dict__ for r in self.requests]}
-        write_atomically(here / chain.RECORD, lambda path: path.write_text(json.dumps(content, indent=1)))
+        write_json(here / chain.RECORD, content, indent=1)
 
 
 def latest(folder: Path) -> Path | None:
@@ -101,17 +101,15 @@ def job_of(opened: "Opened", site: "Site") -> "Job":
 
 def fit_on(opened: "Opened", site: "Site") -> tuple[float, int]:
     """(GPUs of a pack, packs that a node of the site runs at once). Raises InputError when that is 0."""
-    from orchestrator.space.slot import GPU_SHARE, Slot
-
-    r = opened.space.resources
-    gpus = (GPU_SHARE if site.gpus else 0.0) if r.gpus == "auto" else float(r.gpus)
-    packs = Slot(cpus=r.cpus, gpus=gpus, threads=r.threads).fit_in({"CPU": site.cpus, "GPU": site.gpus})
+    slot = opened.space.resources.slot(site.gpus > 0)
+    packs = slot.fit_in({"CPU": site.cpus, "GPU": site.gpus})
     if not packs:
         raise InputError(
-            f"no point fits on a node of this site: one takes {r.cpus:g} CPUs and {gpus:g} GPUs (resources), "
+            f"no point fits on a node of this site: one takes {slot.cpus:g} CPUs and {slot.gpus:g} GPUs "
+            "(resources), "
             f"a node has {site.cpus} and {site.gpus}: change resources.cpus, resources.gpus or the site"
         )
-    return gpus, packs
+    return slot.gpus, packs
 
 
 def estimate(opened: "Opened", site: "Site") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from kd.files import write_atomically
+from kd.files import write_json
 from kd.models import inits
 from kd.models.sizes import size
 from kd.signals.prepare import Data
@@ -86,8 +86,7 @@ class Plan:
             row[columns.index("strategy_args")] = place("strategy_args", point.strategy_args)
             rows.append(row)
         content = {"name": self.name, "refused": self.refused, **tables, "columns": columns, "points": rows}
-        text = json.dumps(content, separators=(",", ":"))
-        write_atomically(path, lambda p: p.write_text(text))
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: Path) -> "Plan":

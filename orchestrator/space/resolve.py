@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd.errors import InputError
-from kd.files import write_atomically
+from kd.files import write_text
 from kd.signals.prepare import Data, DataConfig, prepare
 from orchestrator.space.plan import Plan, make_plan
 from orchestrator.space.schema import SearchSpace, load_space, space_text
-from orchestrator.space.slot import GPU_SHARE, Slot
+from orchestrator.space.slot import Slot
 from orchestrator.store.store import Store
 
 
@@ -29,15 +29,12 @@ class Opened:
     @property
     def slot(self) -> Slot:
         """What one running pack holds here."""
-        r = self.space.resources
-        gpus = (GPU_SHARE if has_gpu() else 0.0) if r.gpus == "auto" else float(r.gpus)
-        return Slot(cpus=r.cpus, gpus=gpus, threads=r.threads)
+        return self.space.resources.slot(has_gpu())
 
     def save_space(self) -> None:
         """Write space.yaml, as it was understood: overrides applied, paths absolute."""
         self.store.path.mkdir(parents=True, exist_ok=True)
-        text = space_text(self.space)
-        write_atomically(self.store.path / "space.yaml", lambda path: path.write_text(text))
+        write_text(self.store.path / "space.yaml", space_text(self.space))
 
 
 def open_space(

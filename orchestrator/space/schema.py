@@ -27,10 +27,11 @@ from kd.models.inits import INITS
 from kd.models.sizes import ARCHS
 from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig
+from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
-from kd.signals.windows import Preprocess
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
+from orchestrator.space.slot import GPU_SHARE, Slot
 
 
 def _listed(value: Any) -> Any:
@@ -128,6 +129,11 @@ class Resources(_Model):
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     threads: Positive = 1
     max_failures: Annotated[int, Field(ge=0)] = 1
+
+    def slot(self, has_gpu: bool) -> Slot:
+        """What one pack holds on a machine with GPUs, or without."""
+        gpus = (GPU_SHARE if has_gpu else 0.0) if self.gpus == "auto" else float(self.gpus)
+        return Slot(cpus=self.cpus, gpus=gpus, threads=self.threads)
 
 
 class SearchSpace(_Model):

@@ -1,4 +1,4 @@
-"""Where things of a sweep are: its directory and its points by name. Knows names and files, opens nothing."""
+"""Where things of a sweep are: its directory by name. Knows names and files, opens nothing."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,16 +17,16 @@ def sweep_folder(sweep: str) -> Path:
     )
 
 
-def find_point(ids: Iterable[str], prefix: str, where: str) -> str:
-    """The one id that is `prefix`, or begins with it; InputError when none or several do.
+def find_point(ids: Iterable[str], wanted: str, where: str) -> str:
+    """The id that is `wanted`, or the only one that starts with it.
 
-    where: what the ids are of, for the message, like the sweep's directory.
+    where: what the ids are of, for the error. Raises InputError when none or several fit.
     """
-    known = sorted(ids)
-    found = [id for id in known if id == prefix] or [id for id in known if id.startswith(prefix)]
-    if len(found) == 1:
-        return found[0]
+    found = sorted(id for id in ids if id.startswith(wanted))
+    if wanted in found or len(found) == 1:
+        return wanted if wanted in found else found[0]
     if found:
-        some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        raise InputError(f"{where}: several points begin with {prefix!r}: {some}: give more of the id")
-    raise InputError(f"{where}: no point begins with {prefix!r}: `kdsweep results {where}` lists them")
+        raise InputError(
+            f"{where}: {len(found)} points start with {wanted!r}: {', '.join(found[:5])}: give more of the id"
+        )
+    raise InputError(f"{where}: no point {wanted!r}: `kdsweep results` and `kdsweep plan` list the ids")

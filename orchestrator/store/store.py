@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from kd.files import write_atomically
+from kd.files import append_json_line, read_json_lines, write_json
 
 RESULT, ERROR = "result.json", "error.json"
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
@@ -28,26 +28,21 @@ class Store:
         """Where a point's files are."""
         return self.path / "points" / id
 
+    def ids(self) -> list[str]:
+        """Ids of all points that have a folder: trained, failed or begun."""
+        try:
+            with os.scandir(self.path / "points") as entries:
+                return [entry.name for entry in entries if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+
     def is_done(self, id: str) -> bool:
         """Whether a point is trained."""
         return (self.folder(id) / RESULT).exists()
 
-    def ids(self) -> list[str]:
-        """Ids of all points that have a folder, trained or not, sorted."""
-        return sorted(self._ids())
-
-    def history(self, id: str) -> list[dict[str, Any]]:
-        """A point's epochs so far; a line that a full disk or a crash cut short is left out."""
-        rows = []
-        with contextlib.suppress(FileNotFoundError), (self.folder(id) / "history.jsonl").open() as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    rows.append(json.loads(line))
-        return rows
-
     def done(self) -> set[str]:
         """Ids of all trained points."""
-        return {id for id in self._ids() if self.is_done(id)}
+        return {id for id in self.ids() if self.is_done(id)}
 
     def result(self, id: str) -> dict[str, Any]:
         """A trained point's result. Raises InputError if the file is damaged."""
@@ -56,14 +51,14 @@ class Store:
 
     def results(self) -> Iterator[dict[str, Any]]:
         """The results of all trained points, in the order of their ids."""
-        for id in sorted(self._ids()):
+        for id in sorted(self.ids()):
             with contextlib.suppress(FileNotFoundError):
                 yield self.result(id)
 
     def errors(self) -> dict[str, dict[str, Any]]:
         """What the points that failed and are not trained since died of, by id."""
         found = {}
-        for id in sorted(self._ids()):
+        for id in sorted(self.ids()):
             if not self.is_done(id):
                 with contextlib.suppress(FileNotFoundError):
                     found[id] = _read(self.folder(id) / ERROR)
@@ -86,35 +81,26 @@ class Store:
         except (FileNotFoundError, ValueError):
             return None
 
+    def write_progress(self, beat: dict[str, Any]) -> None:
+        """Replace the heartbeat; not flushed to disk, because one that a crash loses is no loss."""
+        write_json(self.path / "progress.json", beat, durable=False)
+
     def append_ledger(self, entry: dict[str, Any]) -> None:
-        """Add a line to ledger.jsonl: one write, so that lines of two processes never mix."""
-        fd = os.open(self.path / "ledger.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            size = os.fstat(fd).st_size
-            cut = size and os.pread(fd, 1, size - 1) != b"\n"  # by a full disk, which spoils that line only
-            os.write(fd, ("\n" * bool(cut) + json.dumps(entry) + "\n").encode())
-        finally:
-            os.close(fd)
+        """Add a line to ledger.jsonl."""
+        append_json_line(self.path / "ledger.jsonl", entry)
 
     def ledger(self) -> Iterator[dict[str, Any]]:
-        """All lines of the ledger; a line that a full disk or a crash cut short is left out."""
-        with contextlib.suppress(FileNotFoundError), (self.path / "ledger.jsonl").open() as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
+        """All whole lines of the ledger."""
+        return read_json_lines(self.path / "ledger.jsonl")
 
-    def _ids(self) -> list[str]:
-        try:
-            with os.scandir(self.path / "points") as entries:
-                return [entry.name for entry in entries if not entry.name.startswith(".")]
-        except FileNotFoundError:
-            return []
+    def history(self, id: str) -> list[dict[str, Any]]:
+        """The epochs that a point has trained, a dict of scalars each; empty before the first."""
+        return list(read_json_lines(self.folder(id) / "history.jsonl"))
 
     def _write(self, id: str, name: str, content: dict[str, Any]) -> None:
         folder = self.folder(id)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(content, indent=1, allow_nan=False)
-        write_atomically(folder / name, lambda path: path.write_text(text))
+        write_json(folder / name, content, indent=1)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import threading
 import uuid
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from kd.files import write_json
 from orchestrator.space.plan import Plan
 from orchestrator.store.store import Store
 from orchestrator.tracking.tags import FINAL, FINISHED_AT, POINT, SPACE, SWEEP, space_tags
@@ -83,7 +83,7 @@ class Tracker:
             run_id = None
         if run_id is None:
             run_id = self._create(id)
-        history = [] if error else _history(self.store.folder(id))
+        history = [] if error else self.store.history(id)
         at_ms = int(datetime.fromisoformat(ended).timestamp() * 1000)
         self._log(run_id, at_ms, result, history, params=_params(self.points[id], result), ended=ended)
         if error:
@@ -243,12 +243,6 @@ class LiveTracker:
             self.error = error
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    with contextlib.suppress(FileNotFoundError):
-        return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return []
-
-
 def _params(point: Any, result: dict[str, Any]) -> dict[str, str]:
     """Everything that identifies a point, flat: recipe.lr, strategy.temperature, ..."""
     flat: dict[str, Any] = {
@@ -270,10 +264,7 @@ def _memory(store: Store) -> dict[str, Any]:
 
 
 def _remember(store: Store, key: str, value: Any) -> None:
-    memory = _memory(store) | {key: value}
-    temporary = store.path / f".mlflow.json.{os.getpid()}"
-    temporary.write_text(json.dumps(memory))
-    temporary.replace(store.path / "mlflow.json")
+    write_json(store.path / "mlflow.json", _memory(store) | {key: value})
 
 
 def _key(uri: str) -> str:

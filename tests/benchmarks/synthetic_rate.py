@@ -8,8 +8,9 @@ Measured in seconds of CPU, so that a busy machine doesn't change the answer.
 import argparse
 import time
 
+from kd.signals.preprocess import Preprocess
 from kd.signals.synthetic import Synthetic, recordings
-from kd.signals.windows import Preprocess, make_windows
+from kd.signals.windows import make_windows
 
 WANTED = 10_000
 

@@ -105,9 +105,9 @@ def test_history_is_a_row_an_epoch_and_a_point_is_found_by_its_beginning(folder)
     found = sweep.history(id[:6])
     assert found["epoch"].tolist() == [1]
     assert found["val_mae_bpm"][0] == Store(folder).history(id)[0]["val_mae_bpm"]
-    with pytest.raises(InputError, match="several points begin with ''"):
+    with pytest.raises(InputError, match="points start with ''"):
         sweep.history("")
-    with pytest.raises(InputError, match="no point begins with 'zz'"):
+    with pytest.raises(InputError, match="no point 'zz'"):
         sweep.history("zz")
 
 
@@ -206,6 +206,7 @@ def snippets(path):
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(600)  # two processes that train
 def test_the_documents_run_as_they_stand(tmp_path):
     (tmp_path / "search_spaces").mkdir()
     (tmp_path / "search_spaces" / "quickstart.yaml").write_text(QUICKSTART)
@@ -219,6 +220,20 @@ def test_the_documents_run_as_they_stand(tmp_path):
     read = in_a_process(snippets(DOCS / "python.md"), tmp_path)
     assert read.returncode == 0, read.stderr[-3000:]
     assert read.stdout.splitlines()[-1] == "7 []"
+
+
+def test_evaluating_on_other_recordings(folder, tmp_path):
+    made = recordings(Synthetic(subjects=3, minutes=1, seed=5))
+    meta = [{"name": r.name, "dataset": r.dataset, "subject": r.subject, "fs": r.fs} for r in made]
+    arrays = {f"{r.name}/{key}": getattr(r, key) for r in made for key in ("ppg", "hr")}
+    np.savez(tmp_path / "w.npz", meta_json=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    found = open_sweep(folder).evaluate("best", tmp_path / "w.npz")
+    assert found == printed("evaluate", folder, "best", "--data", tmp_path / "w.npz")
+    model, prepare = open_sweep(folder).model("best")
+    windows = prepare(tmp_path / "w.npz")
+    with torch.inference_mode():
+        bpm = prepare.decode(model(torch.from_numpy(windows.x))[0])
+    assert np.abs(bpm - windows.bpm).mean() == pytest.approx(found["mae_bpm"], abs=1e-3)
 
 
 RUN = """

@@ -1,20 +1,23 @@
-"""What is shipped does what the sweep did: the pipeline without scipy, the stream, the C tables."""
+"""What is shipped does what the sweep did: the pipeline without scipy, and the stream."""
 
 import dataclasses
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.signal import sosfilt
 
 from kd.edge import export
 from kd.errors import InputError
 from kd.recordings import Recording
-from kd.shipped import example, stream
-from kd.signals.prepare import DataConfig
-from kd.signals.windows import Preprocess, bandpassed, make_windows
+from kd.shipped import example, grid, stream
+from kd.signals.filters import bandpassed
+from kd.signals.prepare import DataConfig, load_recordings, prepare
+from kd.signals.preprocess import Preprocess
+from kd.signals.splits import Split
+from kd.signals.windows import make_windows
 
 RNG = np.random.default_rng
 
@@ -92,13 +95,95 @@ HARD = {
 @pytest.mark.parametrize("what", HARD)
 @pytest.mark.parametrize("preprocess", [{}, {"channels": "first", "normalise": "none", "window_s": 6.0}])
 def test_windows_are_those_of_the_sweep(what, preprocess):
-    one, settings = recording(**HARD[what]), Preprocess(**preprocess)
-    wanted, _ = make_windows([one], settings)
-    windows, bpm, starts = example.labelled_windows(export.as_dict(one), config_of(settings))
+    one, chosen = recording(**HARD[what]), Preprocess(**preprocess)
+    wanted, _ = make_windows([one], chosen)
+    windows, bpm, starts = example.labelled_windows(export.as_dict(one), config_of(chosen))
     assert len(bpm) == len(starts) == len(wanted)
     if len(wanted):
         np.testing.assert_array_equal(bpm, wanted.bpm)
         np.testing.assert_allclose(windows, wanted.x, atol=2e-5)
+
+
+@pytest.mark.parametrize("fs", [24.99, 49.97])
+def test_an_hour_at_a_rate_without_a_short_ratio_is_cut_as_the_sweep_cuts_it(fs):
+    """By the nominal 25 Hz, the last windows would be 1.4 s off, and of 24.99 Hz one would be missing."""
+    t = np.arange(round(3600 * fs)) / fs
+    hour = recording(ppg=np.sin(2 * np.pi * t)[None].astype(np.float32), fs=fs, hr=np.full(1797, 70.0))
+    wanted, _ = make_windows([hour], Preprocess())
+    windows, bpm, _ = example.labelled_windows(export.as_dict(hour), config_of())
+    assert len(wanted) == len(bpm) == 1797
+    np.testing.assert_allclose(windows, wanted.x, atol=2e-5)
+    config = config_of()
+    starts, _ = example.heart_rate(Echo(config), hour.ppg, fs)
+    np.testing.assert_array_equal(starts, 2.0 * np.arange(1797))
+    true = np.sin(2 * np.pi * np.arange(200) / 25)  # every window starts with a whole second
+    assert ((windows[:, 0] @ true) / 200 / true.std()).min() > 0.95
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_stream_of_half_samples_does_not_drift(causal):
+    """A stride of 0.5 s is 12.5 samples: 12 each time would put the last window 3.4 s too early."""
+    raw, config = pulse(180, 25), config_of(Preprocess(stride_s=0.5))
+    said = live(config, raw, 25, 25, causal=causal)
+    np.testing.assert_array_equal(list(said), 0.5 * np.arange(345))
+    if causal:
+        sos, zi = np.array(config["filter"]["sos"]), np.array(config["filter"]["zi"])
+        forward, _ = sosfilt(sos, raw[0].astype(float), zi=zi * float(raw[0, 0]))
+        first = [round(12.5 * k) for k in range(345)]
+        wanted = Echo(config)(example.cut(forward[None], first, config))
+        np.testing.assert_allclose(list(said.values()), wanted, atol=1e-3)
+
+
+class Cuts:
+    """In place of a model: keeps the windows that a stream cuts."""
+
+    def __init__(self, config: dict) -> None:
+        self.config, self.windows = config, []
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        self.windows.append(windows[0])
+        return np.zeros(len(windows))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    fs=st.sampled_from([20, 24.97, 24.99, 25, 31.7, 49.97, 51.2, 64, 100, 100.3, 125, 700]),
+    window=st.sampled_from([1.0, 2.5, 3.3, 8.0]),
+    stride=st.sampled_from([0.1, 0.5, 0.7, 1.0, 2.0, 2.5]),
+    start=st.sampled_from([-6.0, 0.0, 0.5, 1.7]),
+    label=st.sampled_from([(8.0, 2.0), (8.0, 8.0), (5.0, 1.5), (2.5, 0.5)]),
+    seconds=st.floats(3, 25),
+)
+def test_sweep_example_and_stream_cut_the_same_windows(fs, window, stride, start, label, seconds):
+    """Their starts, lengths and labels, whatever the rate, the strides and the offset."""
+    preprocess = Preprocess(window_s=window, stride_s=stride, normalise="none")
+    config = config_of(preprocess)
+    hr = RNG(1).uniform(60, 90, int(seconds / label[1]) + 3).astype(np.float32)
+    ppg = pulse(seconds, fs)
+    times = {"hr_window_s": label[0], "hr_stride_s": label[1], "hr_start_s": start}
+    one = recording(ppg=ppg, fs=float(fs), hr=hr, **times)
+    wanted, _ = make_windows([one], preprocess)
+    windows, bpm, starts = example.labelled_windows(export.as_dict(one), config)
+    assert len(wanted) == len(bpm) == len(starts)
+    if not len(starts):
+        return
+    np.testing.assert_array_equal(bpm, wanted.bpm)
+    np.testing.assert_allclose(windows, wanted.x, atol=2e-5 * np.abs(wanted.x).max())
+    # a stream says the same starts, and its windows are the signal there, forward only
+    _, allowed = example.starts_of(export.as_dict(one), config)
+    model = Cuts(config)
+    live = stream.Stream(model, fs, causal=True, first_s=float(allowed[0]))
+    said = [s for i in range(0, ppg.shape[1], 97) for s, _ in live.push(ppg[:, i : i + 97])]
+    first = grid.first_sample(allowed, fs, 25)
+    end = live.out_at + live.out.shape[1]
+    inside = allowed[(first >= 0) & (first + config["samples"] <= end)]
+    assert said[: len(inside)] == inside.tolist()
+    assert end >= grid.resampled(ppg.shape[1], fs, 25) - 13  # 10 periods of the resampler look ahead
+    once = stream.Stream(Cuts(config), fs, causal=True, first_s=1e6)  # cuts none: the whole signal stays
+    assert not list(once.push(ppg))
+    for start_s, cut in zip(said, model.windows, strict=True):
+        at = grid.first_sample(start_s, fs, 25)
+        np.testing.assert_allclose(cut, once.out[:, at : at + config["samples"]], atol=1e-3)
 
 
 def test_recordings_written_are_read_by_both(tmp_path):
@@ -140,7 +225,7 @@ def test_a_causal_stream_is_one_pass_of_the_filter():
     forward, _ = sosfilt(sos, raw[0].astype(float), zi=zi * float(raw[0, 0]))
     said = live(config, raw, 25, 25, causal=True)
     starts = np.array(list(said))
-    wanted = Echo(config)(example.cut(forward[None], starts, config))
+    wanted = Echo(config)(example.cut(forward[None], grid.first_sample(starts, 25, 25), config))
     np.testing.assert_allclose(list(said.values()), wanted, atol=1e-3)
 
 
@@ -149,7 +234,7 @@ def test_a_stream_filters_each_window_as_a_recording_that_ends_there():
     said = live(config, raw, 25, 10)
     for start, value in said.items():
         until = raw[:, : round((start + 8) * 25)]
-        window = example.cut(example.prepared(until, 25, config), [start], config)
+        window = example.cut(example.prepared(until, 25, config), [round(start * 25)], config)
         assert value == pytest.approx(Echo(config)(window)[0], abs=1e-3)
 
 
@@ -180,52 +265,40 @@ def test_the_interval_grows_with_the_spread_between_subjects():
     assert export.interval([np.ones(5), np.ones(5)]) is None
 
 
+@pytest.mark.parametrize(("fs", "preprocess"), [(24.99, {}), (49.97, {}), (64.0, {"stride_s": 0.5})])
+def test_what_is_shipped_has_the_error_of_the_sweep_at_any_rate_and_stride(fs, preprocess, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra [edge]")
+    import torch
+
+    from kd.models.architectures import build
+    from kd.training.metrics import class_centres, decode_expectation
+
+    options = {"subjects": 3, "minutes": 4.0 if preprocess else 60.0, "fs": fs}
+    split = Split(fractions=(0.34, 0.33, 0.33))
+    config = DataConfig(options=options, preprocess=Preprocess(**preprocess), split=split)
+    data = prepare(config, tmp_path / "cache")
+    torch.manual_seed(0)
+    model = build("mlp", 2, 16, channels=1, samples=200).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # so that another window is another heart rate
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    (folder / "preprocess.json").write_text(json.dumps(export.preprocess_json(config, 1)))
+    export.write_models(model, folder, data, data.train.x[:64], data.test.x[:64])
+    with torch.no_grad():
+        logits, _ = model(torch.tensor(np.array(data.test.x)))
+    predicted = decode_expectation(logits, class_centres(30, 180)).numpy()
+    error = np.abs(predicted - data.test.bpm).mean()
+    test = export.evaluate(folder, load_recordings(config), data)
+    export.same_as_sweep(test, float(error), len(data.test))
+
+
 def test_another_error_than_the_sweeps_is_refused():
     export.same_as_sweep({"mae_bpm": 5.0004, "windows": 10}, 5.0, 10)
     for test in ({"mae_bpm": 5.002, "windows": 10}, {"mae_bpm": 5.0, "windows": 9}):
         with pytest.raises(InputError, match="recordings changed"):
             export.same_as_sweep(test, 5.0, 10)
-
-
-PROGRAM = """
-#include <stdio.h>
-#include "kdsweep_model.h"
-int main(void) {
-    float x[KDS_SAMPLES], logits[KDS_CLASSES];
-    kds_filter f;
-    for (int i = 0; i < KDS_SAMPLES; i++) if (scanf("%f", &x[i]) != 1) return 1;
-    kds_filter_start(&f, x[0]);
-    for (int i = 0; i < KDS_SAMPLES; i++) x[i] = kds_filter_step(&f, x[i]);
-    for (int i = 0; i < KDS_SAMPLES; i++) printf("%.7g\\n", (double)x[i]);
-    kds_normalise(x, KDS_SAMPLES);
-    for (int i = 0; i < KDS_SAMPLES; i++) printf("%.7g\\n", (double)x[i]);
-    for (int k = 0; k < KDS_CLASSES; k++) logits[k] = -0.5f * (k - 50.25f) * (k - 50.25f);
-    printf("%.7g %d %g %d\\n", (double)kds_bpm(logits), KDS_STRIDE, (double)KDS_FS, KDS_NORMALISE);
-    return 0;
-}
-"""
-
-
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_the_c_header_compiles_and_computes_the_same(tmp_path):
-    config = config_of()
-    (tmp_path / "kdsweep_model.h").write_text(export.c_header(config, "p"))
-    (tmp_path / "main.c").write_text(PROGRAM)
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1"]
-    subprocess.run(["cc", *flags, "main.c", "-lm", "-o", "main"], cwd=tmp_path, check=True)
-    raw = pulse(8, 25)[0, :200]
-    said = subprocess.run(
-        [tmp_path / "main"], input="\n".join(map(str, raw)), capture_output=True, text=True, check=True
-    ).stdout.split()
-    numbers = np.array(said, float)
-    zi = np.array(config["filter"]["zi"]) * float(raw[0])
-    wanted, _ = example.filtered(raw, config["filter"]["sos"], zi)
-    np.testing.assert_allclose(numbers[:200], wanted, atol=2e-3 * np.abs(wanted).max())
-    np.testing.assert_allclose(
-        numbers[200:400], example.normalised(numbers[None, :200], config)[0], atol=1e-4
-    )
-    assert numbers[400] == pytest.approx(80.25, abs=1e-3)
-    assert list(numbers[401:]) == [50, 25, 1]
 
 
 def test_preprocess_is_json_with_everything_in_it():

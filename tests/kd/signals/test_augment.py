@@ -7,7 +7,8 @@ from kd.errors import InputError
 from kd.recordings import Recording
 from kd.signals.augment import Augment, augmented, mix, stretch
 from kd.signals.baselines import fft_peak
-from kd.signals.windows import Preprocess, make_windows
+from kd.signals.preprocess import Preprocess
+from kd.signals.windows import make_windows
 
 
 def pulse(bpm=80.0, channels=1, name="r", seconds=60):

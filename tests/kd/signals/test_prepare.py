@@ -17,8 +17,9 @@ from kd.signals import prepare as module
 from kd.signals import synthetic
 from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig, fingerprint, prepare, windows_of
+from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
-from kd.signals.windows import NO_LABEL, Preprocess, make_windows
+from kd.signals.windows import NO_LABEL, make_windows
 
 TINY = DataConfig(options={"subjects": 4, "minutes": 1.0})
 

@@ -10,8 +10,9 @@ import pytest
 from kd.errors import InputError
 from kd.signals import synthetic
 from kd.signals.baselines import fft_peak
+from kd.signals.preprocess import Preprocess
 from kd.signals.synthetic import Synthetic, beat_hr, recordings
-from kd.signals.windows import Preprocess, make_windows
+from kd.signals.windows import make_windows
 
 
 def digest(config):

@@ -14,8 +14,9 @@ from kd.errors import InputError
 from kd.models.architectures import build
 from kd.models.sizes import size
 from kd.signals.baselines import fft_peak
+from kd.signals.preprocess import Preprocess
 from kd.signals.synthetic import Synthetic, recordings
-from kd.signals.windows import Preprocess, make_windows
+from kd.signals.windows import make_windows
 from orchestrator.commands import main as cli
 from orchestrator.edge.evaluate import evaluate_point, find_trained
 from orchestrator.store.store import Store
@@ -123,10 +124,10 @@ def test_a_point_by_id_by_its_beginning_and_the_best(sweep):
     assert find_trained(store, "ab02") == "ab02"
     assert find_trained(store, "aa") == "aa01"
     assert find_trained(store, "best") == "ab02", "the student of least error, whatever the teacher's"
-    with pytest.raises(InputError, match="several trained points begin with 'ab': ab01, ab02"):
+    with pytest.raises(InputError, match="2 points start with 'ab': ab01, ab02"):
         find_trained(store, "ab")
     for unknown in ("zz", "abcd"):
-        with pytest.raises(InputError, match=f"no trained point begins with '{unknown}'"):
+        with pytest.raises(InputError, match=f"no point '{unknown}'"):
             find_trained(store, unknown)
 
 
@@ -194,7 +195,7 @@ def test_a_lost_model_is_named(sweep, wrists, tmp_path):
         (["nosweep", "best", "--data", "."], "no sweep at nosweep"),
         (["SWEEP", "best", "--data", "nowhere"], "nowhere: no such file or folder"),
         (["SWEEP", "best", "--data", "."], "no known recordings here"),
-        (["SWEEP", "zz", "--data", "."], "no trained point begins with 'zz'"),
+        (["SWEEP", "zz", "--data", "."], "no point 'zz'"),
         (["SWEEP", "best"], "Missing option '--data'"),
     ],
 )

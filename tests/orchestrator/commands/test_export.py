@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from kd import shipped
 from kd.errors import InputError
 from orchestrator.commands.export import export
 from orchestrator.edge.export import chosen_by, point_of
@@ -19,7 +21,7 @@ from orchestrator.store.store import Store
 pytest.importorskip("onnxscript", reason="needs the extra [edge]")
 FILES = {
     *("model.onnx", "model.int8.onnx", "model.safetensors", "preprocess.json", "README.md"),
-    *("example.py", "stream.py", "kdsweep_model.h", "test_recordings.npz"),
+    *("example.py", "stream.py", "grid.py", "kdsweep_model.h", "test_recordings.npz"),
 }
 # what example.py may import: anything else of the project's would not be there on the device
 ONLY = "import sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'kd', 'orchestrator', 'mlflow')));"
@@ -67,6 +69,23 @@ def test_example_reproduces_the_sweeps_error_without_torch_scipy_and_kd(exported
         assert "the same" in done.stdout
     mae = float(re.search(r"all: MAE ([\d.]+)", run_example(out, str(out / "test_recordings.npz")).stdout)[1])
     assert mae == pytest.approx(result["mae_bpm"], abs=1e-3)
+
+
+def test_a_live_signal_is_cut_by_the_clock_from_the_folder_alone(exported):
+    _, _, out, _ = exported
+    code = ONLY + (
+        f"sys.path.insert(0, {str(out)!r}); import numpy as np, stream, grid;"
+        "from example import Model, heart_rate; model = Model(); model.config['stride_s'] = 0.5;"
+        "raw = np.random.default_rng(0).standard_normal((1, 3000));"
+        "live = [start for start, _ in stream.Stream(model, 49.97).push(raw)];"
+        "print(len(live), live[-1], live == heart_rate(model, raw, 49.97)[0][:len(live)].tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=out.parent)
+    assert done.returncode == 0, done.stderr
+    # 60.04 s hold windows until 52.0 s; the resampler still waits for the end of the last one
+    assert done.stdout.split() == ["104", "51.5", "True"]
+    for name in ("grid.py", "example.py", "stream.py"):
+        assert (out / name).read_bytes() == (Path(shipped.__file__).parent / name).read_bytes()
 
 
 def test_example_notices_another_error(exported, tmp_path):
@@ -140,9 +159,9 @@ def test_what_to_export_must_be_said(exported, tmp_path):
     assert result["id"] in invoke(str(sweep), result["id"], "-o", str(tmp_path), "--dry-run").stdout
     with pytest.raises(InputError, match="name a POINT"):
         invoke(str(sweep), "-o", str(tmp_path))
-    with pytest.raises(InputError, match="none is trained"):
+    with pytest.raises(InputError, match="no point 'zzz'"):
         point_of(Store(sweep), "zzz")
-    with pytest.raises(InputError, match="several trained points"):
+    with pytest.raises(InputError, match="6 points start with"):
         point_of(Store(sweep), "")
 
 

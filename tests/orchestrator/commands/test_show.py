@@ -37,7 +37,7 @@ def test_a_failed_a_blocked_and_an_open_point(fitted_sweep):
     assert (blocked["state"], blocked["teacher"]["point"]) == ("open", "bad")
     assert (left["state"], left["result"], left["files"]) == ("open", None, {})
     assert "parameters" in in_words(left)
-    with pytest.raises(InputError, match="no point begins with 'zzz'"):
+    with pytest.raises(InputError, match="no point 'zzz'"):
         sweep.point("zzz")
 
 

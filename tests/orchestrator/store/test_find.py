@@ -5,17 +5,19 @@ import pytest
 from kd.errors import InputError
 from orchestrator.store.find import find_point
 
-IDS = ["ab12", "ab34", "cd", "cd56"]
+IDS = ["ab", "ab01", "ab02", "cd03"]
 
 
-def test_a_point_by_its_id_or_the_beginning_of_it():
-    assert find_point(IDS, "ab1", "here") == "ab12"
-    assert find_point(iter(IDS), "ab34", "here") == "ab34"
-    assert find_point(IDS, "cd", "here") == "cd", "an id that begins another is itself"
+def test_the_whole_id_or_the_only_one_that_starts_with_it() -> None:
+    assert find_point(IDS, "c", "sweep") == "cd03"
+    assert find_point(IDS, "ab02", "sweep") == "ab02"
+    assert find_point(IDS, "ab", "sweep") == "ab"  # whole ids first, though two others start with it
 
 
-def test_none_and_several_are_errors_that_name_the_place():
-    with pytest.raises(InputError, match="here: several points begin with 'ab': ab12, ab34: give more"):
-        find_point(IDS, "ab", "here")
-    with pytest.raises(InputError, match="here: no point begins with 'x': `kdsweep results here`"):
-        find_point(IDS, "x", "here")
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [("a", "sweep: 3 points start with 'a': ab, ab01, ab02"), ("x", "sweep: no point 'x'")],
+)
+def test_none_or_several_is_an_error(wanted: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        find_point(IDS, wanted, "sweep")

@@ -1,0 +1,54 @@
+"""What becomes of a signal before windows are cut: gaps, rate, band, channels. Knows no labels."""
+
+import numpy as np
+import numpy.typing as npt
+
+from kd.shipped import grid
+from kd.signals.preprocess import Preprocess
+
+FloatArray = npt.NDArray[np.floating]
+
+
+def prepared(
+    ppg: FloatArray, missing: npt.NDArray[np.bool_], fs: float, preprocess: Preprocess
+) -> FloatArray:
+    """ppg (channels, samples at fs) bridged where missing, resampled, band-passed; channels="mean" averaged.
+
+    Returns float64 (channels or 1, samples at preprocess.fs).
+    """
+    signal = bandpassed(bridged(ppg, missing), fs, preprocess)
+    if preprocess.channels == "mean" and len(signal) > 1:
+        scale = signal.std(axis=-1, keepdims=True)
+        unit = np.divide(signal, scale, out=np.zeros_like(signal), where=scale > 0)
+        signal = unit.mean(axis=0, keepdims=True)
+    return signal
+
+
+def bandpassed(ppg: FloatArray, fs: float, preprocess: Preprocess) -> FloatArray:
+    """Resample ppg (channels, samples at fs) to preprocess.fs, anti-aliased, and band-pass it, zero-phase.
+
+    The signal must be finite. Returns float64 (channels, samples at fs * grid.ratio(fs, preprocess.fs)).
+    """
+    from scipy.signal import butter, resample_poly, sosfiltfilt
+
+    ratio = grid.ratio(fs, preprocess.fs)
+    signal = np.asarray(ppg, dtype=np.float64)
+    if ratio != 1:
+        # Its own FIR is the anti-aliasing filter; "line" keeps a large offset from ringing at the ends.
+        signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    band = (preprocess.low_hz, preprocess.high_hz)
+    sos = butter(preprocess.order, band, btype="bandpass", fs=preprocess.fs, output="sos")
+    pad = min(3 * (2 * len(sos) + 1), signal.shape[-1] - 1)  # scipy's, or what a short recording allows
+    return np.asarray(sosfiltfilt(sos, signal, axis=-1, padlen=pad))
+
+
+def bridged(ppg: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
+    """Gaps replaced by straight lines, so that one NaN doesn't spoil the whole filtered recording."""
+    if not missing.any():
+        return ppg
+    filled = np.zeros(ppg.shape)
+    t = np.arange(ppg.shape[1])
+    for row, channel, gap in zip(filled, ppg, missing, strict=True):
+        if not gap.all():
+            row[:] = np.interp(t, t[~gap], channel[~gap])
+    return filled
