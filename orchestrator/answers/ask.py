@@ -29,7 +29,7 @@ def ask(
     max_mae: BPM. Raises InputError when the laws are missing, and for a budget that can't be asked about.
     """
     if confidence is not None and max_mae is None:
-        raise InputError("--confidence goes with --max-mae: give the error to reach, for example --max-mae 6")
+        raise InputError("--confidence needs --max-mae: add a target error, for example --max-mae 6")
     document = read_document(folder / "laws.json", budget.device)
     if max_mae is None:
         result = answer(document, budget)
@@ -43,8 +43,8 @@ def suggest_space(
 ) -> dict[str, Any]:
     """What `kdsweep suggest --json` prints; the suggested search space is written to `file` in it.
 
-    gpu_hours: what may be spent; without GPUs, hours of one slot. out: default suggested.yaml in the sweep's
-    directory. `command` trains the suggestion. Raises InputError when nothing can be suggested.
+    gpu_hours: compute to spend (slot-hours if the sweep ran on CPUs). out: default suggested.yaml in the
+    sweep's directory. `command` trains the suggestion. Raises InputError when nothing can be suggested.
     """
     document = read_document(folder / "laws.json", budget.device)
     space = load_space(folder / "space.yaml")

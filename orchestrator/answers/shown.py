@@ -133,7 +133,7 @@ def _student_row(name: str, s: dict[str, Any]) -> list[str]:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """The answer, as people read it."""
+    """The answer as text."""
     if result["verdict"] == "refuse":
         return f"refused: {result['why']}"
     best = result["best"]
@@ -152,17 +152,17 @@ def in_words(result: dict[str, Any]) -> str:
         lines.append(f"budget    {result['binding']['text']}")
     reach = result["extrapolation"]
     lines.append(
-        f"reach     measured from {reach['smallest_measured']:,} to {reach['largest_measured']:,} params; "
-        + ("within" if reach["distance"] == 1 else f"{reach['distance']:g} times outside")
+        f"range     measured from {reach['smallest_measured']:,} to {reach['largest_measured']:,} params; "
+        + ("inside" if reach["distance"] == 1 else f"extrapolation factor {reach['distance']:g}")
     )
-    lines.append(f"record    {result['calibration']['text']}")
+    lines.append(f"coverage  {result['calibration']['text']}")
     lines += [f"note      {note}" for note in result["why"].split("; ") if note]
-    lines += [f"left out  {arm['arm']}: {arm['why']}" for arm in result.get("left_out", [])]
+    lines += [f"excluded  {arm['arm']}: {arm['why']}" for arm in result.get("left_out", [])]
     return "\n".join(lines)
 
 
 def _costs(result: dict[str, Any]) -> list[str]:
-    """What the best student takes, and how each figure is known."""
+    """Cost of the best student, and whether each figure is measured or computed."""
     cost = result["best"]["cost"]
     lines = [
         f"{result['precision']}: flash {cost['flash_bytes'] / 1000:.1f} kB ({cost['flash_is']}), "
@@ -171,11 +171,11 @@ def _costs(result: dict[str, Any]) -> list[str]:
     if "latency_ms" in cost:
         text = f"{cost['latency_ms']:.3f} ms on {result['device']}, {cost['latency_is']}"
         if "max_latency_ms" in result["budget"]:
-            text += f"; keeps the limit with P {result['best']['p_feasible']:.2f}"
+            text += f"; meets the limit with P {result['best']['p_feasible']:.2f}"
         lines.append(text)
     if int8 := result["int8"]:
         lines.append(
-            f"the errors are those of float32; int8 changed them by {int8['mae_change_mean_bpm']:+.3f} BPM "
+            f"errors are for float32; int8 changed them by {int8['mae_change_mean_bpm']:+.3f} BPM "
             f"on average, {int8['mae_change_most_bpm']:+.3f} at most, on {int8['points']} students"
         )
     return lines

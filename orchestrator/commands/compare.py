@@ -15,7 +15,7 @@ NAMES = ("model", "init", "strategy", "teacher", "seed", "params", "first", "sec
 @click.argument("second")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, with the points only one has.")
 def compare(first: str, second: str, as_json: bool) -> None:
-    """Points that both sweeps trained: test MAE of each, and SECOND minus FIRST (below 0: SECOND is better).
+    """Compare the points that both sweeps trained: test MAE of each, and the difference SECOND - FIRST.
 
     Two points are the same by role, architecture, depth, width, init, strategy and its arguments, the
     teacher's shape, and seed; recipe and data may differ.

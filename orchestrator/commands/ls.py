@@ -1,4 +1,4 @@
-"""`kdsweep ls [DIR]`: the sweeps there are."""
+"""`kdsweep ls [DIR]`: the sweeps in a directory."""
 
 import json
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ NAMES = ("sweep", "state", "done", "failed", "blocked", "total", "best MAE", "po
 @click.argument("folder", metavar="[DIR]", default="sweeps", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def ls(folder: Path, as_json: bool) -> None:
-    """The sweeps in DIR (default: sweeps), the latest active first: points done and failed, best test MAE."""
+    """List the sweeps in DIR (default: sweeps), last active first: points done and failed, best test MAE."""
     from orchestrator.commands.tables import print_table
 
     found = sweeps_in(folder)

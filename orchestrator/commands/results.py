@@ -53,9 +53,9 @@ def results(
     parquet: Path | None,
     as_json: bool,
 ) -> None:
-    """Every trained point of SWEEP, sorted and filtered by any column that --csv or --json shows.
+    """List the trained points of SWEEP, sorted and filtered by any column that --csv or --json shows.
 
-    Strategy arguments are columns like args.temperature, the recipe's are like recipe.lr.
+    Strategy arguments are columns like args.temperature; the training recipe, like recipe.lr.
     """
     rows = rows_of(Store(sweep_folder(sweep)).results())
     rows = ordered(keep(rows, conditions), sort) if rows else _none(conditions, sort)

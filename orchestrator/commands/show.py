@@ -19,7 +19,7 @@ MOST_SUBJECTS = 12
 @click.argument("point")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def show(sweep: str, point: str, as_json: bool) -> None:
-    """Everything of one POINT of SWEEP: size, strategy, teacher, errors, by subject, files, its curve.
+    """Show one POINT of SWEEP: size, strategy, teacher, errors, also by subject, files, training curve.
 
     POINT is an id, or the beginning of one.
     """
@@ -28,7 +28,7 @@ def show(sweep: str, point: str, as_json: bool) -> None:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """The same, for people."""
+    """The same as text."""
     from orchestrator.words import duration
 
     r = found["result"] or {}

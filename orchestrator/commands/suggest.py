@@ -37,7 +37,9 @@ def suggest(sweep: str, gpu_hours: float, out: Path | None, seed: int, as_json: 
         click.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False))
     else:
         _print(found)
-    click.echo(f"{found.file} written; train it with\n  {found.command}\nthen fit the laws again", err=True)
+    click.echo(
+        f"{found.file} written; run\n  {found.command}\nthen refit the laws with kdsweep fit", err=True
+    )
 
 
 def _print(found: "Suggested") -> None:

@@ -40,9 +40,7 @@ def write_report(
                 raise
             warnings.append(f"not logged: {error}")  # nobody asked for it
     if found.stale:
-        warnings.append(
-            f"the sweep has other results than laws.json was fitted to: run `kdsweep fit {folder}`"
-        )
+        warnings.append(f"results changed since laws.json was fitted: run `kdsweep fit {folder}`")
     return {
         "report": str(path),
         "bytes": len(html.encode()),
