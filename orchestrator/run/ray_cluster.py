@@ -131,16 +131,20 @@ class Cluster:
         import ray
 
         reread_environment()
-        context = ray.init(
-            address="local",
-            num_cpus=_whole(slots * slot.cpus) if slots else local_cpus(),
-            num_gpus=_whole(slots * slot.gpus) if slots and slot.gpus else (None if slot.gpus else 0),
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(directory / "ray"),
-            **_common(env, metadata),
-        )
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=_whole(slots * slot.cpus) if slots else local_cpus(),
+                num_gpus=_whole(slots * slot.gpus) if slots and slot.gpus else (None if slot.gpus else 0),
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(directory / "ray"),
+                **_common(env, metadata),
+            )
+        except BaseException:
+            remove_run_directory(directory)
+            raise
         return cls(context, slot, directory)
 
     @classmethod

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from kd.errors import InputError
-from orchestrator.run import start
+from orchestrator.run import ray_cluster, start
 from orchestrator.run.driver import Busy, SweepResult
 from orchestrator.run.progress import Display
 from orchestrator.run.ray_cluster import environment_kept
+from orchestrator.space.slot import Slot
 
 
 @pytest.fixture
@@ -65,6 +66,22 @@ def test_a_busy_sweep_is_an_input_error(monkeypatch):
     opened.data = opened.store = opened.cache_dir = opened.slot = None
     with pytest.raises(InputError, match="another process; wait for it"):
         start.train(opened, Display())
+
+
+def test_a_ray_that_does_not_start_leaves_no_directory(monkeypatch, tmp_path):
+    import ray
+
+    def refuse(**options):
+        assert list(tmp_path.glob("kds-*/token"))
+        raise RuntimeError("no Ray today")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(ray_cluster, "LONGEST_TEMP_DIR", 1000)
+    slot = Slot(cpus=1, gpus=0, threads=1)
+    with environment_kept(), pytest.raises(RuntimeError, match="no Ray today"):
+        ray_cluster.Cluster.start(slot, slots=1, dashboard=False, env={})
+    assert not list(tmp_path.glob("kds-*"))
 
 
 def test_the_environment_is_given_back_also_after_an_error(monkeypatch):
