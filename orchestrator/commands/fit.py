@@ -1,13 +1,12 @@
 """`kdsweep fit SWEEP`: laws.json, a table and one picture."""
 
-import json
 from pathlib import Path
 
 import click
 
 from kd.errors import InputError
 from orchestrator.store.find import sweep_folder
-from orchestrator.tracking.reader import Source, from_folder, from_mlflow, model_shape
+from orchestrator.tracking.reader import Source, from_folder, from_mlflow
 
 
 @click.command()
@@ -33,23 +32,19 @@ def fit(
     as_json: bool,
 ) -> None:
     """Fit the laws of SWEEP, or of a sweep that MLflow shows: laws.json, laws.png and a table."""
-    from kd.files import write_atomically
-    from orchestrator.laws.document import make_document
-    from orchestrator.laws.picture import draw
+    from kd.files import write_text
     from orchestrator.laws.table import print_table
+    from orchestrator.laws.write import write_laws
 
     source, folder = _source(sweep, tracking_uri, experiment, sweep_id)
     folder = out or folder
     folder.mkdir(parents=True, exist_ok=True)
     space = folder / "space.yaml"
     if out or not sweep:  # `query` and `suggest` find all they need beside laws.json
-        write_atomically(space, lambda path: path.write_text(source.space))
-    document = make_document(source.name, source.results, model_shape(space), rng=seed)
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    write_atomically(folder / "laws.json", lambda path: path.write_text(text))
-    write_atomically(folder / "laws.png", lambda path: draw(document, path))
+        write_text(space, source.space)
+    document = write_laws(source, folder, seed)
     if as_json:
-        click.echo(text)
+        click.echo((folder / "laws.json").read_text())
     else:
         print_table(document)
     for note in document["notes"]:

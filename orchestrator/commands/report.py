@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from kd.errors import InputError
 from orchestrator.store.find import sweep_folder
 
 
@@ -34,47 +33,15 @@ def report(
 
     It shows what `kdsweep fit` found; fit first, and again when more points are done.
     """
-    from kd.files import write_atomically
-    from orchestrator.report.page import render
-    from orchestrator.report.sweep import Sweep
-    from orchestrator.report.words import summary
+    from orchestrator.report.write import write_report
 
-    folder = sweep_folder(sweep)
-    found = Sweep.read(folder, device)
-    html = render(found)
-    path = output or folder / "report.html"
-    write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
-    run = None
-    if tracking_uri or (mlflow if mlflow is not None else (folder / "mlflow.db").exists()):
-        from orchestrator.report.artifacts import log
-        from orchestrator.store.store import Store
-        from orchestrator.tracking.writer import default_uri
-
-        try:
-            run = log(found, html, tracking_uri or default_uri(Store(folder)))
-        except InputError as error:
-            if mlflow or tracking_uri:
-                raise
-            click.echo(f"warning: not logged: {error}", err=True)  # nobody asked for it
-    if found.stale:
-        click.echo(
-            f"warning: the sweep has other results than laws.json was fitted to: run `kdsweep fit {sweep}`",
-            err=True,
-        )
+    said = write_report(sweep_folder(sweep), output, device, mlflow, tracking_uri)
+    for warning in said.pop("warnings"):
+        click.echo(f"warning: {warning}", err=True)
     if as_json:
-        said = {
-            "report": str(path),
-            "bytes": len(html.encode()),
-            "answer": summary(found),
-            "synthetic": found.synthetic,
-            "stale": found.stale,
-            "failed": len(found.errors),
-            "blocked": len(found.blocked),
-            "mlflow_run": run,
-        }
         click.echo(json.dumps(said, indent=2))
-    else:
-        click.echo(summary(found))
-        click.echo(f"{path} written ({len(html.encode()) / 1e6:.2f} MB)", err=True)
-        if run:
-            click.echo(f"logged to MLflow run {run}, artifacts report/", err=True)
+        return
+    click.echo(said["answer"])
+    click.echo(f"{said['report']} written ({said['bytes'] / 1e6:.2f} MB)", err=True)
+    if said["mlflow_run"]:
+        click.echo(f"logged to MLflow run {said['mlflow_run']}, artifacts report/", err=True)

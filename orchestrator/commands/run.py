@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kd.errors import InputError
 from orchestrator.space.resolve import Opened, open_space
 
 if TYPE_CHECKING:
     from orchestrator.run.driver import SweepResult
-    from orchestrator.run.progress import Display
 
 
 @click.command()
@@ -50,42 +48,21 @@ def run(
 
             print_plan(opened, None)
             return
-        _run(opened, address, slots, not no_dashboard, tracking_uri, checkpoint_every, display)
+        from orchestrator.run.start import train
+
+        result = train(
+            opened,
+            display,
+            address=address,
+            slots=slots,
+            dashboard=not no_dashboard,
+            tracking_uri=tracking_uri,
+            checkpoint_every_s=checkpoint_every,
+            command=shlex.join(["kdsweep", *sys.argv[1:]]),
+        )
     finally:
         display.close()
-
-
-def _run(
-    opened: Opened,
-    address: str | None,
-    slots: int | None,
-    dashboard: bool,
-    tracking_uri: str | None,
-    checkpoint_every: float,
-    display: "Display",
-) -> None:
-    from orchestrator.run.driver import Busy, Options, run_sweep
-
-    for why in opened.plan.refused:
-        display.say(f"refused: {why}")
-    opened.save_space()
-    options = Options(
-        address=address,
-        slots=slots,
-        dashboard=dashboard,
-        tracking_uri=tracking_uri,
-        max_failures=opened.space.resources.max_failures,
-        checkpoint_every_s=checkpoint_every,
-        command=shlex.join(["kdsweep", *sys.argv[1:]]),
-    )
-    try:
-        result = run_sweep(
-            opened.plan, opened.data, opened.store, opened.cache_dir, opened.slot, options, display
-        )
-    except Busy as busy:
-        raise InputError(f"{busy}; wait for it, or follow it with `kdsweep status --watch`") from None
-    display.close()
-    _tell(opened, result, options.tracking_uri)
+    _tell(opened, result, tracking_uri)
     sys.exit(result.exit_code)
 
 

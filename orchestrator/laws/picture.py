@@ -1,11 +1,11 @@
-"""The one picture of `kdsweep fit`: every run as a dot, laws and bands. Only `fit` imports it."""
+"""The one picture of `kdsweep fit`: every run as a dot, laws and bands. Only `fit` imports it.
+
+It leaves the backend alone, which a notebook has chosen.
+"""
 
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -4,12 +4,14 @@ Started here: own 0700 directory, own token, dashboard on loopback, explicit CPU
 address is given, never guessed, and authentication comes from the environment. `ray stop` is never used.
 """
 
+import contextlib
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 # AF_UNIX paths end at 107 bytes, of which Ray's own "/session_.../sockets/plasma_store" takes 64.
 LONGEST_TEMP_DIR = 43
 
-# The driver's environment, set before ray is imported; every Ray process it starts inherits it.
+# The driver's environment; every Ray process it starts inherits it. See `reread_environment`.
 DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -57,6 +59,44 @@ def worker_env(threads: int) -> dict[str, str]:
     }
 
 
+@contextlib.contextmanager
+def environment_kept() -> Iterator[None]:
+    """Give the environment back at the end as it was, so that a Ray started later finds its own token."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+        if "ray" in sys.modules:
+            reread_environment()
+
+
+def refuse_second_ray() -> None:
+    """InputError if this process is in a Ray already: Ray knows one cluster a process."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise InputError(
+            "Ray is already started in this process, and a sweep needs its own: call ray.shutdown() first, "
+            "or run the sweep in another process (kdsweep run)"
+        )
+
+
+def reread_environment() -> None:
+    """Have Ray's core read RAY_* again: it did when ray was imported, which a notebook may have done before.
+
+    Without this a Ray imported before RAY_AUTH_MODE was set starts a cluster that it can't talk to itself.
+    Ray's own ray.init does the same. It is a private part of Ray: one without it is left alone.
+    """
+    from ray import _raylet
+
+    core: Any = _raylet
+    if hasattr(core, "Config") and hasattr(core, "AuthenticationTokenLoader"):
+        core.Config.initialize("")
+        core.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def local_cpus() -> int:
     """CPUs this process may use."""
     return len(os.sched_getaffinity(0))
@@ -84,21 +124,27 @@ class Cluster:
         metadata: dict[str, str] | None = None,
     ) -> "Cluster":
         """Start Ray on this machine with room for `slots` (default: what the CPUs and GPUs give)."""
+        refuse_second_ray()
         directory = make_run_directory()
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(_write_token(directory / "token")))
         os.environ.pop("RAY_ADDRESS", None)
         import ray
 
-        context = ray.init(
-            address="local",
-            num_cpus=_whole(slots * slot.cpus) if slots else local_cpus(),
-            num_gpus=_whole(slots * slot.gpus) if slots and slot.gpus else (None if slot.gpus else 0),
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(directory / "ray"),
-            **_common(env, metadata),
-        )
+        reread_environment()
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=_whole(slots * slot.cpus) if slots else local_cpus(),
+                num_gpus=_whole(slots * slot.gpus) if slots and slot.gpus else (None if slot.gpus else 0),
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(directory / "ray"),
+                **_common(env, metadata),
+            )
+        except BaseException:
+            remove_run_directory(directory)
+            raise
         return cls(context, slot, directory)
 
     @classmethod
@@ -114,8 +160,10 @@ class Cluster:
                 "--address needs the authentication of that Ray in the environment: RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN_PATH=<its token file>"
             )
+        refuse_second_ray()
         import ray
 
+        reread_environment()
         return cls(ray.init(address=address, **_common(env, metadata)), slot, None)
 
     def slots(self) -> int:

@@ -40,14 +40,14 @@ def standing(folder: Path) -> dict[str, Any]:
     ids = {p.id for p in plan.points}
     done = store.done() & ids
     failed = {id: error for id, error in store.errors().items() if id in ids}
-    blocked = _blocked(plan, set(failed), done)
+    blocked = blocked_of(plan, set(failed), done)
     beat = store.progress()
     running = is_running(beat)
     left = len(ids) - len(done) - len(failed) - len(blocked)
     out: dict[str, Any] = {
         "sweep": plan.name,
         "folder": str(folder),
-        "state": _state(running, left, len(failed), len(ids) - len(done)),
+        "state": state_of(running, left, len(failed), len(ids) - len(done)),
         "total": len(ids),
         "done": len(done),
         "failed": len(failed),
@@ -88,7 +88,8 @@ def usage(ledger: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in hours.items()}
 
 
-def _state(running: bool, left: int, failed: int, missing: int) -> str:
+def state_of(running: bool, left: int, failed: int, missing: int) -> str:
+    """running, done, partly failed or stopped. left: not done, failed or blocked; missing: not done."""
     if running:
         return "running"
     if not missing:
@@ -96,7 +97,7 @@ def _state(running: bool, left: int, failed: int, missing: int) -> str:
     return "partly failed" if failed and not left else "stopped"
 
 
-def _blocked(plan: Plan, failed: set[str], done: set[str]) -> set[str]:
+def blocked_of(plan: Plan, failed: set[str], done: set[str]) -> set[str]:
     """Points that wait for a teacher that failed."""
     return {p.id for p in plan.points if p.teacher in failed and p.id not in done and p.id not in failed}
 

@@ -239,7 +239,7 @@ def test_the_words_say_what_the_json_says(sweep: Path) -> None:
     best = ask(sweep, "--max-params", "20000")["best"]
     assert f"{best['params']:,} parameters" in words
     assert f"{best['mae_bpm']['median']:.2f} BPM" in words
-    for part in ("runner-up", "binds", "record"):
+    for part in ("runner-up", "binds", "coverage"):
         assert part in words
     refused = CliRunner().invoke(query, [str(sweep), "--max-params", "3"], catch_exceptions=False).stdout
     assert refused.startswith("refused: no student")

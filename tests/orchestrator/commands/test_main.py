@@ -30,7 +30,22 @@ def loaded_by(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [None, "status", "query", "plan", "logs", "fit", "dashboard", "cancel", "run"]
+    "command",
+    [
+        None,
+        "status",
+        "query",
+        "plan",
+        "logs",
+        "fit",
+        "dashboard",
+        "cancel",
+        "run",
+        "ls",
+        "results",
+        "show",
+        "compare",
+    ],
 )
 def test_help_imports_nothing_heavy(command: str | None) -> None:
     args = [command, "--help"] if command else ["--help"]

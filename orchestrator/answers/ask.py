@@ -1,0 +1,67 @@
+"""A question to a sweep's laws, from its directory to the answer: what `kdsweep query` and `suggest` say.
+
+Reads laws.json and profile.json; fits and trains nothing.
+"""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from kd.errors import InputError
+from kd.files import write_text
+from orchestrator.answers.best import answer
+from orchestrator.answers.candidates import Budget
+from orchestrator.answers.next_space import describe, gpu_share, next_space, text
+from orchestrator.answers.smallest import smallest
+from orchestrator.answers.suggest import suggest
+from orchestrator.edge.latency import with_costs
+from orchestrator.laws.document import read_document
+from orchestrator.space.schema import load_space
+
+CONFIDENCE = 0.8  # probability that a new run reaches an error, where none is given
+
+
+def ask(
+    folder: Path, budget: Budget, max_mae: float | None = None, confidence: float | None = None
+) -> dict[str, Any]:
+    """What `kdsweep query --json` prints: the best student within a budget, or the smallest for an error.
+
+    max_mae: BPM. Raises InputError when the laws are missing, and for a budget that can't be asked about.
+    """
+    if confidence is not None and max_mae is None:
+        raise InputError("--confidence needs --max-mae: add a target error, for example --max-mae 6")
+    document = read_document(folder / "laws.json", budget.device)
+    if max_mae is None:
+        result = answer(document, budget)
+    else:
+        result = smallest(document, max_mae, CONFIDENCE if confidence is None else confidence, budget)
+    return with_costs(document, budget, result)
+
+
+def suggest_space(
+    folder: Path, budget: Budget, gpu_hours: float, out: Path | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """What `kdsweep suggest --json` prints; the suggested search space is written to `file` in it.
+
+    gpu_hours: compute to spend (slot-hours if the sweep ran on CPUs). out: default suggested.yaml in the
+    sweep's directory. `command` trains the suggestion. Raises InputError when nothing can be suggested.
+    """
+    document = read_document(folder / "laws.json", budget.device)
+    space = load_space(folder / "space.yaml")
+    share = gpu_share(space, document["made"]["device"])
+    suggestion = suggest(document, budget, gpu_hours / share, rng=seed)
+    file = out or folder / "suggested.yaml"
+    command = f"kdsweep run {shlex.quote(str(file))} --out {shlex.quote(str(folder))}"
+    said = describe(document, suggestion, share)
+    head = f"{command}\nabout {said['cost_gpu_hours']:.3g} GPU-hours; {expectation(said)}"
+    write_text(file, text(next_space(space, document, suggestion), head))
+    asked = {"sweep": document["sweep"], "gpu_hours": gpu_hours, "budget": budget.given}
+    return asked | said | {"file": str(file), "command": command}
+
+
+def expectation(said: dict[str, Any]) -> str:
+    """The regret a suggestion removes, in words."""
+    return (
+        f"expected regret {said['regret_bpm']:.3f} BPM before, {said['regret_after_bpm']:.3f} after "
+        f"{len(said['picks'])} points"
+    )

@@ -1,0 +1,144 @@
+"""A sweep from Python: `from orchestrator import open_sweep`; see docs/python.md.
+
+The commands print what these calls return. What a user can mend raises InputError; nothing exits or prints.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.store.find import find_point, sweep_folder
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from orchestrator.answers.shown import Answer, Suggested
+    from orchestrator.edge.model import Preprocessing
+    from orchestrator.run.driver import SweepResult
+
+
+def open_sweep(sweep: str | os.PathLike[str]) -> "Sweep":
+    """The sweep of this directory, or of this name under `sweeps/`; InputError when there is none."""
+    return Sweep(sweep_folder(os.fspath(sweep)))
+
+
+def run(space: str | os.PathLike[str], overrides: Sequence[str] = (), **options: Any) -> "Sweep":
+    """Train what a search space names and is not done yet; the sweep, with `last_run` telling how it went.
+
+    space: a YAML file, or a sweep to go on with. overrides: like "training.max_epochs=5". options: `out`, the
+    sweep directory, and those of `orchestrator.run.start.train`. Progress goes to stderr. A signal that stops
+    the sweep (an interrupted cell, too) takes its usual effect once all is saved; outside the main thread
+    signals don't stop it. Raises InputError, RuntimeError when Ray can't train at all.
+    """
+    from orchestrator.run.start import run_space
+
+    went = run_space(os.fspath(space), overrides, **options)
+    return Sweep(went.folder, went.result)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep directory, read at every call. A point is given by its id, or the beginning of one."""
+
+    folder: Path
+    last_run: "SweepResult | None" = None  # of `run`
+
+    @property
+    def store(self) -> Store:
+        """Its files."""
+        return Store(self.folder)
+
+    def results(self, by: str | None = None) -> "pd.DataFrame":
+        """A row a trained point; by="subject" or "dataset": a row a point and subject, with its mae_bpm.
+
+        Columns are typed (Int64, Float64, string, UTC times); strategy arguments are args.<name>.
+        """
+        from orchestrator.store.table import frame, rows_by, rows_of
+
+        if by is None:
+            return frame(rows_of(self.store.results()))
+        return frame(rows_by(self.store.results(), by), ("point", by, "mae_bpm"))
+
+    def history(self, point: str) -> "pd.DataFrame":
+        """A row an epoch of a point, also of one in training: epoch, train_loss, val_mae_bpm, lr, ..."""
+        import pandas as pd
+
+        return pd.DataFrame(self.store.history(self.find(point))).convert_dtypes()
+
+    def point(self, point: str) -> dict[str, Any]:
+        """Everything of one point, as `kdsweep show --json` prints it."""
+        from orchestrator.run.point import everything_of
+
+        return everything_of(self.folder, point)
+
+    def status(self) -> dict[str, Any]:
+        """Where it stands, as `kdsweep status --json` prints it."""
+        from orchestrator.run.status import standing
+
+        return standing(self.folder)
+
+    def fit(self, seed: int = 0) -> dict[str, Any]:
+        """Fit the laws and write laws.json and laws.png; the content of laws.json. seed: of the bootstrap."""
+        from orchestrator.laws.write import write_laws
+        from orchestrator.tracking.reader import from_folder
+
+        return write_laws(from_folder(self.folder), self.folder, seed)
+
+    def query(self, max_mae: float | None = None, confidence: float | None = None, **limits: Any) -> "Answer":
+        """The best student within `limits` (the fields of `Budget`: max_params=20000, ...); fit first.
+
+        With max_mae (BPM): the smallest student that reaches it with this confidence (default 0.8).
+        """
+        from orchestrator.answers.ask import ask
+        from orchestrator.answers.shown import Answer, budget_of
+
+        return Answer(**ask(self.folder, budget_of(limits), max_mae, confidence))
+
+    def suggest(
+        self, gpu_hours: float, out: str | os.PathLike[str] | None = None, seed: int = 0, **limits: Any
+    ) -> "Suggested":
+        """What to train next for this query; `file` is the search space written for it, which `run` takes."""
+        from orchestrator.answers.ask import suggest_space
+        from orchestrator.answers.shown import Suggested, budget_of
+
+        path = Path(out) if out else None
+        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, seed))
+
+    def report(self, output: str | os.PathLike[str] | None = None, device: str | None = None) -> Path:
+        """Write the HTML report and return where it is; fit first. device: whose latency is shown."""
+        from orchestrator.report.write import write_report
+
+        said = write_report(self.folder, Path(output) if output else None, device, mlflow=False)
+        for warning in said["warnings"]:
+            warnings.warn(warning, stacklevel=2)
+        return Path(said["report"])
+
+    def compare(self, other: "Sweep") -> dict[str, Any]:
+        """The points both sweeps have, as `kdsweep compare --json` prints them."""
+        from orchestrator.answers.compare import compare
+
+        return compare(self.store, other.store)
+
+    def model(self, point: str) -> "tuple[nn.Module, Preprocessing]":
+        """A trained point's network in evaluation mode, and what turns recordings into its input.
+
+        `model(x)` takes float32 (N, channels, samples) and returns logits (N, classes) and features.
+        """
+        from orchestrator.edge.model import load_point
+
+        return load_point(self.folder, point)
+
+    def evaluate(self, point: str, path: str | os.PathLike[str], format: str = "auto") -> dict[str, Any]:
+        """A trained point (or "best") on other recordings, as `kdsweep evaluate --json` prints it."""
+        from orchestrator.edge.evaluate import evaluate_point
+
+        return evaluate_point(self.folder, point, Path(path), format)
+
+    def find(self, point: str) -> str:
+        """The full id of a point; InputError when none or several begin so."""
+        return find_point(self.store.ids(), point, str(self.folder))

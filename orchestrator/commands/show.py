@@ -1,0 +1,117 @@
+"""`kdsweep show SWEEP POINT`: everything of one point."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from orchestrator.api import open_sweep
+
+BARS = "▁▂▃▄▅▆▇█"
+MOST_BARS = 60  # of the curve; more epochs are averaged
+MOST_SUBJECTS = 12
+
+
+@click.command()
+@click.argument("sweep")
+@click.argument("point")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def show(sweep: str, point: str, as_json: bool) -> None:
+    """Show one POINT of SWEEP: size, strategy, teacher, errors, also by subject, files, training curve.
+
+    POINT is an id, or the beginning of one.
+    """
+    found = open_sweep(sweep).point(point)
+    click.echo(json.dumps(found, indent=1) if as_json else in_words(found))
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The same as text."""
+    from orchestrator.words import duration
+
+    r = found["result"] or {}
+    p = {**(found["planned"] or {}), **r}
+    lines = [f"point {found['point']} of {found['sweep']}: {found['state']}"]
+    if p:
+        args = "".join(f" {name}={value}" for name, value in p["strategy_args"].items())
+        lines += [
+            _line(
+                "model", f"{p['role']}, {p['arch']} depth {p['depth']} width {p['width']}, init {p['init']}"
+            ),
+            _line("strategy", f"{p['strategy']}{args}, seed {p['seed']}"),
+            _line("size", _size(p)),
+        ]
+    if teacher := found["teacher"]:
+        mae = f", {teacher['mae_bpm']:.2f} BPM" if teacher["mae_bpm"] is not None else ""
+        shape = f", {teacher['arch']} {teacher['depth']}x{teacher['width']}" if teacher["arch"] else ""
+        lines.append(_line("teacher", f"{teacher['point']}{shape}{mae}"))
+    if found["students"]:
+        lines.append(_line("students", f"{len(found['students'])} wait for it or learnt from it"))
+    if r:
+        lines.append(
+            _line(
+                "test",
+                f"MAE {r['mae_bpm']:.2f} BPM, RMSE {r['rmse_bpm']:.2f}, {r['within_5_bpm']:.0%} within 5 BPM",
+            )
+        )
+        best = f", best after {r['best_epoch']}" if "best_epoch" in r else ""
+        lines.append(
+            _line(
+                "training",
+                f"{r['epochs']} epochs{best}, {duration(r['train_seconds'])} on {r.get('device')}, "
+                f"finished {r.get('finished_at')}",
+            )
+        )
+    if error := found["error"]:
+        lines.append(_line("failed", f"{error['type']}: {error['message'].splitlines()[0]:.200}"))
+        lines.append(_line("", f"why: kdsweep logs {found['sweep']} {found['point']}"))
+    curve = [row["val_mae_bpm"] for row in found["history"] if row.get("val_mae_bpm") is not None]
+    if curve:
+        lines.append(
+            _line("curve", f"{sparkline(curve)}  validation MAE {curve[0]:.2f} to {min(curve):.2f} BPM")
+        )
+    lines += _subjects(r.get("mae_by_subject") or {})
+    if found["files"]:
+        names = (f"{name} ({size / 1000:,.1f} kB)" for name, size in found["files"].items())
+        lines.append(_line("files", "\n           ".join(names)))
+    return "\n".join(lines)
+
+
+def _size(p: dict[str, Any]) -> str:
+    """Parameters, and what else is known of the cost."""
+    parts = [f"{p['params']:,} parameters"]
+    if p.get("macs"):
+        parts.append(f"{p['macs']:,} MACs")
+    for key, what in (("weight_bytes", "weights"), ("weight_bytes_int8", "in int8")):
+        if p.get(key):
+            parts.append(f"{p[key] / 1000:,.1f} kB {what}")
+    return ", ".join(parts)
+
+
+def sparkline(values: Sequence[float], most: int = MOST_BARS) -> str:
+    """A curve in one line of text, at most `most` characters: each the mean of its stretch of values."""
+    n = min(len(values), most)
+    edges = [round(k * len(values) / n) for k in range(n + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return "".join(BARS[round((mean - low) / span * (len(BARS) - 1))] for mean in means)
+
+
+def _subjects(errors: dict[str, float]) -> list[str]:
+    """MAE by subject, worst first."""
+    worst = sorted(errors.items(), key=lambda item: -item[1])
+    wide = max((len(name) for name, _ in worst), default=0)
+    lines = [
+        _line("subjects" if k == 0 else "", f"{name:{wide}}  {mae:6.2f} BPM")
+        for k, (name, mae) in enumerate(worst[:MOST_SUBJECTS])
+    ]
+    if len(worst) > MOST_SUBJECTS:
+        lines.append(_line("", f"and {len(worst) - MOST_SUBJECTS} with smaller errors: --json has all"))
+    return lines
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:9}  {text}".rstrip()

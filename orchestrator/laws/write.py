@@ -1,0 +1,22 @@
+"""Fit a sweep and write what came out beside its results: laws.json and laws.png."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kd.files import write_atomically, write_text
+from orchestrator.laws.document import make_document
+from orchestrator.tracking.reader import Source, model_shape
+
+
+def write_laws(source: Source, folder: Path, seed: int = 0) -> dict[str, Any]:
+    """The document of laws.json, written into `folder`, whose space.yaml tells the models' shape.
+
+    seed: of the bootstrap. Raises InputError when no student is finished.
+    """
+    from orchestrator.laws.picture import draw
+
+    document = make_document(source.name, source.results, model_shape(folder / "space.yaml"), rng=seed)
+    write_text(folder / "laws.json", json.dumps(document, separators=(",", ":"), allow_nan=False))
+    write_atomically(folder / "laws.png", lambda path: draw(document, path))
+    return document

@@ -1,0 +1,76 @@
+"""The sweeps in a directory, a line each. Reads files; asks neither Slurm nor Ray."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kd.errors import InputError
+from orchestrator.run.status import blocked_of, is_running, state_of
+from orchestrator.space.plan import Plan
+from orchestrator.store.store import Store
+
+MARKS = ("space.yaml", "plan.json", "progress.json", "ledger.jsonl", "points", "laws.json", "report.html")
+
+
+def sweeps_in(folder: Path) -> list[dict[str, Any]]:
+    """What `kdsweep ls --json` prints: `overview` of every sweep in a directory, the latest active first.
+
+    A directory that is a sweep itself is the only one. Raises InputError when there is no such directory.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such directory: give the one that holds your sweeps, or run a search space first"
+        )
+    folders = [folder] if _is_sweep(folder) else sorted(f for f in folder.iterdir() if _is_sweep(f))
+    found = [overview(f) for f in folders]
+    return sorted(found, key=lambda sweep: sweep["last_activity"] or "", reverse=True)
+
+
+def overview(folder: Path) -> dict[str, Any]:
+    """One sweep in short: state, counts, best point, last_activity (UTC); `why` when it can't be read.
+
+    best is the student of least test error, a teacher where there is none. total is None without a plan.
+    """
+    out: dict[str, Any] = {"sweep": folder.resolve().name, "folder": str(folder), "state": "unreadable"}
+    out |= dict.fromkeys(("done", "failed", "blocked", "total", "best", "why"))
+    out["last_activity"] = _last_activity(folder)
+    try:
+        return out | _read(folder)
+    except InputError as error:
+        return out | {"why": str(error)}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    store = Store(folder)
+    plan = Plan.load(folder / "plan.json") if (folder / "plan.json").is_file() else None
+    results, errors = list(store.results()), store.errors()
+    blocked: set[str] = set()
+    if plan:
+        ids = {p.id for p in plan.points}
+        results = [r for r in results if r["id"] in ids]
+        errors = {id: error for id, error in errors.items() if id in ids}
+        blocked = blocked_of(plan, set(errors), {r["id"] for r in results})
+    total = len(plan.points) if plan else None
+    missing = (total or 0) - len(results)
+    running = is_running(store.progress())
+    pool = [r for r in results if r["role"] == "student"] or results
+    best = min(pool, key=lambda r: (r["mae_bpm"], r["params"], r["id"]), default=None)
+    keys = ("id", "arch", "depth", "width", "strategy", "params", "mae_bpm")
+    left = missing - len(errors) - len(blocked)
+    return {
+        "state": state_of(running, left, len(errors), missing) if plan or running else "no plan",
+        "done": len(results),
+        "failed": len(errors),
+        "blocked": len(blocked),
+        "total": total,
+        "best": {key: best[key] for key in keys} if best else None,
+    }
+
+
+def _is_sweep(folder: Path) -> bool:
+    return (folder / "space.yaml").is_file() or (folder / "points").is_dir()
+
+
+def _last_activity(folder: Path) -> str | None:
+    times = [(folder / name).stat().st_mtime for name in MARKS if (folder / name).exists()]
+    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
