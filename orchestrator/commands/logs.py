@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store
 
 
 @click.command()
-@click.argument("sweep")
-@click.argument("point", required=False)
+@click.argument("sweep", type=SWEEP)
+@click.argument("point", type=POINT, required=False)
 @click.option(
     "--failed", is_flag=True, help="Every point that failed: the error, its traceback, its last lines."
 )
@@ -49,8 +50,10 @@ def find_point(store: Store, point: str) -> str:
     points = store.path / "points"
     found = sorted(f.name for f in points.iterdir() if f.name.startswith(point)) if points.is_dir() else []
     if len(found) != 1:
-        what = f"several points begin so: {', '.join(found[:5])}" if found else "no point begins so"
-        raise InputError(f"{store.path}: {point!r}: {what}; kdsweep status or plan show the ids")
+        what = f"several ids begin with it: {', '.join(found[:5])}" if found else "no point has such an id"
+        raise InputError(
+            f"{store.path}: {point!r}: {what}; kdsweep status {store.path} --all lists the points"
+        )
     return found[0]
 
 

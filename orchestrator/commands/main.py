@@ -19,6 +19,7 @@ COMMANDS = {
     "submit": "Run a search space on Slurm; returns at once.",
     "status": "Where a sweep stands.",
     "logs": "What failed, and why.",
+    "retry": "Make failed points trainable again.",
     "cancel": "End a sweep's jobs cleanly.",
     "fit": "Fit the scaling laws of a sweep.",
     "query": "The best student for a budget, or the smallest for an error.",
@@ -31,6 +32,7 @@ COMMANDS = {
     "dashboard": "How to reach the Ray dashboard of a running sweep.",
     "doctor": "Check this machine, and a Slurm site.",
     "data": "Look at recordings.",
+    "completion": "The script that completes commands, sweeps and points in a shell.",
 }
 
 
@@ -53,7 +55,8 @@ class Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with the nearest known command when there is no such one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        known = not args or args[0] in COMMANDS or args[0].startswith("-")
+        if not known and not ctx.resilient_parsing:  # resilient: while completing in a shell
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import SPACE
 from orchestrator.space.cost import cost_scale
 from orchestrator.space.plan import Point
 from orchestrator.space.resolve import Opened, open_space
@@ -18,7 +19,7 @@ WIDE = 150  # columns, off a terminal
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
 @click.option("--all", "show_all", is_flag=True, help="Every row, however many.")

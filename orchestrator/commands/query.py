@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.laws.arms import strategy_label
 from orchestrator.store.find import sweep_folder
 
@@ -45,7 +46,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @budget_options
 @click.option("--max-mae", type=POSITIVE, help="BPM: find the smallest student that reaches it.")
 @click.option(

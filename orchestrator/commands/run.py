@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SPACE
 from orchestrator.space.resolve import Opened, open_space
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
 @click.option("--address", help="IP:PORT of a running Ray; RAY_AUTH_MODE must be set.")

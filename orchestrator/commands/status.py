@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
 
@@ -13,7 +14,7 @@ WATCH_S = 2.0
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option("--watch", is_flag=True, help="Stay, and show it anew every 2 seconds until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, one line each time.")
 def status(sweep: str, watch: bool, as_json: bool) -> None:

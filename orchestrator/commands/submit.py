@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SPACE
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.space.resolve import Opened, open_space
@@ -19,7 +20,7 @@ from slurm.site import Site, load_site
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--site", "site_name", required=True, help="A site profile: a YAML file, or an example's name.")
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.query import budget_options
 from orchestrator.store.find import sweep_folder
 
@@ -14,7 +15,7 @@ NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option(
     "--gpu-hours", required=True, type=float, help="What may be spent; without GPUs, hours of one slot."
 )
