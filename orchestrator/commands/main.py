@@ -32,6 +32,7 @@ COMMANDS = {
     "dashboard": "How to reach the Ray dashboard of a running sweep.",
     "doctor": "Check this machine, and a Slurm site.",
     "data": "Look at recordings.",
+    "schema": "The JSON schema of search spaces or site profiles, for editors.",
     "completion": "The script that completes commands, sweeps and points in a shell.",
 }
 
