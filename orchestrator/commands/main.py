@@ -14,6 +14,7 @@ from kd.errors import InputError
 
 # name -> what `kdsweep --help` says of it; the command is orchestrator.commands.<name>.<name>
 COMMANDS = {
+    "init": "Write the shipped search spaces and site profiles into a folder.",
     "plan": "What a search space would run: points, sizes, order, cost, what is done.",
     "run": "Run a search space here, or on a Ray cluster given by address.",
     "submit": "Run a search space on Slurm; returns at once.",
