@@ -92,9 +92,7 @@ def _run(
 
 def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> None:
     """The table of results on stdout, how it went on stderr."""
-    from rich.console import Console
-
-    from orchestrator.commands.plan import WIDE
+    from orchestrator.commands.tables import console
     from orchestrator.run.progress import table_of_results
     from orchestrator.tracking.writer import default_uri
     from orchestrator.words import duration
@@ -102,9 +100,7 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     ids = {p.id for p in opened.plan.points}
     results = [r for r in opened.store.results() if r["id"] in ids]
     if results:
-        console = Console()
-        console = console if console.is_terminal else Console(width=WIDE)
-        console.print(table_of_results(results))
+        console().print(table_of_results(results, opened.store.path))
     if opened.data.source == "synthetic":
         click.echo("The data are synthetic: these errors say how models compare, not how a wrist would fare.")
 

@@ -30,7 +30,7 @@ def point_of(store: Store, wanted: str) -> dict[str, Any]:
             f"several trained points begin with it: {', '.join(found[:5])}" if found else "none is trained"
         )
         raise InputError(
-            f"point {wanted} of {store.path}: {several}; `kdsweep status {store.path}` lists points"
+            f"point {wanted} of {store.path}: {several}; `kdsweep status {store.path} --all` lists points"
         )
     return store.result(found[0])
 

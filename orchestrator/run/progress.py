@@ -206,8 +206,8 @@ def running_line(point: Point, where: Mapping[str, Any]) -> str:
     return f"{what}  epoch {where['epoch']}/{where['max_epochs']}{error}"
 
 
-def table_of_results(results: Sequence[Mapping[str, Any]], most: int = 60) -> Any:
-    """The table a finished run prints: teachers, then students by size and error."""
+def table_of_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int = 60) -> Any:
+    """The table that a finished run of a sweep prints: teachers, then students by size and error."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -231,5 +231,5 @@ def table_of_results(results: Sequence[Mapping[str, Any]], most: int = 60) -> An
             f"{result['train_seconds']:.1f}",
         )
     if len(ordered) > most:
-        table.caption = f"{len(ordered) - most} more: kdsweep status --json"
+        table.caption = f"{len(ordered) - most} more: kdsweep status {sweep} --all"
     return table
