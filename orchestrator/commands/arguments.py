@@ -1,4 +1,4 @@
-"""What commands take as arguments: a search space, a sweep, a point; each completes in the shell.
+"""What commands take as arguments: a search space, a sweep, a site, a point; each completes in the shell.
 
 Completing reads names and plan.json only, and knows no torch, ray or mlflow.
 """
@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from kd.errors import InputError
 from orchestrator.store.find import sweep_folder
+from slurm.site import EXAMPLES
 
 SWEEPS = Path("sweeps")
 
@@ -36,6 +37,20 @@ class Space(Sweep):
     other = "file"
 
 
+class Site(click.ParamType[str]):
+    """A site profile's YAML file, or the name of a shipped one."""
+
+    name = "site"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Shipped profiles that begin so, and files."""
+        names = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
+        known = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *known]
+
+
 class Point(click.ParamType[str]):
     """A point's id, or its beginning; the command has an argument `sweep`, which says whose."""
 
@@ -60,4 +75,4 @@ class Point(click.ParamType[str]):
         ]
 
 
-SWEEP, SPACE, POINT = Sweep(), Space(), Point()
+SWEEP, SPACE, SITE, POINT = Sweep(), Space(), Site(), Point()

@@ -29,8 +29,8 @@ CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 def retry(sweep: str, points: tuple[str, ...], failed: bool, from_start: bool, dry_run: bool) -> None:
     """Make failed points of SWEEP trainable again: all of them, or each POINT (an id, or its beginning).
 
-    Their errors and logs are removed, and with them checkpoints that cannot be read, at which every run would
-    fail again; a sound checkpoint is gone on from. Nothing is trained: it says which command does that.
+    Removes their errors and logs, and checkpoints that cannot be read: with those every run would fail again.
+    From other checkpoints training goes on. Nothing is trained now: the last line says which command does it.
     """
     if points and failed:
         raise click.UsageError("name points, or say --failed, not both")

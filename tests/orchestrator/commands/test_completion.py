@@ -75,6 +75,10 @@ def test_spaces_are_sweeps_or_files(here: Path, command: str) -> None:
     assert complete(here, f"kdsweep {command} o") == ["file,o", "plain,other"]
 
 
+def test_sites_are_shipped_ones_or_files(here: Path) -> None:
+    assert complete(here, "kdsweep submit wrist --site pre") == ["file,pre", "plain,preemptible"]
+
+
 @pytest.mark.parametrize("command", ["logs", "export", "evaluate", "retry"])
 def test_points_of_the_sweep(here: Path, command: str) -> None:
     assert complete(here, f"kdsweep {command} wrist ab") == ["plain,ab12", "plain,ab34"]

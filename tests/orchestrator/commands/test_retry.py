@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import socket
 import time
 import zipfile
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from kd.errors import InputError
 from orchestrator.commands.retry import retry
+from orchestrator.run.status import standing
 from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.store import Store
 
@@ -64,6 +66,23 @@ def test_all_failed_points_are_forgotten_and_sound_checkpoints_stay(store: Store
     assert "torn3  is tried again from the first epoch; its checkpoint is damaged\n" in said
     assert f"go on with: kdsweep run {store.path}" in said
     assert call(store) == "no point has failed\n"
+
+
+def test_what_waited_for_a_failed_teacher_is_left_again(fitted_sweep: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "fitted"
+    shutil.copytree(fitted_sweep, folder)
+    before = standing(folder)
+    assert (before["failed"], before["blocked"], before["left"]) == (1, 1, 1)
+    call(Store(folder))
+    after = standing(folder)
+    assert (after["failed"], after["blocked"], after["left"]) == (0, 0, 3)
+
+
+def test_a_checkpoint_that_torch_wrote_is_sound(store: Store) -> None:
+    import torch
+
+    torch.save({"model": torch.zeros(1000)}, store.folder("sound2") / "checkpoint.pt")
+    assert "sound2  would be tried again from its checkpoint\n" in call(store, "sound2", "--dry-run")
 
 
 def test_a_changed_byte_in_a_checkpoint_is_noticed(store: Store) -> None:
