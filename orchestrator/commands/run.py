@@ -2,8 +2,9 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -92,15 +93,13 @@ def _run(
 
 def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> None:
     """The table of results on stdout, how it went on stderr."""
-    from orchestrator.commands.tables import console
-    from orchestrator.run.progress import table_of_results
     from orchestrator.tracking.writer import default_uri
     from orchestrator.words import duration
 
     ids = {p.id for p in opened.plan.points}
     results = [r for r in opened.store.results() if r["id"] in ids]
     if results:
-        console().print(table_of_results(results, opened.store.path))
+        print_results(results, opened.store.path)
     if opened.data.source == "synthetic":
         click.echo("The data are synthetic: these errors say how models compare, not how a wrist would fare.")
 
@@ -131,3 +130,29 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     say(f"MLflow:  mlflow ui --backend-store-uri {shlex.quote(tracking_uri or default_uri(opened.store))}")
     if result.done:
         say(f"next:    kdsweep fit {path}; kdsweep query {path} --max-params 20000; kdsweep report {path}")
+
+
+def print_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int = 60) -> None:
+    """The table that a finished run of a sweep prints: teachers, then students by size and error."""
+    from orchestrator.commands.tables import Column, console, show
+
+    names = {r["id"]: f"{r['arch']} {r['depth']}x{r['width']}" for r in results}
+    ordered = sorted(results, key=lambda r: (r["role"] != "teacher", r["params"], r["mae_bpm"]))
+    rows = ordered[:most]
+    teachers = [r.get("teacher") or "" for r in rows]
+    show(
+        console(),
+        [
+            Column("", [r["id"] for r in rows]),
+            Column("strategy", ["teacher" if r["role"] == "teacher" else r["strategy"] for r in rows]),
+            Column("architecture", [names[r["id"]] for r in rows]),
+            Column("teacher", [names.get(teacher, teacher) for teacher in teachers], 1),
+            Column("params", [f"{r['params']:,}" for r in rows], right=True),
+            Column("MAE BPM", [f"{r['mae_bpm']:.2f}" for r in rows], right=True),
+            Column("RMSE", [f"{r['rmse_bpm']:.2f}" for r in rows], 3, right=True),
+            Column("within 5", [f"{100 * r['within_5_bpm']:.0f} %" for r in rows], 2, right=True),
+            Column("train s", [f"{r['train_seconds']:.1f}" for r in rows], 4, right=True),
+        ],
+    )
+    if len(ordered) > most:
+        click.echo(f"{len(ordered) - most} more: kdsweep status {sweep} --all")

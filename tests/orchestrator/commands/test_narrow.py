@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.commands.plan import plan
+from orchestrator.commands.run import print_results
 from orchestrator.commands.status import in_words, status
 from orchestrator.commands.tables import Column, console, show
-from orchestrator.run.progress import table_of_results
 from orchestrator.store.store import Store
 
 SPACE = """
@@ -132,7 +132,15 @@ def test_a_large_running_sweep_is_told_in_80_columns(partly: Path, monkeypatch) 
     assert all(f"{kind} 123.456" in text for kind in kinds)
 
 
-def test_a_cut_list_names_the_command_that_has_all(partly: Path) -> None:
-    table = table_of_results(list(Store(partly).results()), partly, most=2)
-    assert table.caption == f"3 more: kdsweep status {partly} --all"
-    assert len(table.rows) == 2
+def test_results_of_a_run_are_whole_and_a_cut_list_names_the_command_that_has_all(
+    partly: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    results = [r | {"width": 1024, "params": 12345678, "teacher": r["id"]} for r in Store(partly).results()]
+    print_results(results, partly, most=2)
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert last == f"3 more: kdsweep status {partly} --all"
+    assert len(rows) == 3
+    assert all(len(row) <= 80 and "…" not in row for row in rows)
+    assert {row.split()[0] for row in rows[1:]} < {r["id"] for r in results}
+    assert all("12,345,678" in row for row in rows[1:])
