@@ -1,4 +1,6 @@
-"""Numbers as people read them. Imports nothing."""
+"""Numbers and text as people read them. Imports nothing of this package."""
+
+import unicodedata
 
 
 def duration(seconds: float) -> str:
@@ -9,3 +11,13 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def escaped(line: str) -> str:
+    """A line that is safe to print: characters that would move the cursor or turn the text are named."""
+    return "".join(ascii(c)[1:-1] if _acts(c) else c for c in line)
+
+
+def _acts(c: str) -> bool:
+    category = unicodedata.category(c)
+    return c != "\t" and (category[0] == "C" or category in ("Zl", "Zp"))

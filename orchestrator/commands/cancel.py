@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.store.find import sweep_folder
@@ -19,7 +20,7 @@ from slurm.errors import Away, Refused
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option("--now", is_flag=True, help="Don't wait for checkpoints: epochs since the last ones are lost.")
 @click.option("--dry-run", is_flag=True, help="Say what would be ended.")
 def cancel(sweep: str, now: bool, dry_run: bool) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from orchestrator.api import open_sweep
+from orchestrator.commands.arguments import SWEEP
 
 NAMES = ("model", "init", "strategy", "teacher", "seed", "params", "first", "second", "difference")
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", type=SWEEP)
+@click.argument("second", type=SWEEP)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, with the points only one has.")
 def compare(first: str, second: str, as_json: bool) -> None:
     """Compare the points that both sweeps trained: test MAE of each, and the difference SECOND - FIRST.

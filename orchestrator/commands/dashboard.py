@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.run.status import is_running
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def dashboard(sweep: str, as_json: bool) -> None:
     """Print the address of SWEEP's Ray dashboard, its token and the `ssh -L` line that reaches it."""

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.store.find import sweep_folder
 
 
 @click.command()
-@click.argument("sweep")
-@click.argument("point")
+@click.argument("sweep", type=SWEEP)
+@click.argument("point", type=POINT)
 @click.option(
     "--data", "path", required=True, type=click.Path(path_type=Path), help="Where the recordings are."
 )

@@ -7,13 +7,14 @@ from typing import Any
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.commands.query import budget_options
 from orchestrator.store.find import sweep_folder
 
 
 @click.command()
-@click.argument("sweep")
-@click.argument("point", required=False)
+@click.argument("sweep", type=SWEEP)
+@click.argument("point", type=POINT, required=False)
 @budget_options
 @click.option(
     "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder."

@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.store.find import sweep_folder
 from orchestrator.tracking.reader import Source, from_folder, from_mlflow
 
 
 @click.command()
-@click.argument("sweep", required=False)
+@click.argument("sweep", type=SWEEP, required=False)
 @click.option("--tracking-uri", help="Take the results from this MLflow instead of a directory.")
 @click.option("--experiment", help="With --tracking-uri: the sweep's experiment.")
 @click.option("--sweep-id", help="With --tracking-uri: which sweep, when an experiment holds several.")

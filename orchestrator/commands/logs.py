@@ -1,35 +1,59 @@
-"""`kdsweep logs SWEEP`: why points failed, or what one point printed."""
+"""`kdsweep logs SWEEP`: why points failed, or what a point or a job printed; --follow stays while it runs."""
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import POINT, SWEEP
+from orchestrator.run.status import is_running
 from orchestrator.store.find import find_point, sweep_folder
 from orchestrator.store.store import Store
+from orchestrator.words import escaped
+
+POLL_S = 1.0  # between two looks with --follow; workers report every 2 s
 
 
 @click.command()
-@click.argument("sweep")
-@click.argument("point", required=False)
+@click.argument("sweep", type=SWEEP)
+@click.argument("point", type=POINT, required=False)
 @click.option(
     "--failed", is_flag=True, help="Every point that failed: the error, its traceback, its last lines."
 )
 @click.option("--job", help="What a Slurm job printed: its id, as kdsweep status shows it.")
 @click.option("-n", "--lines", default=20, show_default=True, help="Last lines of each log.")
+@click.option("-f", "--follow", is_flag=True, help="Stay, and print what is new, while the sweep runs.")
 @click.option("--json", "as_json", is_flag=True, help="The errors as JSON.")
-def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: int, as_json: bool) -> None:
-    """What failed in SWEEP and why (--failed), or the history of one POINT (an id, or its beginning)."""
+def logs(
+    sweep: str, point: str | None, failed: bool, job: str | None, lines: int, follow: bool, as_json: bool
+) -> None:
+    """What failed in SWEEP and why (--failed), or the history of one POINT (an id, or its beginning).
+
+    With --follow: points as they finish or fail, the epochs of POINT, or what the job prints.
+    """
+    if follow and as_json:
+        raise click.UsageError("--follow prints text: leave out --json, or ask kdsweep status --watch --json")
     store = Store(sweep_folder(sweep))
     if job:
         from orchestrator.run.submission import output_of
 
-        text = output_of(store.path, job).read_text(errors="replace")
-        click.echo("\n".join(text.splitlines()[-lines:]))
+        path = output_of(store.path, job)
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1] if follow else text
+        _print(whole.decode(errors="replace").splitlines()[-lines:])
+        if follow:
+            _follow(_appended(path, text.rfind(b"\n") + 1), lambda: _job_runs(store, job))
+        return
+    id = find_point(store.ids(), point, str(store.path)) if point else None
+    if follow:
+        news = _epochs(store, id, lines) if id else _events(store, lines, failed)
+        _follow(news, lambda: is_running(store.progress()) and not (id and store.is_done(id)))
         return
     errors = store.errors()
-    if point:
-        id = find_point(store.ids(), point, str(store.path))
+    if id:
         if id not in errors:
             _history(store, id, lines)
             return
@@ -40,16 +64,23 @@ def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: in
     if not errors:
         click.echo("no point has failed")
     for id, error in errors.items():
-        _tell(store, id, error, lines, whole=failed or point is not None)
+        _print(_told(store, id, error, lines, whole=failed or point is not None))
 
 
-def _tell(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool) -> None:
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(escaped(line))
+
+
+def _told(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool) -> list[str]:
+    """A failure in words; whole: with the last lines of its log."""
     epoch = f" in epoch {error['epoch']}" if error.get("epoch") is not None else ""
-    click.echo(f"{id}  {error['type']}{epoch}, tried {error.get('failures', 1)} times: {error['message']}")
+    said = [f"{id}  {error['type']}{epoch}, tried {error.get('failures', 1)} times: {error['message']}"]
     if whole:
         log = store.folder(id) / "log.txt"
         text = log.read_text(errors="replace") if log.exists() else error.get("traceback", "")
-        click.echo("".join(f"    {line}\n" for line in text.splitlines()[-lines:]))
+        said += [*(f"    {line}" for line in text.splitlines()[-lines:]), ""]
+    return said
 
 
 def _history(store: Store, id: str, lines: int) -> None:
@@ -57,8 +88,93 @@ def _history(store: Store, id: str, lines: int) -> None:
     if not history.exists():
         click.echo(f"{id} has not trained an epoch yet")
         return
-    for row in map(json.loads, history.read_text().splitlines()[-lines:]):
-        click.echo(
-            f"epoch {row['epoch']:4}  loss {row['train_loss']:9.4f}  "
-            f"validation {row['val_mae_bpm']:7.3f} BPM  lr {row['lr']:.2e}  {row['train_seconds']:8.1f} s"
-        )
+    _print([_epoch(row) for row in map(json.loads, history.read_text().splitlines()[-lines:])])
+
+
+def _epoch(row: dict[str, Any]) -> str:
+    return (
+        f"epoch {row['epoch']:4}  loss {row['train_loss']:9.4f}  "
+        f"validation {row['val_mae_bpm']:7.3f} BPM  lr {row['lr']:.2e}  {row['train_seconds']:8.1f} s"
+    )
+
+
+def _follow(news: Iterator[list[str]], runs: Callable[[], bool]) -> None:
+    """Print what is new while something runs; what came just before its end is printed, too."""
+    while True:
+        more = runs()
+        _print(next(news))
+        if not more:
+            click.echo("nothing runs any more", err=True)
+            return
+        time.sleep(POLL_S)
+
+
+def _job_runs(store: Store, job: str) -> bool:
+    """Whether a job waits or runs, as Slurm says; while Slurm doesn't answer, whether the sweep runs."""
+    from orchestrator.run.submission import jobs_of
+
+    active = {row["id"]: row["active"] for row in jobs_of(store.path)}.get(job, False)
+    return is_running(store.progress()) if active is None else bool(active)
+
+
+def _appended(path: Path, size: int) -> Iterator[list[str]]:
+    """Whole lines added to a file since it had `size` bytes, each time they are asked for."""
+    rest = b""
+    while True:
+        try:
+            with path.open("rb") as file:
+                file.seek(size)
+                new = file.read()
+        except FileNotFoundError:
+            new = b""
+        size += len(new)
+        *whole, rest = (rest + new).split(b"\n")
+        yield [line.decode(errors="replace") for line in whole]
+
+
+def _epochs(store: Store, id: str, lines: int) -> Iterator[list[str]]:
+    """The last epochs of a point, then each as it is finished; at last its failure, if it fails.
+
+    The file is read whole each time: a point that goes on from its checkpoint writes it anew, shorter.
+    """
+    history, last, failed = store.folder(id) / "history.jsonl", None, None
+    while True:
+        text = history.read_text() if history.exists() else ""
+        rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        new = rows[-lines:] if last is None else [row for row in rows if row["epoch"] > last]
+        said = [_epoch(row) for row in new]
+        last = rows[-1]["epoch"] if rows else 0
+        error = store.errors().get(id)
+        if error != failed and error:
+            said += _told(store, id, error, lines, whole=True)
+        failed = error
+        yield said
+
+
+def _events(store: Store, lines: int, failed: bool) -> Iterator[list[str]]:
+    """The failures there are, then each point that fails; failed: failures only, with logs."""
+    ledger = store.path / "ledger.jsonl"
+    news = _appended(ledger, ledger.stat().st_size if ledger.exists() else 0)
+    told = store.errors()
+    yield [line for id, error in told.items() for line in _told(store, id, error, lines, failed)]
+    for added in news:
+        said: list[str] = []
+        for line in added:
+            try:
+                event = json.loads(line)
+            except ValueError:  # cut short by a full disk
+                continue
+            id = event.get("id")
+            if event["event"] == "point" and not failed:
+                said.append(_done(store, id))
+            elif event["event"] == "failed" and (error := store.errors().get(id)) and error != told.get(id):
+                told[id] = error
+                said += _told(store, id, error, lines, failed)
+        yield said
+
+
+def _done(store: Store, id: str) -> str:
+    r = store.result(id)
+    kind = "teacher" if r["role"] == "teacher" else r["strategy"]
+    model = f"{r['arch']}-{r['depth']}x{r['width']}"
+    return f"{id}  done: {kind} {model}, {r['mae_bpm']:.2f} BPM after {r['epochs']} epochs"

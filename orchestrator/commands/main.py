@@ -14,6 +14,7 @@ from kd.errors import InputError
 
 # name -> what `kdsweep --help` says of it; the command is orchestrator.commands.<name>.<name>
 COMMANDS = {
+    "init": "Write the shipped search spaces and site profiles into a folder.",
     "plan": "What a search space would run: points, sizes, order, cost, what is done.",
     "run": "Run a search space here, or on a Ray cluster given by address.",
     "submit": "Run a search space on Slurm; returns at once.",
@@ -23,6 +24,7 @@ COMMANDS = {
     "show": "Show one point: size, strategy, errors, files, training curve.",
     "compare": "Compare two sweeps, point by point.",
     "logs": "What failed, and why.",
+    "retry": "Make failed points trainable again.",
     "cancel": "End a sweep's jobs cleanly.",
     "fit": "Fit the scaling laws of a sweep.",
     "query": "The best student for a budget, or the smallest for an error.",
@@ -35,6 +37,8 @@ COMMANDS = {
     "dashboard": "How to reach the Ray dashboard of a running sweep.",
     "doctor": "Check this machine, and a Slurm site.",
     "data": "Look at recordings.",
+    "schema": "The JSON schema of search spaces or site profiles, for editors.",
+    "completion": "The script that completes commands, sweeps and points in a shell.",
 }
 
 
@@ -57,7 +61,8 @@ class Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with the nearest known command when there is no such one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        known = not args or args[0] in COMMANDS or args[0].startswith("-")
+        if not known and not ctx.resilient_parsing:  # resilient: while completing in a shell
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)

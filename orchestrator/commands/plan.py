@@ -8,17 +8,19 @@ from typing import Any
 
 import click
 
+from orchestrator.commands import tables
+from orchestrator.commands.arguments import SPACE
+from orchestrator.commands.tables import Column
 from orchestrator.space.cost import cost_scale
-from orchestrator.space.plan import Point
+from orchestrator.space.plan import Plan, Point
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import duration
 
 MOST_ROWS = 80
-WIDE = 150  # columns, off a terminal
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
 @click.option("--all", "show_all", is_flag=True, help="Every row, however many.")
@@ -59,37 +61,14 @@ def as_dict(opened: Opened) -> dict[str, Any]:
 
 def print_plan(opened: Opened, most: int | None) -> None:
     """A table of the points, then what they come to."""
-    from rich.console import Console
-    from rich.table import Table
-
     plan, done = opened.plan, opened.store.done()
     scale, source = cost_scale(plan, opened.store)
-    names = {p.id: f"{p.name} s{p.seed}" for p in plan.points if p.role == "teacher"}
-    table = Table(box=None, pad_edge=False)
-    for name in ("point", "", "architecture", "init", "arguments", "waits for", "seed"):
-        table.add_column(name)
-    for name in ("params", "MACs", "kB", "int8 kB", "act. kB", "cost s"):
-        table.add_column(name, justify="right")
-    table.add_column("state")
-    for p in plan.points[:most]:
-        table.add_row(
-            p.id,
-            "teacher" if p.role == "teacher" else p.strategy,
-            p.name,
-            p.init,
-            _differing(p),
-            names.get(p.teacher or "", ""),
-            str(p.seed),
-            f"{p.params:,}",
-            f"{p.macs:,}",
-            *(f"{n / 1000:,.1f}" for n in (p.weight_bytes, p.weight_bytes_int8, p.activation_bytes)),
-            f"{p.cost_s * scale:.1f}",
-            "done" if p.id in done else "",
+    console = tables.console()
+    missing = tables.show(console, _columns(plan, plan.points[:most], done, scale))
+    if missing:
+        console.print(
+            f"left out at {console.width} columns: {', '.join(missing)}; --json has all", markup=False
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
-    console.print(table)
     if most is not None and len(plan.points) > most:
         console.print(f"... and {len(plan.points) - most} more: --all shows them")
     left = [p for p in plan.points if p.id not in done]
@@ -105,6 +84,36 @@ def print_plan(opened: Opened, most: int | None) -> None:
     )
     for why in plan.refused:
         console.print(f"refused: {why}", highlight=False, markup=False)
+
+
+def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) -> list[Column]:
+    names = {p.id: f"{p.name} s{p.seed}" for p in plan.points if p.role == "teacher"}
+    kilo = {
+        "kB": [p.weight_bytes for p in points],
+        "int8 kB": [p.weight_bytes_int8 for p in points],
+        "act. kB": [p.activation_bytes for p in points],
+    }
+    kB, int8, activation = (
+        Column(name, [f"{n / 1000:,.1f}" for n in sizes], needed, right=True)
+        for (name, sizes), needed in zip(kilo.items(), (6, 9, 10), strict=True)
+    )
+    arguments = [_differing(p) for p in points]
+    return [
+        Column("point", [p.id for p in points]),
+        Column("strategy", ["teacher" if p.role == "teacher" else p.strategy for p in points]),
+        Column("architecture", [p.name for p in points]),
+        Column("init", [p.init for p in points], 3 if len({p.init for p in points}) > 1 else 11),
+        Column("arguments", arguments, 4 if any(arguments) else 12),
+        Column("waits for", [names.get(p.teacher or "", "") for p in points], 2),
+        Column("seed", [str(p.seed) for p in points], 1 if len({p.seed for p in points}) > 1 else 8),
+        Column("params", [f"{p.params:,}" for p in points], right=True),
+        Column("MACs", [f"{p.macs:,}" for p in points], 7, right=True),
+        kB,
+        int8,
+        activation,
+        Column("cost s", [f"{p.cost_s * scale:.1f}" for p in points], 5, right=True),
+        Column("state", ["done" if p.id in done else "" for p in points], 0 if done else 12),
+    ]
 
 
 def _differing(p: Point) -> str:

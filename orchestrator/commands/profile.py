@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.store.find import sweep_folder
 
 LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit of the limit
@@ -20,7 +21,7 @@ LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option(
     "--points",
     multiple=True,

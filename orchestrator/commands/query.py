@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
+
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
@@ -41,7 +43,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @budget_options
 @click.option("--max-mae", type=POSITIVE, help="BPM: find the smallest student that reaches it.")
 @click.option(

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.store.find import sweep_folder
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: SWEEP/report.html."
 )

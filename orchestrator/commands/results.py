@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store
 from orchestrator.store.table import COLUMNS, check_column, frame, keep, ordered, rows_of
@@ -33,7 +34,7 @@ NUMBERS = ("seed", "params", "MAE", "RMSE", "within 5", "train s")
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option("--sort", default="mae_bpm", show_default=True, help="Column; -COLUMN: largest first.")
 @click.option(
     "--filter",

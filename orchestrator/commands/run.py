@@ -2,11 +2,13 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.commands.arguments import SPACE
 from orchestrator.space.resolve import Opened, open_space
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
 @click.option("--address", help="IP:PORT of a running Ray; RAY_AUTH_MODE must be set.")
@@ -68,19 +70,13 @@ def run(
 
 def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> None:
     """The table of results on stdout, how it went on stderr."""
-    from rich.console import Console
-
-    from orchestrator.commands.plan import WIDE
-    from orchestrator.run.progress import table_of_results
     from orchestrator.tracking.writer import default_uri
     from orchestrator.words import duration
 
     ids = {p.id for p in opened.plan.points}
     results = [r for r in opened.store.results() if r["id"] in ids]
     if results:
-        console = Console()
-        console = console if console.is_terminal else Console(width=WIDE)
-        console.print(table_of_results(results))
+        print_results(results, opened.store.path)
     if opened.data.source == "synthetic":
         click.echo("The data are synthetic: these errors say how models compare, not how a wrist would fare.")
 
@@ -111,3 +107,29 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     say(f"MLflow:  mlflow ui --backend-store-uri {shlex.quote(tracking_uri or default_uri(opened.store))}")
     if result.done:
         say(f"next:    kdsweep fit {path}; kdsweep query {path} --max-params 20000; kdsweep report {path}")
+
+
+def print_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int = 60) -> None:
+    """The table that a finished run of a sweep prints: teachers, then students by size and error."""
+    from orchestrator.commands.tables import Column, console, show
+
+    names = {r["id"]: f"{r['arch']} {r['depth']}x{r['width']}" for r in results}
+    ordered = sorted(results, key=lambda r: (r["role"] != "teacher", r["params"], r["mae_bpm"]))
+    rows = ordered[:most]
+    teachers = [r.get("teacher") or "" for r in rows]
+    show(
+        console(),
+        [
+            Column("", [r["id"] for r in rows]),
+            Column("strategy", ["teacher" if r["role"] == "teacher" else r["strategy"] for r in rows]),
+            Column("architecture", [names[r["id"]] for r in rows]),
+            Column("teacher", [names.get(teacher, teacher) for teacher in teachers], 1),
+            Column("params", [f"{r['params']:,}" for r in rows], right=True),
+            Column("MAE BPM", [f"{r['mae_bpm']:.2f}" for r in rows], right=True),
+            Column("RMSE", [f"{r['rmse_bpm']:.2f}" for r in rows], 3, right=True),
+            Column("within 5", [f"{100 * r['within_5_bpm']:.0f} %" for r in rows], 2, right=True),
+            Column("train s", [f"{r['train_seconds']:.1f}" for r in rows], 4, right=True),
+        ],
+    )
+    if len(ordered) > most:
+        click.echo(f"{len(ordered) - most} more: kdsweep status {sweep} --all")

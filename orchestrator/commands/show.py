@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.api import open_sweep
+from orchestrator.commands.arguments import POINT, SWEEP
 
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 60  # of the curve; more epochs are averaged
@@ -15,8 +16,8 @@ MOST_SUBJECTS = 12
 
 
 @click.command()
-@click.argument("sweep")
-@click.argument("point")
+@click.argument("sweep", type=SWEEP)
+@click.argument("point", type=POINT)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def show(sweep: str, point: str, as_json: bool) -> None:
     """Show one POINT of SWEEP: size, strategy, teacher, errors, also by subject, files, training curve.

@@ -1,11 +1,15 @@
 """`kdsweep status SWEEP`: where a sweep stands, from its directory alone."""
 
 import json
+import shutil
+import textwrap
 import time
 from typing import Any
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.tables import WIDE
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
 
@@ -13,14 +17,15 @@ WATCH_S = 2.0
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option("--watch", is_flag=True, help="Stay, and show it anew every 2 seconds until it ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, one line each time.")
-def status(sweep: str, watch: bool, as_json: bool) -> None:
+@click.option("--all", "show_all", is_flag=True, help="Also every point with its state and error.")
+@click.option("--json", "as_json", is_flag=True, help="Print it and every point as JSON, one line each time.")
+def status(sweep: str, watch: bool, show_all: bool, as_json: bool) -> None:
     """Where SWEEP stands: points done, running, failed, blocked; rate, ETA, best so far; Slurm jobs."""
     folder = sweep_folder(sweep)
     if not watch:
-        _show(standing(folder), as_json)
+        _show(standing(folder), show_all, as_json)
         return
     import sys
 
@@ -29,7 +34,7 @@ def status(sweep: str, watch: bool, as_json: bool) -> None:
         now = standing(folder)
         if clear:
             click.clear()
-        _show(now, as_json)
+        _show(now, show_all, as_json)
         if now["state"] != "running" and not _active(now.get("jobs", [])):
             return
         time.sleep(WATCH_S)
@@ -39,21 +44,42 @@ def _active(jobs: list[dict[str, Any]]) -> bool:
     return any(job.get("active") for job in jobs)
 
 
-def _show(now: dict[str, Any], as_json: bool) -> None:
+def _show(now: dict[str, Any], show_all: bool, as_json: bool) -> None:
     click.echo(json.dumps(now) if as_json else in_words(now))
+    if show_all and not as_json:
+        click.echo()
+        _table(now["points"])
+
+
+def _table(points: list[dict[str, Any]]) -> None:
+    """Every point, in the order of the plan."""
+    from orchestrator.commands.tables import Column, console, show
+
+    errors = ["" if p["mae_bpm"] is None else f"{p['mae_bpm']:.2f}" for p in points]
+    show(
+        console(),
+        [
+            Column("point", [p["id"] for p in points]),
+            Column("strategy", ["teacher" if p["role"] == "teacher" else p["strategy"] for p in points]),
+            Column("architecture", [f"{p['arch']}-{p['depth']}x{p['width']}" for p in points]),
+            Column("seed", [str(p["seed"]) for p in points], 1),
+            Column("state", [p["state"] for p in points]),
+            Column("MAE BPM", errors, right=True),
+        ],
+    )
 
 
 def in_words(now: dict[str, Any]) -> str:
     """The same, for people."""
-    from orchestrator.words import duration
+    from orchestrator.words import duration, escaped
 
-    width = 30
+    columns = shutil.get_terminal_size((WIDE, 24)).columns
+    title = f"{now['sweep']}: {now['state']}"
+    counts = f"{now['done']}/{now['total']} done"
+    counts += "".join(f", {now[k]} {k}" for k in ("failed", "blocked", "left") if now[k])
+    width = max(5, min(30, columns - len(f"{title}  [] {counts}")))
     filled = width * now["done"] // max(now["total"], 1)
-    lines = [
-        f"{now['sweep']}: {now['state']}  [{'#' * filled}{'.' * (width - filled)}] "
-        f"{now['done']}/{now['total']} done"
-        + "".join(f", {now[k]} {k}" for k in ("failed", "blocked", "left") if now[k])
-    ]
+    lines = [f"{title}  [{'#' * filled}{'.' * (width - filled)}] {counts}"]
     if now["state"] == "running":
         rate = f"{now['rate_per_h'] / 60:.1f} points/min" if now["rate_per_h"] else "rate not known yet"
         eta = f"ETA {duration(now['eta_s'])}" if now["eta_s"] is not None else "ETA not known yet"
@@ -67,11 +93,13 @@ def in_words(now: dict[str, Any]) -> str:
             f"{best['point']}"
         )
     for id, why in now["failures"].items():
-        lines.append(f"  failed   {id}  {why.splitlines()[0]:.100}")
+        line = f"  failed   {id}  {escaped(why.splitlines()[0])}"
+        lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now["failures"]:
         lines.append(f"  why:     kdsweep logs {now['folder']} --failed")
     lines += [
-        "  job      " + "  ".join(str(job[k]) for k in ("id", "kind", "state", "reason") if job.get(k))
+        "  job      "
+        + "  ".join(escaped(str(job[k])) for k in ("id", "kind", "state", "reason") if job.get(k))
         for job in now.get("jobs", [])
     ]
     if now.get("ray_nodes"):
@@ -79,12 +107,15 @@ def in_words(now: dict[str, Any]) -> str:
     used = now["used"]
     lines.append(
         f"  used     {used['slot_hours']:.2f} slot hours, {used['gpu_hours']:.2f} GPU hours, "
-        f"{used['train_hours']:.2f} of them training finished points; "
-        f"left: about {now['hours_left']['slot_hours']:.2f} slot hours, "
+        f"{used['train_hours']:.2f} of them in finished points"
+    )
+    lines.append(
+        f"  left     about {now['hours_left']['slot_hours']:.2f} slot hours, "
         f"{now['hours_left']['gpu_hours']:.2f} GPU hours"
     )
     if now["used_by"]:
         by = (f"{kind} {row['gpu_hours'] or row['slot_hours']:.3f}" for kind, row in now["used_by"].items())
         unit = "GPU hours" if any(row["gpu_hours"] for row in now["used_by"].values()) else "slot hours"
-        lines.append(f"  {unit} of finished points: " + ", ".join(by))
+        text = f"  {unit} of finished points: " + ", ".join(by)
+        lines += textwrap.wrap(text, columns, subsequent_indent=" " * 11, break_long_words=False)
     return "\n".join(lines)

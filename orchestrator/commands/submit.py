@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
+from orchestrator.commands.arguments import SITE, SPACE
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.space.resolve import Opened, open_space
@@ -19,9 +20,15 @@ from slurm.site import Site, load_site
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
-@click.option("--site", "site_name", required=True, help="A site profile: a YAML file, or an example's name.")
+@click.option(
+    "--site",
+    "site_name",
+    type=SITE,
+    required=True,
+    help="A site profile: a YAML file, or an example's name.",
+)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes (gang), or worker jobs (elastic).")
 @click.option("--time", "time_", help="Time limit of a job: minutes, HH:MM:SS, D-HH:MM:SS.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.query import budget_options
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option(
     "--gpu-hours", required=True, type=float, help="What may be spent; without GPUs, hours of one slot."
 )

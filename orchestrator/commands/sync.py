@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.commands.arguments import SWEEP
 from orchestrator.run.status import is_running
 from orchestrator.space.plan import Plan
 from orchestrator.store.find import sweep_folder
@@ -11,7 +12,7 @@ from orchestrator.store.store import Store
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option("--tracking-uri", help="MLflow server.  [default: sqlite in the sweep directory]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be replayed where.")
 def sync(sweep: str, tracking_uri: str | None, dry_run: bool) -> None:

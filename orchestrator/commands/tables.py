@@ -1,6 +1,62 @@
-"""A table that fits: where the terminal is narrow, columns are left out instead of cells being cut."""
+"""A table as wide as there is room: whole cells, fewer columns. Knows text, nothing of sweeps."""
 
+import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+WIDE = 150  # columns where there is no terminal, and COLUMNS doesn't say
+GAP = 2  # blanks between two columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. needed: 0 = always shown; of others, the highest number is left out first."""
+
+    name: str
+    cells: Sequence[str]
+    needed: int = 0
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        """Of its widest cell."""
+        from rich.cells import cell_len
+
+        return max(map(cell_len, (self.name, *self.cells)))
+
+
+def console() -> "Console":
+    """Where commands print tables: as wide as the terminal, or as COLUMNS says, or WIDE."""
+    from rich.console import Console
+
+    made = Console(highlight=False)
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=WIDE, highlight=False)
+
+
+def show(console: "Console", columns: Sequence[Column]) -> list[str]:
+    """Print a table of the columns that fit, no cell cut; the names of those left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = list(columns)
+    while _width(shown) > console.width and any(c.needed for c in shown):
+        shown.remove(max(shown, key=lambda c: c.needed))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), collapse_padding=True)
+    for c in shown:
+        table.add_column(Text(c.name), justify="right" if c.right else "left", no_wrap=True)
+    for row in zip(*(c.cells for c in shown), strict=True):
+        table.add_row(*map(Text, row))
+    before, console.width = console.width, max(console.width, _width(shown))  # rather wrapped than cut
+    console.print(table)
+    console.width = before
+    return [c.name for c in columns if c not in shown]
+
+
+def _width(columns: Sequence[Column]) -> int:
+    return sum(c.width for c in columns) + GAP * (len(columns) - 1)
 
 
 def print_table(
@@ -10,31 +66,16 @@ def print_table(
     numbers: Collection[str] = (),
     spare: Sequence[str] = (),
 ) -> None:
-    """Print rows of text. numbers: columns set right. spare: columns that may be left out, in this order.
-
-    Cells are never cut or broken, and are text: no markup. Off a terminal, 80 columns or $COLUMNS count, too.
-    """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    width = [max(len(name), *(len(row[k]) for row in rows), 0) for k, name in enumerate(names)]
-    kept = list(range(len(names)))
-    for name in spare:
-        if _wide(width, kept) <= console.width:
-            break
-        kept.remove(names.index(name))
-    if _wide(width, kept) > console.width:  # the terminal breaks the line; no id is cut
-        console = Console(highlight=False, width=_wide(width, kept))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for k in kept:
-        right = "right" if names[k] in numbers else "left"
-        table.add_column(names[k], justify=right, no_wrap=True)  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*(Text(row[k]) for k in kept))
-    console.print(table)
-
-
-def _wide(width: Sequence[int], kept: Sequence[int]) -> int:
-    return sum(width[k] for k in kept) + 2 * max(len(kept) - 1, 0)
+    """Print rows of text. numbers: columns set right. spare: columns that may be left out, in this order."""
+    show(
+        console(),
+        [
+            Column(
+                name,
+                [row[k] for row in rows],
+                needed=len(spare) - spare.index(name) if name in spare else 0,
+                right=name in numbers,
+            )
+            for k, name in enumerate(names)
+        ],
+    )

@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -195,32 +195,3 @@ def running_line(point: Point, where: Mapping[str, Any]) -> str:
     what = f"{kind:8} {point.arch} {point.depth}x{point.width}"
     error = f"  val {val:.2f} BPM" if val is not None else ""
     return f"{what}  epoch {where['epoch']}/{where['max_epochs']}{error}"
-
-
-def table_of_results(results: Sequence[Mapping[str, Any]], most: int = 60) -> Any:
-    """The table a finished run prints: teachers, then students by size and error."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "strategy", "architecture", "teacher"):
-        table.add_column(name)
-    for name in ("params", "MAE BPM", "RMSE", "within 5", "train s"):
-        table.add_column(name, justify="right")
-    names = {result["id"]: f"{result['arch']} {result['depth']}x{result['width']}" for result in results}
-    ordered = sorted(results, key=lambda r: (r["role"] != "teacher", r["params"], r["mae_bpm"]))
-    for result in ordered[:most]:
-        teacher = result.get("teacher")
-        table.add_row(
-            result["id"],
-            "teacher" if result["role"] == "teacher" else result["strategy"],
-            names[result["id"]],
-            names.get(teacher, teacher) if teacher else "",
-            f"{result['params']:,}",
-            f"{result['mae_bpm']:.2f}",
-            f"{result['rmse_bpm']:.2f}",
-            f"{100 * result['within_5_bpm']:.0f} %",
-            f"{result['train_seconds']:.1f}",
-        )
-    if len(ordered) > most:
-        table.caption = f"{len(ordered) - most} more: kdsweep status --json"
-    return table

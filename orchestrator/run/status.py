@@ -38,12 +38,14 @@ def standing(folder: Path) -> dict[str, Any]:
     store = Store(folder)
     plan = Plan.load(folder / "plan.json")
     ids = {p.id for p in plan.points}
-    done = store.done() & ids
+    results = {r["id"]: r for r in store.results() if r["id"] in ids}
+    done = set(results)
     failed = {id: error for id, error in store.errors().items() if id in ids}
     blocked = blocked_of(plan, set(failed), done)
     beat = store.progress()
     running = is_running(beat)
     left = len(ids) - len(done) - len(failed) - len(blocked)
+    now = beat["running"] if running and beat else []
     out: dict[str, Any] = {
         "sweep": plan.name,
         "folder": str(folder),
@@ -53,14 +55,15 @@ def standing(folder: Path) -> dict[str, Any]:
         "failed": len(failed),
         "blocked": len(blocked),
         "left": left,
-        "running": beat["running"] if running and beat else [],
+        "running": now,
         "rate_per_h": beat["rate_per_h"] if running and beat else None,
         "eta_s": beat["eta_s"] if running and beat else None,
         "slots": beat["slots"] if running and beat else 0,
         "heartbeat": beat["time"] if beat else None,
         "host": beat["host"] if beat else None,
         "failures": {id: f"{e['type']}: {e['message']}" for id, e in failed.items()},
-        "best": _best(store, done),
+        "best": _best(results.values()),
+        "points": _points(plan, results, set(failed), blocked, {row["point"] for row in now}),
         "used": usage(store.ledger()),
         "used_by": by_kind(plan, store.ledger()),
         "hours_left": hours_left(plan, done | failed.keys() | blocked, store.ledger(), beat),
@@ -102,17 +105,42 @@ def blocked_of(plan: Plan, failed: set[str], done: set[str]) -> set[str]:
     return {p.id for p in plan.points if p.teacher in failed and p.id not in done and p.id not in failed}
 
 
-def _best(store: Store, done: set[str]) -> dict[str, dict[str, Any]]:
+def _points(
+    plan: Plan,
+    results: Mapping[str, Mapping[str, Any]],
+    failed: set[str],
+    blocked: set[str],
+    running: set[str],
+) -> list[dict[str, Any]]:
+    """Every point of the plan, in its order; state: done, failed, blocked, running or left."""
+    states = dict.fromkeys(blocked, "blocked") | dict.fromkeys(failed, "failed")
+    states |= dict.fromkeys(running, "running") | dict.fromkeys(results, "done")
+    return [
+        {
+            "id": p.id,
+            "role": p.role,
+            "arch": p.arch,
+            "depth": p.depth,
+            "width": p.width,
+            "strategy": p.strategy,
+            "seed": p.seed,
+            "state": states.get(p.id, "left"),
+            "mae_bpm": results[p.id]["mae_bpm"] if p.id in results else None,
+        }
+        for p in plan.points
+    ]
+
+
+def _best(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The best trained point of each strategy, teachers apart."""
     best: dict[str, dict[str, Any]] = {}
-    for r in store.results():
-        if r["id"] in done:
-            kind = "teacher" if r["role"] == "teacher" else r["strategy"]
-            if kind not in best or r["mae_bpm"] < best[kind]["mae_bpm"]:
-                best[kind] = {
-                    "mae_bpm": r["mae_bpm"],
-                    "point": r["id"],
-                    "params": r["params"],
-                    "model": f"{r['arch']}-{r['depth']}x{r['width']}",
-                }
+    for r in results:
+        kind = "teacher" if r["role"] == "teacher" else r["strategy"]
+        if kind not in best or r["mae_bpm"] < best[kind]["mae_bpm"]:
+            best[kind] = {
+                "mae_bpm": r["mae_bpm"],
+                "point": r["id"],
+                "params": r["params"],
+                "model": f"{r['arch']}-{r['depth']}x{r['width']}",
+            }
     return dict(sorted(best.items(), key=lambda item: item[1]["mae_bpm"]))

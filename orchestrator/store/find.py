@@ -29,4 +29,4 @@ def find_point(ids: Iterable[str], wanted: str, where: str) -> str:
         raise InputError(
             f"{where}: {len(found)} points start with {wanted!r}: {', '.join(found[:5])}: give more of the id"
         )
-    raise InputError(f"{where}: no point {wanted!r}: `kdsweep results` and `kdsweep plan` list the ids")
+    raise InputError(f"{where}: no point {wanted!r}: `kdsweep status --all` lists the points")

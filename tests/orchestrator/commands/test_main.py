@@ -45,12 +45,20 @@ def loaded_by(code: str) -> set[str]:
         "results",
         "show",
         "compare",
+        "retry",
+        "init",
+        "completion",
     ],
 )
 def test_help_imports_nothing_heavy(command: str | None) -> None:
     args = [command, "--help"] if command else ["--help"]
     code = "from orchestrator.commands.main import cli\n"
     code += f"try:\n    cli.main({args!r})\nexcept SystemExit:\n    pass"
+    assert loaded_by(code) == set()
+
+
+def test_a_schema_is_printed_without_anything_heavy() -> None:
+    code = "from orchestrator.commands.main import cli\ncli.main(['schema'], standalone_mode=False)"
     assert loaded_by(code) == set()
 
 

@@ -1,0 +1,78 @@
+"""What commands take as arguments: a search space, a sweep, a site, a point; each completes in the shell.
+
+Completing reads names and plan.json only, and knows no torch, ray or mlflow.
+"""
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from kd.errors import InputError
+from orchestrator.store.find import sweep_folder
+from slurm.site import EXAMPLES
+
+SWEEPS = Path("sweeps")
+
+
+class Sweep(click.ParamType[str]):
+    """A sweep by name under `sweeps/`, or its directory."""
+
+    name = "sweep"
+    other = "dir"  # what the shell itself offers when no name fits
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Sweeps under `sweeps/` that begin so."""
+        names = sorted(f.parent.name for f in SWEEPS.glob("*/space.yaml"))
+        known = [CompletionItem(n) for n in names if n.startswith(incomplete) and n.isprintable()]
+        return [CompletionItem(incomplete, type=self.other), *known]
+
+
+class Space(Sweep):
+    """A search space's YAML file, or a sweep, whose space is read again."""
+
+    name = "space"
+    other = "file"
+
+
+class Site(click.ParamType[str]):
+    """A site profile's YAML file, or the name of a shipped one."""
+
+    name = "site"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Shipped profiles that begin so, and files."""
+        names = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
+        known = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *known]
+
+
+class Point(click.ParamType[str]):
+    """A point's id, or its beginning; the command has an argument `sweep`, which says whose."""
+
+    name = "point"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Ids of the sweep's points that begin so, each with what it is."""
+        from orchestrator.space.plan import Plan
+
+        given = ctx.params.get("sweep")
+        try:
+            plan = Plan.load(sweep_folder(given) / "plan.json") if given else None
+        except InputError:  # no such sweep: nothing to offer
+            return []
+        taken = ctx.params.get(param.name or "") or ()
+        return [
+            CompletionItem(p.id, help=f"{'teacher' if p.role == 'teacher' else p.strategy} {p.name}")
+            for p in (plan.points if plan else [])
+            if p.id.startswith(incomplete) and p.id not in taken
+        ]
+
+
+SWEEP, SPACE, SITE, POINT = Sweep(), Space(), Site(), Point()

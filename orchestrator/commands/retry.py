@@ -1,0 +1,109 @@
+"""`kdsweep retry SWEEP [POINT ...]`: failed points count as not trained yet, and the next run trains them."""
+
+import contextlib
+import shlex
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from kd.errors import InputError
+from orchestrator.commands.arguments import POINT, SWEEP
+from orchestrator.run import submission
+from orchestrator.run.status import is_running
+from orchestrator.store.find import find_point, sweep_folder
+from orchestrator.store.lock import DRIVER, SweepLock
+from orchestrator.store.store import ERROR, Store
+
+CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
+
+
+@click.command()
+@click.argument("sweep", type=SWEEP)
+@click.argument("points", type=POINT, nargs=-1, metavar="[POINT]...")
+@click.option("--failed", is_flag=True, help="All points that failed; so it is when no POINT is named.")
+@click.option("--from-start", is_flag=True, help="Remove sound checkpoints, too: train from the first epoch.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def retry(sweep: str, points: tuple[str, ...], failed: bool, from_start: bool, dry_run: bool) -> None:
+    """Make failed points of SWEEP trainable again: all of them, or each POINT (an id, or its beginning).
+
+    Removes their errors and logs, and checkpoints that cannot be read: with those every run would fail again.
+    From other checkpoints training goes on. Nothing is trained now: the last line says which command does it.
+    """
+    if points and failed:
+        raise click.UsageError("name points, or say --failed, not both")
+    store = Store(sweep_folder(sweep))
+    with _alone(store, dry_run):
+        errors = store.errors()
+        chosen = [_failed(store, point, set(errors)) for point in points] if points else list(errors)
+        for id in dict.fromkeys(chosen):
+            how = _forget(store.folder(id), from_start, dry_run)
+            click.echo(f"{id}  {'would be' if dry_run else 'is'} tried again {how}")
+    if not chosen:
+        click.echo("no point has failed")
+    elif not dry_run:
+        click.echo(f"go on with: {_command(store.path)}", err=True)
+
+
+@contextlib.contextmanager
+def _alone(store: Store, dry_run: bool) -> Iterator[None]:
+    """Keep drivers away meanwhile. Raises InputError when one is at work."""
+    busy = InputError(
+        f"{store.path} is running, and tries failed points again by itself: wait for it "
+        f"(kdsweep status {store.path} --watch), or end it with kdsweep cancel {store.path}"
+    )
+    if is_running(store.progress()):
+        raise busy
+    if dry_run:
+        yield
+        return
+    lock = SweepLock(store.path)
+    try:
+        if not lock.take(DRIVER):
+            raise busy
+        yield
+    finally:
+        lock.close()
+
+
+def _failed(store: Store, point: str, failed: set[str]) -> str:
+    id = find_point(store.ids(), point, str(store.path))
+    if id not in failed:
+        what = "it is trained" if store.is_done(id) else "kdsweep run trains it in its turn"
+        raise InputError(f"{store.path}: point {id} has not failed: {what}")
+    return id
+
+
+def _forget(folder: Path, from_start: bool, dry_run: bool) -> str:
+    """Remove what keeps a point from being trained; how it will be trained. The error goes last."""
+    checkpoint, gone = folder / CHECKPOINT, ["log.txt"]
+    if not checkpoint.exists():
+        how = "from the first epoch"
+    elif from_start:
+        gone, how = [*gone, CHECKPOINT], "from the first epoch; its checkpoint is not used"
+    elif not _sound(folder):
+        gone, how = [*gone, CHECKPOINT], "from the first epoch; its checkpoint is damaged"
+    else:
+        how = "from its checkpoint"
+    if not dry_run:
+        for name in (*gone, ERROR):
+            (folder / name).unlink(missing_ok=True)
+    return how
+
+
+def _sound(folder: Path) -> bool:
+    """Whether training can go on from the checkpoint: a whole zip file, as torch writes, and its history."""
+    try:
+        with zipfile.ZipFile(folder / CHECKPOINT) as file:
+            return file.testzip() is None and (folder / HISTORY).is_file()
+    except (zipfile.BadZipFile, EOFError):
+        return False
+
+
+def _command(folder: Path) -> str:
+    """What trains the points: a job where the sweep was submitted to Slurm, else a run."""
+    here, where = submission.latest(folder), shlex.quote(str(folder))
+    if here is None:
+        return f"kdsweep run {where}"
+    return f"kdsweep submit {where} --site {shlex.quote(submission.Record.load(here).site)}"

@@ -1,0 +1,114 @@
+"""The JSON schema of a search space, for editors: what `schema.py` accepts, with names and arguments listed.
+
+Knows the shape of the file and the registries of names; reads no file and no data.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from kd.datasets import FORMATS
+from kd.models.inits import INITS
+from kd.training.strategies import STRATEGIES, defaults
+from orchestrator.space.schema import SearchSpace
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+Json = dict[str, Any]
+# "model.key" -> what an editor shows beside it
+DESCRIPTIONS: Mapping[str, str] = {
+    "SearchSpace.name": "The name of the sweep and of its directory. Default: the file's name.",
+    "SearchSpace.teachers": "A grid of teachers, or a list of grids.",
+    "SearchSpace.students": "A grid of students, or a list of grids.",
+    "SearchSpace.strategies": "How students are trained: names of strategies, each with its arguments.",
+    "SearchSpace.seeds": "Seeds of the students.",
+    "Data.source": "Which recordings: generated ones, a format, or auto: the format found at path.",
+    "Data.path": "The folder of the recordings.",
+    "Data.options": "Options of the source: of synthetic, for example, subjects and minutes.",
+    "Teachers.arch": "Architectures.",
+    "Teachers.depth": "Residual blocks of resnet1d, hidden layers of mlp.",
+    "Teachers.width": "Channels of resnet1d, hidden units of mlp.",
+    "Teachers.seeds": "Seeds of these teachers.",
+    "Students.arch": "Architectures.",
+    "Students.depth": "Residual blocks of resnet1d, hidden layers of mlp.",
+    "Students.width": "Channels of resnet1d, hidden units of mlp.",
+    "Students.init": "First weights: random, or pruned from each teacher that can be pruned to this size.",
+    "Students.strategies": "Strategies of this grid only.",
+    "Students.seeds": "Seeds of this grid only.",
+    "Students.teachers": "Teachers of this grid only: ids, or names such as resnet1d-8x32.",
+    "RecipeModel.max_epochs": "Epochs at most.",
+    "RecipeModel.batch_size": "Windows in a batch.",
+    "RecipeModel.lr": "Peak of the learning rate's schedule.",
+    "RecipeModel.warmup_fraction": "Share of all steps over which the learning rate grows.",
+    "RecipeModel.patience": "Epochs without a better validation error before training stops; 0: never.",
+    "RecipeModel.label_sigma_bpm": "Gaussian smoothing of labels in BPM; 0: off.",
+    "RecipeModel.windows_per_epoch": "Windows drawn in an epoch, without replacement; 0: all.",
+    "RecipeModel.teachers": "What differs for teachers.",
+    "RecipeModel.students": "What differs for students.",
+    "Resources.gpus": "GPUs of a running pack, maybe a fraction; auto: a quarter where there is a GPU.",
+    "Resources.max_failures": "How often a point may fail and be tried again.",
+}
+ENUMS: Mapping[str, list[str]] = {
+    "Data.source": ["synthetic", "auto", *FORMATS],
+    "SplitModel.scheme": ["fixed", "kfold", "loso"],
+    "PreprocessModel.normalise": ["zscore", "none"],
+}
+GRIDS = {  # keys that take one value or a list of them
+    "SearchSpace": ("teachers", "students", "seeds"),
+    "Teachers": ("arch", "depth", "width", "seeds"),
+    "Students": ("arch", "depth", "width", "init", "seeds", "teachers"),
+}
+
+
+def space_json_schema() -> Json:
+    """The JSON schema (draft 2020-12) of a search space's file."""
+    schema = SearchSpace.model_json_schema()
+    models: dict[str, Json] = {"SearchSpace": schema, **schema["$defs"]}
+    models["Students"]["properties"]["init"]["items"] = {"type": "string", "enum": list(INITS)}
+    for model, keys in GRIDS.items():
+        for key in keys:
+            models[model]["properties"][key] = _one_or_more(models[model]["properties"][key])
+    for model in ("SearchSpace", "Students"):
+        models[model]["properties"]["strategies"] = {"$ref": "#/$defs/Strategies"}
+    for name, values in ENUMS.items():
+        model, key = name.split(".")
+        models[model]["properties"][key]["enum"] = values
+    for name, text in DESCRIPTIONS.items():
+        model, key = name.split(".")
+        models[model]["properties"][key]["description"] = text
+    schema["$defs"]["Strategies"] = {
+        "title": "Strategies",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": {name: _strategy(name) for name in STRATEGIES},
+    }
+    schema |= {
+        "title": "kdsweep search space",
+        "description": "What a sweep trains, how, on which data.",
+    }
+    return {"$schema": DRAFT, **schema}
+
+
+def _one_or_more(field: Json) -> Json:
+    """The schema of a list, changed to take a single value, too."""
+    about = {key: value for key, value in field.items() if key in ("title", "default", "description")}
+    lists = [s for s in field.get("anyOf", [field]) if s.get("type") == "array"]
+    bare = {k: v for k, v in lists[0].items() if k not in about}
+    return {**about, "anyOf": [bare["items"], bare]}
+
+
+def _strategy(name: str) -> Json:
+    """Arguments of a strategy: none, a grid of values, or a list of grids."""
+    number = {"type": "number"}
+    values = {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
+    usual = defaults(name)
+    grid = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {key: {**values, "default": usual[key]} for key in usual},
+    }
+    about = inspect.getdoc(STRATEGIES[name]) or ""
+    return {
+        "description": about.split("\n\n")[0],
+        "anyOf": [{"type": "null"}, grid, {"type": "array", "items": grid}],
+    }
