@@ -1,4 +1,4 @@
-"""Numbers as people read them. Imports nothing."""
+"""Numbers formatted for reading. Imports nothing."""
 
 
 def duration(seconds: float) -> str:

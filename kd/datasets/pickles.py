@@ -101,7 +101,7 @@ def read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused to open this pickle ({error}): a data file holds arrays and numbers only; "
-            "get it from its authors again"
+            "download it again from its authors"
         ) from error
     except Exception as error:  # broken bytes lead a pickle anywhere: EOF, attribute errors
         raise InputError(f"{path}: not a readable pickle ({error}): download it again") from error

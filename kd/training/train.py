@@ -216,7 +216,7 @@ class Runs:
         )
 
     def _shrink(self) -> None:
-        """Build the stack anew without the points that are over, if that pays."""
+        """Rebuild the stack without the points that are over, if that pays."""
         left = [(k, point) for k, point in enumerate(self._in_stack) if not point.over]
         worth = (
             len(left) < len(self._in_stack)

@@ -1,7 +1,7 @@
 """What to train next: the points that lower the expected regret of one query most, per hour. numpy only.
 
-The draws of laws.json are the beliefs. A run that might be trained is simulated from one draw, all draws are
-weighed by how well they predicted it, the query is answered again, and the regret of that answer is read off
+The draws of laws.json are the posterior. A possible run is simulated from one draw, all draws are weighted
+by how well they predicted it, the query is answered again, and the regret of that answer is read off
 the draw that was the truth. Points are chosen one by one, each in the light of those before.
 """
 
@@ -26,7 +26,7 @@ from orchestrator.answers.candidates import (
 )
 from orchestrator.laws.forms import Array
 
-TRUTHS = 48  # draws that take the part of the truth
+TRUTHS = 48  # draws that are taken as the truth
 SIZES = 10  # sizes tried per arm
 REACH = 4.0  # how far beyond the largest measured size a run may be proposed, where laws need no warning
 MISFIT = 0.01  # ln error that a single run says nothing about, beyond its noise
@@ -79,7 +79,7 @@ def suggest(document: dict[str, Any], budget: Budget, hours: float, rng: int = 0
     seconds = hours * 3600
     if costs.min() > seconds:
         raise InputError(
-            f"--gpu-hours {hours:g}: the cheapest point costs {costs.min() / 3600:.2g} hours; allow more"
+            f"--gpu-hours {hours:g}: the cheapest point costs {costs.min() / 3600:.2g} hours; raise the limit"
         )
     doubt = _Doubt(students, trials)
     before = belief.predicted()

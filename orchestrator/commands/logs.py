@@ -13,14 +13,12 @@ from orchestrator.store.store import Store
 @click.command()
 @click.argument("sweep")
 @click.argument("point", required=False)
-@click.option(
-    "--failed", is_flag=True, help="Every point that failed: the error, its traceback, its last lines."
-)
-@click.option("--job", help="What a Slurm job printed: its id, as kdsweep status shows it.")
-@click.option("-n", "--lines", default=20, show_default=True, help="Last lines of each log.")
-@click.option("--json", "as_json", is_flag=True, help="The errors as JSON.")
+@click.option("--failed", is_flag=True, help="Every failed point: error, traceback, last log lines.")
+@click.option("--job", help="Output of a Slurm job, by the id that kdsweep status shows.")
+@click.option("-n", "--lines", default=20, show_default=True, help="Lines to show from the end of each log.")
+@click.option("--json", "as_json", is_flag=True, help="Print the errors as JSON.")
 def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: int, as_json: bool) -> None:
-    """What failed in SWEEP and why (--failed), or the history of one POINT (an id, or its beginning)."""
+    """Show why points of SWEEP failed (--failed), or the history of one POINT (an id or a unique prefix)."""
     store = Store(sweep_folder(sweep))
     if job:
         from orchestrator.run.submission import output_of
@@ -45,12 +43,12 @@ def logs(sweep: str, point: str | None, failed: bool, job: str | None, lines: in
 
 
 def find_point(store: Store, point: str) -> str:
-    """The id that begins with `point`. Raises InputError when none or several do."""
+    """The id that starts with `point`. Raises InputError when none or several do."""
     points = store.path / "points"
     found = sorted(f.name for f in points.iterdir() if f.name.startswith(point)) if points.is_dir() else []
     if len(found) != 1:
-        what = f"several points begin so: {', '.join(found[:5])}" if found else "no point begins so"
-        raise InputError(f"{store.path}: {point!r}: {what}; kdsweep status or plan show the ids")
+        what = f"ambiguous id, it matches {', '.join(found[:5])}" if found else "no such point"
+        raise InputError(f"{store.path}: {point!r}: {what}; see kdsweep plan for the ids")
     return found[0]
 
 

@@ -14,7 +14,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 def budget_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The limits a student may be asked to keep."""
+    """The options that limit a student."""
     for option in reversed(
         (
             click.option("--max-params", type=POSITIVE, help="Parameters."),
@@ -27,17 +27,19 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--max-flash-kb", type=POSITIVE, help="kB: .tflite file where measured, else weights."
             ),
             click.option(
-                "--max-latency-ms", type=POSITIVE, help="Milliseconds a window; needs a profiled sweep."
+                "--max-latency-ms", type=POSITIVE, help="Milliseconds per window; run kdsweep profile first."
             ),
-            click.option("--max-macs", type=POSITIVE, help="Multiply-adds a window."),
+            click.option("--max-macs", type=POSITIVE, help="Multiply-adds per window."),
             click.option(
                 "--precision",
                 type=click.Choice(["fp32", "int8"]),
                 default="fp32",
                 show_default=True,
-                help="What the limits on memory, flash and latency mean.",
+                help="Precision that the limits on memory, flash and latency apply to.",
             ),
-            click.option("--device", help="Whose latency: a device that the sweep was profiled on."),
+            click.option(
+                "--device", help="Device for the latency limit, one that the sweep was profiled on."
+            ),
         )
     ):
         command = option(command)
@@ -47,7 +49,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("sweep")
 @budget_options
-@click.option("--max-mae", type=POSITIVE, help="BPM: find the smallest student that reaches it.")
+@click.option("--max-mae", type=POSITIVE, help="BPM; find the smallest student with this error or less.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -55,7 +57,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def query(sweep: str, max_mae: float | None, confidence: float | None, as_json: bool, **limits: Any) -> None:
-    """The best student of SWEEP within a budget, trained or not, and how wrong it will be."""
+    """Find the best student of SWEEP within a budget, trained or not, and predict its error."""
     from orchestrator.answers.best import answer
     from orchestrator.answers.candidates import Budget
     from orchestrator.answers.smallest import smallest
@@ -63,7 +65,7 @@ def query(sweep: str, max_mae: float | None, confidence: float | None, as_json: 
     from orchestrator.laws.document import read_document
 
     if confidence is not None and max_mae is None:
-        raise InputError("--confidence goes with --max-mae: give the error to reach, for example --max-mae 6")
+        raise InputError("--confidence needs --max-mae: add a target error, for example --max-mae 6")
     budget = Budget(**limits)
     document = read_document(sweep_folder(sweep) / "laws.json", budget.device)
     if max_mae is None:
@@ -75,7 +77,7 @@ def query(sweep: str, max_mae: float | None, confidence: float | None, as_json: 
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """The answer, as people read it."""
+    """The answer as text."""
     if result["verdict"] == "refuse":
         return f"refused: {result['why']}"
     best = result["best"]
@@ -94,17 +96,17 @@ def in_words(result: dict[str, Any]) -> str:
         lines.append(f"budget    {result['binding']['text']}")
     reach = result["extrapolation"]
     lines.append(
-        f"reach     measured from {reach['smallest_measured']:,} to {reach['largest_measured']:,} params; "
-        + ("within" if reach["distance"] == 1 else f"{reach['distance']:g} times outside")
+        f"range     measured from {reach['smallest_measured']:,} to {reach['largest_measured']:,} params; "
+        + ("inside" if reach["distance"] == 1 else f"extrapolation factor {reach['distance']:g}")
     )
-    lines.append(f"record    {result['calibration']['text']}")
+    lines.append(f"coverage  {result['calibration']['text']}")
     lines += [f"note      {note}" for note in result["why"].split("; ") if note]
-    lines += [f"left out  {arm['arm']}: {arm['why']}" for arm in result.get("left_out", [])]
+    lines += [f"excluded  {arm['arm']}: {arm['why']}" for arm in result.get("left_out", [])]
     return "\n".join(lines)
 
 
 def _costs(result: dict[str, Any]) -> list[str]:
-    """What the best student takes, and how each figure is known."""
+    """Cost of the best student, and whether each figure is measured or computed."""
     cost = result["best"]["cost"]
     lines = [
         f"{result['precision']}: flash {cost['flash_bytes'] / 1000:.1f} kB ({cost['flash_is']}), "
@@ -113,11 +115,11 @@ def _costs(result: dict[str, Any]) -> list[str]:
     if "latency_ms" in cost:
         text = f"{cost['latency_ms']:.3f} ms on {result['device']}, {cost['latency_is']}"
         if "max_latency_ms" in result["budget"]:
-            text += f"; keeps the limit with P {result['best']['p_feasible']:.2f}"
+            text += f"; meets the limit with P {result['best']['p_feasible']:.2f}"
         lines.append(text)
     if int8 := result["int8"]:
         lines.append(
-            f"the errors are those of float32; int8 changed them by {int8['mae_change_mean_bpm']:+.3f} BPM "
+            f"errors are for float32; int8 changed them by {int8['mae_change_mean_bpm']:+.3f} BPM "
             f"on average, {int8['mae_change_most_bpm']:+.3f} at most, on {int8['points']} students"
         )
     return lines

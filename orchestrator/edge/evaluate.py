@@ -1,4 +1,4 @@
-"""A trained point on recordings it has never seen. Knows the store and a sweep's space; trains nothing."""
+"""A trained point on new recordings. Knows the store and a sweep's space; trains nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -91,8 +91,8 @@ def find_trained(store: Store, point: str) -> str:
             "give more of its id"
         )
     raise InputError(
-        f"{store.path}: no trained point begins with {point!r}: kdsweep plan lists ids and what is done; "
-        f"{BEST} is the student of least error"
+        f"{store.path}: no trained point begins with {point!r}: see kdsweep plan for ids and status; "
+        f"{BEST} is the student with the lowest error"
     )
 
 
@@ -112,7 +112,7 @@ def _logits(folder: Path, result: dict[str, Any], windows: WindowSet, classes: i
             "data.preprocess.channels=mean"
         )
     if not (folder / MODEL).is_file():
-        raise InputError(f"{folder / MODEL}: no such file: remove {folder} and run the sweep again")
+        raise InputError(f"{folder / MODEL}: no such file: delete {folder} and run the sweep again")
     model = load_model(folder, arch=name[0], depth=name[1], width=name[2], **shape)
     return outputs(model, as_tensor(windows.x))[0]
 

@@ -27,10 +27,12 @@ def point_of(store: Store, wanted: str) -> dict[str, Any]:
     found = sorted(id for id in store.done() if id.startswith(wanted))
     if len(found) != 1:
         several = (
-            f"several trained points begin with it: {', '.join(found[:5])}" if found else "none is trained"
+            f"several trained points match: {', '.join(found[:5])}"
+            if found
+            else "no trained point has this id"
         )
         raise InputError(
-            f"point {wanted} of {store.path}: {several}; `kdsweep status {store.path}` lists points"
+            f"point {wanted} of {store.path}: {several}; `kdsweep status {store.path}` lists trained points"
         )
     return store.result(found[0])
 
@@ -65,7 +67,7 @@ def export_point(
 
     onnxfile.require_extra()
     if out.exists() and any(out.iterdir()) and not (out / "preprocess.json").exists():
-        raise InputError(f"{out} is not empty and no earlier export: give another folder with -o")
+        raise InputError(f"{out} is not empty and not an earlier export: choose another folder with -o")
     store, data = opened.store, opened.windows
     channels, samples = data.test.x.shape[1:]
     source = store.folder(result["id"])
@@ -81,7 +83,7 @@ def export_point(
         export.write_models(model, folder, data, calibration_windows(data), verification_windows(data))
         shutil.copyfile(source / MODEL, folder / "model.safetensors")
         _write_json(folder / "preprocess.json", config)
-        say("running the exported model on the raw recordings of the tested subjects, offline and streaming")
+        say("running the exported model on the raw recordings of the test subjects, offline and streaming")
         tested = set(map(str, np.unique(data.test.subject)))
         recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
         config["test"] = test = export.evaluate(folder, recordings, data)

@@ -1,7 +1,7 @@
 """How long a window takes on a profiled device: a law over shapes, and its columns in laws.json. numpy only.
 
 Latency = fixed + per MAC * MACs + per layer * layers, all at least 0, per architecture, device and precision.
-Its doubt is the error it makes on shapes left out of its fit.
+Its uncertainty is the leave-one-out error over shapes.
 """
 
 import json
@@ -20,7 +20,7 @@ SCHEMA = "kdsweep-profile/1"
 FILE = "profile.json"
 PRECISIONS = ("fp32", "int8")
 LEAST_SHAPES = 5  # three coefficients, and enough left to see how wrong they are
-SURE = 0.8  # an unmeasured student keeps a latency limit if it does so with this probability
+SURE = 0.8  # an unmeasured student meets a latency limit if it does so with this probability
 Array = npt.NDArray[np.floating]
 Shape = tuple[int, int]  # depth, width
 
@@ -41,7 +41,7 @@ def read_profile(folder: Path) -> dict[str, Any]:
     if profile.get("schema") != SCHEMA:
         raise InputError(
             f"{folder / FILE} has schema {profile.get('schema')!r}, this version reads {SCHEMA!r}: "
-            f"remove it and profile again"
+            f"delete it and profile again"
         )
     for point in profile.get("points", {}).values():
         if "birth" in point:  # what earlier versions called it
@@ -172,7 +172,9 @@ def _sizes(columns: dict[str, Any], points: list[dict[str, Any]], precision: str
     )
     weights = columns.get("weight_bytes" if precision == "fp32" else "weight_bytes_int8")
     if weights is None:
-        raise InputError("laws.json has no int8 sizes: it is of an earlier version; run `kdsweep fit` again")
+        raise InputError(
+            "laws.json was written by an earlier version and has no int8 sizes: run `kdsweep fit` again"
+        )
     peak = columns["activation_bytes"]
     part = 1 if precision == "fp32" else 4
     shapes = list(zip(columns["depth"], columns["width"], strict=True))

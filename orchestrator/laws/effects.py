@@ -1,4 +1,4 @@
-"""What the laws say of each other: crossovers between strategies, and what distillation gains. numpy only.
+"""Laws compared: crossovers between strategies, and what distillation gains. numpy only.
 
 All differences are taken draw by draw, so what two arms share (configurations, forms) cancels.
 """
@@ -68,7 +68,7 @@ def _same_teacher(one: Arm, two: Arm) -> bool:
 
 
 def _spokesmen(fitted: list[Fitted]) -> list[Fitted]:
-    """Of each strategy in one place: the published setting and the one with the least error."""
+    """Of each strategy in one place: the published setting and the one with the lowest error."""
     places: dict[tuple[Any, ...], list[Fitted]] = {}
     for f in fitted:
         if f.law.reach > 0:

@@ -1,6 +1,6 @@
 """The driver: plan minus store goes to one Ray Tune experiment; what happens is stored, shown and tracked.
 
-`run_sweep` is the whole of it. Tune asks `tuning.Release` for packs, workers train them (`trainable.py`) and
+`run_sweep` is the whole of it. Tune asks `tune.Release` for packs, workers train them (`trainable.py`) and
 report a slice of time at a time, `Events` hears every report.
 """
 
@@ -123,7 +123,9 @@ def run_sweep(
         if not lock.take(DRIVER):
             raise Busy(f"{store.path} is being run by another process: {_owner(store)}")
         if not lock.supported:
-            display.say(f"{store.path}: this file system has no locks; don't run the sweep twice at a time")
+            display.say(
+                f"{store.path}: this file system has no locks; don't run this sweep in two processes at once"
+            )
         _remove_leftovers(store)
         trained = store.done()
         plan = plan.with_earlier(store.path / "plan.json", trained)
@@ -248,7 +250,7 @@ def _tune(events: Events, data: DataConfig, cache_dir: Path, options: Options) -
     trainable.__name__ = trainable.__qualname__ = (
         "Trainable"  # what the dashboard lists, instead of Tune's wrapper
     )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what went wrong is told by error.json
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are in error.json
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -272,7 +274,7 @@ def _tune(events: Events, data: DataConfig, cache_dir: Path, options: Options) -
 
 
 class Beside:
-    """Work done in threads while the main thread starts Ray; `wait` raises what went wrong there."""
+    """Work done in threads while the main thread starts Ray; `wait` raises its errors."""
 
     def __init__(self, *work: Callable[[], Any]) -> None:
         self._errors: list[BaseException] = []

@@ -61,7 +61,7 @@ class Dashboard:
             self.write(f"Ray: {text}")
 
     def publish(self, message: str, figures: Mapping[str, Any], status: str = "RUNNING") -> None:
-        """Show where the sweep stands; status: RUNNING, SUCCEEDED, FAILED or STOPPED."""
+        """Show the sweep's status; status: RUNNING, SUCCEEDED, FAILED or STOPPED."""
         from ray.dashboard.modules.job.common import JobInfo, JobStatus
         from ray.experimental.internal_kv import _internal_kv_put
 

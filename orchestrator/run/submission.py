@@ -63,7 +63,7 @@ class Record:
             content = json.loads((here / chain.RECORD).read_text())
             return cls(**{**content, "requests": [Request(**r) for r in content["requests"]]})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{here / chain.RECORD}: not readable ({error!r}): remove {here}") from error
+            raise InputError(f"{here / chain.RECORD}: not readable ({error!r}): delete {here}") from error
 
     def save(self, here: Path) -> None:
         """Whole or not at all."""
@@ -207,7 +207,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another kdsweep submit is at work; wait for it") from None
+            raise InputError(f"{folder}: another kdsweep submit or cancel is running; wait for it") from None
         yield
     finally:
         os.close(fd)
@@ -279,7 +279,9 @@ def _absent(
     """What can be said of a job that the queue doesn't mention."""
     job = request.job
     if job is None:
-        return JobState("-", "-", UNKNOWN, "meant to be submitted; kdsweep submit finds out and goes on")
+        return JobState(
+            "-", "-", UNKNOWN, "submission was interrupted; run kdsweep submit again to resume it"
+        )
     if away:
         return JobState(job, job, UNKNOWN, away)
     if job in accounted:
@@ -310,7 +312,7 @@ def output_of(folder: Path, job: str) -> Path:
     """What a job printed. Raises InputError when there is no such output."""
     found = sorted((folder / "slurm").glob(f"*/*-{glob_safe(job)}.out"))
     if not found:
-        raise InputError(f"{folder}: no output of a job {job}: kdsweep status lists the jobs")
+        raise InputError(f"{folder}: no output of job {job}; see kdsweep status for the jobs")
     return found[-1]
 
 

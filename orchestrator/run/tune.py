@@ -87,7 +87,7 @@ def error_of(trial: Any) -> Any:
 
 
 def _forget(trial: Any, like: Any) -> None:
-    """Tune keeps every trial to the end: drop what nobody reads any more, share with `like` what is alike."""
+    """Tune keeps every trial to the end: drop what is no longer read, share with `like` what is alike."""
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
     trial.run_metadata.last_result = {}

@@ -41,7 +41,7 @@ class Setup:
     data: DataConfig
     threads: int
     gpu: bool
-    slice_s: float  # a step trains for about this long; also how fast a worker notices that it shall stop
+    slice_s: float  # a step trains for about this long; also how fast a worker notices a stop request
     checkpoint_every_s: float
     git_commit: str | None
 
@@ -151,7 +151,7 @@ class PackTrainer:
         if not self.lock.take(byte_of(id), ORPHAN_PATIENCE_S):
             raise InputError(
                 f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "
-                f"end that process, then run again"
+                f"stop that process, then run again"
             )
         how = self._how(id)
         for other in self.ids[1:]:
@@ -217,7 +217,7 @@ class PackTrainer:
     def _stack_failed(self, error: Exception, events: list[dict[str, Any]]) -> None:
         """A stack can't begin or go on: its points are tried in smaller company, a point alone has failed."""
         if len(self.stacked) > 1 and (self.runs is None or type(error).__name__ == "OutOfMemoryError"):
-            _say(f"a stack of {len(self.stacked)} failed, its points go on in smaller ones: {error}")
+            _say(f"a stack of {len(self.stacked)} failed; retrying its points in smaller stacks: {error}")
             if type(error).__name__ == "OutOfMemoryError":
                 shape = self._shape(self.stacked[0])
                 self._chosen[shape] = replace(

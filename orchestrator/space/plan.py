@@ -60,7 +60,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """All points of a space, teachers first. refused: what the grid names but nobody can train, and why."""
+    """All points of a space, teachers first. refused: grid entries that cannot be trained, and why."""
 
     name: str
     points: list[Point]

@@ -78,7 +78,7 @@ class Tracker:
             return False
         if (
             run_id and finished_at != ended and status == "FINISHED"
-        ):  # trained anew: its history is another one
+        ):  # trained again: its history is another one
             self.client.delete_run(run_id)
             run_id = None
         if run_id is None:

@@ -119,7 +119,7 @@ def test_exporting_again_replaces_an_export_and_nothing_else(exported, tmp_path)
     sweep, result, _, _ = exported
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="not empty and no earlier export"):
+    with pytest.raises(InputError, match="not empty and not an earlier export"):
         invoke(str(sweep), result["id"], "-o", str(tmp_path / "mine"))
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
@@ -140,9 +140,9 @@ def test_what_to_export_must_be_said(exported, tmp_path):
     assert result["id"] in invoke(str(sweep), result["id"], "-o", str(tmp_path), "--dry-run").stdout
     with pytest.raises(InputError, match="name a POINT"):
         invoke(str(sweep), "-o", str(tmp_path))
-    with pytest.raises(InputError, match="none is trained"):
+    with pytest.raises(InputError, match="no trained point has this id"):
         point_of(Store(sweep), "zzz")
-    with pytest.raises(InputError, match="several trained points"):
+    with pytest.raises(InputError, match="several trained points match"):
         point_of(Store(sweep), "")
 
 

@@ -179,7 +179,7 @@ def test_query_says_what_is_measured_and_what_is_not(document, tmp_path):
     (tmp_path / "profile.json").write_text(json.dumps(profile_of(document)))
     run = CliRunner().invoke(query, [str(tmp_path), "--max-latency-ms", "0.5"], catch_exceptions=False)
     assert run.exit_code == 0
-    assert "keeps the limit with P" in run.output
+    assert "meets the limit with P" in run.output
     assert "on cpu-1" in run.output
     run = CliRunner().invoke(
         query,

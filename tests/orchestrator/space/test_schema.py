@@ -66,7 +66,7 @@ REFUSED = {
     "training: {lrr: 1}": r"space.yaml:1: training.lrr: unknown key; did you mean lr\?",
     "training: {max_epochs: 0}": "training.max_epochs is 0",
     "training: {lr: 0}": "training.lr is 0",
-    "strategies: {soff: {}}": r"strategies.soff: no such strategy; did you mean soft\?",
+    "strategies: {soff: {}}": r"strategies.soff: unknown strategy; did you mean soft\?",
     "strategies: {soft: {temprature: 3}}": "no 'temprature': it takes ce, weight, temperature",
     "strategies: {soft: {temperature: 0}}": "temperature is 0",
     "strategies: {soft: {ce: 0, weight: 0}}": "every weight is 0",
@@ -74,7 +74,7 @@ REFUSED = {
         "space.yaml:3: students.1.arch"
     ),
     "students:\n  - {arch: mlp, depth: 2}": "students.0.width: Field required",
-    "students: {arch: mlp, depth: 2, width: 4, init: prund}": r"no init 'prund'; did you mean pruned\?",
+    "students: {arch: mlp, depth: 2, width: 4, init: prund}": r"unknown init 'prund'; did you mean pruned\?",
     "students: {arch: mlp, depth: 0, width: 4}": "greater than or equal to 1",
     "seeds: 0\nseeds: 1": "space.yaml:2: seeds is given twice",
     "name: ../up": "name",
