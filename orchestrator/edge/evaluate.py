@@ -42,7 +42,7 @@ def evaluate_point(
     )
     if len(windows) == 0:
         why = ", ".join(f"{n} {reason}" for reason, n in dropped.by_reason.items()) or "no labels"
-        raise InputError(f"{path}: no usable window ({why}): kdsweep data check {path} says more")
+        raise InputError(f"{path}: no usable window ({why}): run kdsweep data check {path} for details")
     progress(f"evaluating {len(windows):,} windows")
     logits = _logits(store.folder(result["id"]), result, windows, data.classes)
     centres = metrics.class_centres(data.min_bpm, data.classes)

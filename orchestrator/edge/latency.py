@@ -135,8 +135,8 @@ def attach(document: dict[str, Any], profile: dict[str, Any], device: str | None
     """laws.json's document with what was profiled, in columns of its configurations.
 
     For each precision P: flash_bytes_P, memory_bytes_P (measured on a microcontroller's runtime where it was,
-    else computed from the shape), latency_ms_P (measured, or what the law says is kept with P = 0.8; None if
-    no law may say) and latency_median_ms_P; document["profile"] says what was measured where.
+    else computed from the shape), latency_ms_P (measured, or what the law gives with P = 0.8; None if
+    no law may be used) and latency_median_ms_P; document["profile"] says what was measured where.
 
     device: whose latencies; None = the only one there is. Raises InputError when there is no such device.
     """
@@ -282,7 +282,7 @@ def _measured(profile: dict[str, Any], device: str | None) -> dict[str, list[str
 
 
 def _int8(profile: dict[str, Any], device: str | None) -> dict[str, float] | None:
-    """What int8 does to the error: the laws are fitted to float32 errors, and an int8 answer must say so."""
+    """What int8 does to the error: the laws are fitted to float32 errors, and an int8 answer reports it."""
     records = [p["devices"][device] for p in profile["points"].values() if device in p["devices"]]
     if not records:
         return None

@@ -1,7 +1,7 @@
 """Measure trained students as deployed, into <sweep>/profile.json. Needs the extra [edge].
 
 One point at a time: ONNX float32 and int8 in a temporary folder, checked, then timed in fresh processes. The
-profile is written after every point, so that an interrupted one goes on where it was.
+profile is written after every point, so that an interrupted one resumes where it was.
 """
 
 import json

@@ -42,7 +42,7 @@ class Law:
     forms: one dict a form: name, title, formula, params, fit_error and holdout_error (rms of ln error, the
     latter None where too few sizes are left), aicc, starts_agree (a share; `note` says when it is small),
     in_ensemble.
-    verdict: "ok", or "refuse" when the law must not be used to decide; `why` says the reason and what to
+    verdict: "ok", or "refuse" when the law must not be used to decide; `why` gives the reason and what to
     train to lift it. A law that could be fitted still predicts then; one that could not answers NaN.
     reach: largest extrapolation factor at which it may be used to decide: 8; 1 when its exponent still rises
     (between measured sizes it is sound); 0 when it could not be fitted.
@@ -53,7 +53,7 @@ class Law:
     forms: tuple[dict[str, Any], ...] = ()
     smallest: float = np.nan
     largest: float = np.nan
-    factor: float = 1.0  # conformal: how much wider the intervals are than the ensemble alone says
+    factor: float = 1.0  # conformal: how much wider the intervals are than the ensemble alone gives
     _origin: tuple[float, float] = (0.0, 0.0)  # ln of the sizes' and errors' references
     _ends: tuple[float, float] = (0.0, 0.0)  # ln of smallest and largest size, from the reference
     _members: tuple[dict[str, Member], ...] = ()  # a form in the ensemble: its fit at each place
@@ -113,7 +113,7 @@ class Law:
         return np.sqrt(known + self._rival_gap(sizes))
 
     def _rival_gap(self, sizes: Array) -> Array:
-        """What the exponential in size would say beyond the largest size, squared, by the evidence for it."""
+        """What the exponential in size gives beyond the largest size, squared, by the evidence for it."""
         if self._rival is None:
             return np.zeros(sizes.shape)
         fit, weight = self._rival

@@ -103,7 +103,7 @@ def _text(published: list[dict[str, Any]], matched: list[dict[str, Any]], dkds: 
         arm = max(dkds, key=lambda a: distillation_weight(a) or 0.0)
         weight = distillation_weight(arm) or 1.0
         parts.append(
-            "not compared at matched weight, so loss scale and decoupling can't be told apart: add the "
+            "not compared at matched weight, so loss scale and decoupling can't be separated: add the "
             f"strategy soft with {{ce: 1, weight: {weight:g}, temperature: {arm.args['temperature']:g}}}"
         )
     return "; ".join(parts)

@@ -23,7 +23,7 @@ from orchestrator.report.plot import (
 )
 from orchestrator.report.sweep import Sweep, group_name, group_order
 
-ROWS = 12  # of crossovers in one panel, those that say most; the table has them all
+ROWS = 12  # of crossovers in one panel, the most informative; the table has them all
 PANELS = 12  # of gains; the table has them all
 
 
@@ -139,7 +139,7 @@ def _crossover_panel(
             turn = x(crossing["low"]), x(crossing["high"])
         elif _throughout(row):
             turn = end, end
-        else:  # what is known of the ends says little of the middle
+        else:  # the ends say little about the middle
             turn = start + 0.15 * (end - start), end - 0.15 * (end - start)
         panel.add(rule(start, y, end, y, "track-none"))
         panel.add(
@@ -170,7 +170,7 @@ def _verdict(sweep: Sweep, row: dict[str, Any], a: dict[str, Any], b: dict[str, 
 
 
 def _throughout(row: dict[str, Any]) -> bool:
-    """Whether 90 % of the draws have one of the two better at every size; laws.json says it in words only."""
+    """Whether 90 % of the draws have one of the two better at every size; laws.json has it as text only."""
     return str(row["text"]).endswith("at every measured size")
 
 

@@ -1,4 +1,4 @@
-"""The tables of what happened: failures, costs, inits, runs, and what is needed to reproduce them."""
+"""The tables of failures, costs, inits, runs, and what is needed to reproduce them."""
 
 import json
 from collections.abc import Iterable

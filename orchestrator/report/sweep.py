@@ -66,7 +66,7 @@ class Sweep:
 
     @cached_property
     def teachers(self) -> dict[str, str]:
-        """Id -> how people call a teacher, all different."""
+        """Id -> a readable name for each teacher, all different."""
         found = [r for r in self.results if r["role"] == "teacher"]
         names = {r["id"]: f"{r['arch']} {r['depth']}×{r['width']}" for r in found}
         twice = {n for n in names.values() if list(names.values()).count(n) > 1}
@@ -171,7 +171,7 @@ def full_label(arm: dict[str, Any]) -> str:
 
 
 def _plan(path: Path) -> dict[str, Planned]:
-    """Points by id. Only what a report says of them, so that plans of other versions can be read too."""
+    """Points by id. Only what a report shows of them, so that plans of other versions can be read too."""
     try:
         content = json.loads(path.read_text())
         places = [content["columns"].index(field.name) for field in fields(Planned)]

@@ -1,7 +1,7 @@
 """The driver: plan minus store goes to one Ray Tune experiment; what happens is stored, shown and tracked.
 
 `run_sweep` is the whole of it. Tune asks `tune.Release` for packs, workers train them (`trainable.py`) and
-report a slice of time at a time, `Events` hears every report.
+report a slice of time at a time, `Events` receives every report.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Options:
     max_failures: int = 1  # how often a point may fail and be tried again
     slice_s: float = 2.0  # a worker reports, and notices a stop, about this often
     checkpoint_every_s: float = 30.0
-    command: str = "kdsweep run"  # what the dashboard says was started
+    command: str = "kdsweep run"  # the entry point that the dashboard shows
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Hears what happens in Ray Tune and tells scheduler, store, MLflow, dashboard and terminal.
+"""Receives Ray Tune's events and passes them to scheduler, store, MLflow, dashboard and terminal.
 
 Also holds the request to stop. Knows Ray only through `Cluster` and `Dashboard`; `tune.py` calls it.
 """
@@ -46,7 +46,7 @@ class StopRequest:
         got, now = signal.Signals(number), time.monotonic()
         if self.signal is None:
             self.signal, self._deadline = got, now + GRACE_S[got]
-        elif got == signal.SIGINT:  # somebody at the keyboard who doesn't want to wait
+        elif got == signal.SIGINT:  # a second Ctrl-C: the user doesn't want to wait
             raise KeyboardInterrupt
         else:  # Slurm sends several, and one of them to every process: none may cut short what it asked for
             self._deadline = min(self._deadline, now + GRACE_S[got])
@@ -97,7 +97,7 @@ class Events:
         self._beat = self._counted = self._accounted = 0.0
 
     def announce(self) -> None:
-        """Say where the dashboard is."""
+        """Print the dashboard's address."""
         self._account("start", host=socket.gethostname(), address=self.cluster.address)
         self.heartbeat()
         if self.cluster.dashboard_url:

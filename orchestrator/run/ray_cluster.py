@@ -32,7 +32,7 @@ DRIVER_ENV = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own, see events.py
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the store is the truth; Tune's own state is never read
     # How long to wait for the reason of a worker's end. Ray's 1 s is less than it takes to notice that a
-    # node is gone, and a point must not be blamed for that.
+    # node is gone, and that must not count as the point's failure.
     "RAY_timeout_ms_task_wait_for_death_info": "20000",
     # With a search algorithm Tune would start one worker at a time, seconds each; the scheduler bounds them.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",

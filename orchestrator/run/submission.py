@@ -174,7 +174,7 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
 
 
 def send(here: Path, record: Record, slurm: Slurm, *, again: bool) -> None:
-    """Submit what is not known to be. again: an earlier call may have got further than it could say.
+    """Submit what is not known to be. again: an earlier call may have submitted more than it recorded.
 
     Raises Away: call it again later. Raises Refused: what was submitted is cancelled.
     """
@@ -237,7 +237,7 @@ def active_rows(here: Path, record: Record, queue: list[JobState]) -> list[JobSt
 def jobs_of(folder: Path, slurm: Slurm | None = None) -> list[dict[str, Any]]:
     """The jobs of a sweep's last submission, for `status`: id, kind, state, reason, active and more.
 
-    active is None when nobody can tell. A job that Slurm doesn't mention is UNKNOWN, unless accounting or the
+    active is None when unknown. A job that Slurm doesn't mention is UNKNOWN, unless accounting or the
     sweep's own record knows how it ended.
     """
     here = latest(folder)

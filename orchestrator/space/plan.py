@@ -54,7 +54,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """What people call it; several points may share it."""
+        """Display name; several points may share it."""
         return f"{self.arch}-{self.depth}x{self.width}"
 
 

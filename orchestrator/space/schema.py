@@ -91,7 +91,7 @@ class Data(_Model):
 
 
 class Task(_Model):
-    """What a model answers: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
+    """A model's outputs: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
 
     min_bpm: Positive = 30
     classes: Annotated[int, Field(ge=3)] = 180
