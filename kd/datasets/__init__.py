@@ -2,7 +2,7 @@
 does nothing else: it knows no windows, no models.
 
 A format is a module with
-    LABEL               what it expects at a path, for people
+    LABEL               what it expects at a path, as text
     OPTIONS             the loader's options with their defaults
     files(found)        of the files found at a path, those it reads, sorted; empty = none of this format
     load(files, **options) -> list[Recording]   raises InputError naming the file

@@ -36,7 +36,7 @@ def _recording(file: Path) -> Recording:
     windows = int((ppg.shape[1] / FS - WINDOW_S) // STRIDE_S) + 1
     if abs(windows - len(hr)) > 1:
         raise InputError(
-            f"{file}: {len(hr)} labels for {windows} windows of signal: they don't belong together"
+            f"{file}: {len(hr)} labels for {windows} windows of signal: use the labels of this recording"
         )
     match = NAME.fullmatch(file.name)
     assert match is not None

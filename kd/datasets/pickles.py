@@ -413,7 +413,7 @@ def read_pickle(path: Path) -> Any:
     except Refused as error:
         raise InputError(
             f"{path}: refused to open this pickle ({error}): a data file holds arrays and numbers only; "
-            "get it from its authors again"
+            "download it again from its authors"
         ) from error
     except (EOFError, ValueError, TypeError, OverflowError, struct.error) as error:  # of broken bytes
         raise InputError(f"{path}: not a readable pickle ({error}): download it again") from error

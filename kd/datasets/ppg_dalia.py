@@ -36,7 +36,7 @@ def _recording(file: Path) -> Recording:
         bvp, label = content["signal"]["wrist"]["BVP"], content["label"]
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(
-            f"{file}: no signal/wrist/BVP or no label in it ({error!r}): is it PPG-DaLiA's own file? "
+            f"{file}: no signal/wrist/BVP or no label in it ({error!r}): use PPG-DaLiA's original file "
             "(WESAD's pickles look alike, but hold no heart rate)"
         ) from error
     return Recording(

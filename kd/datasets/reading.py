@@ -38,7 +38,7 @@ def read_mat(path: Path, *names: str) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable MATLAB file ({error}): download it again") from error
     missing = [name for name in names if name not in content]
     if missing:
-        raise InputError(f"{path}: no variable {', '.join(missing)}: is this the original file?")
+        raise InputError(f"{path}: no variable {', '.join(missing)}: use the original file")
     return {name: content[name] for name in names}
 
 
@@ -67,13 +67,13 @@ def numbers(path: Path, name: str, value: Any, shape: Sequence[int | None]) -> n
     try:
         array = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {name} doesn't hold numbers ({error}): is this the original?") from error
+        raise InputError(f"{path}: {name} doesn't hold numbers ({error}): use the original file") from error
     if len(shape) == 1:
         array = np.atleast_1d(array.squeeze())
     fits = array.ndim == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
     if not fits:
         wanted = tuple("n" if n is None else n for n in shape)
-        raise InputError(f"{path}: {name} has shape {array.shape}, not {wanted}: is this the original file?")
+        raise InputError(f"{path}: {name} has shape {array.shape}, not {wanted}: use the original file")
     return array
 
 

@@ -87,7 +87,7 @@ def _sensor(file: Path, content: dict[str, Any], location: str, sensor: str) -> 
         values, fs = part["v"], float(part["fs"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(
-            f"{file}: no {location}.{sensor} with v and fs in it ({error!r}): is this the original file?"
+            f"{file}: no {location}.{sensor} with v and fs in it ({error!r}): use the original file"
         ) from error
     return numbers(file, f"{location}.{sensor}.v", values, (None,)), fs
 
@@ -106,7 +106,7 @@ def _cells(file: Path, location: str, rows_fs: float) -> Iterator[Recording]:
     if len(signals) != len(heart_rates):
         raise InputError(
             f"{file}: {name} has {len(signals)} participants and data_bpm_values {len(heart_rates)}: "
-            "is this the original file?"
+            "use the original file"
         )
     for i, (rows, labels) in enumerate(zip(signals, heart_rates, strict=True), start=1):
         ppg = numbers(file, f"{name}[{i}]", rows, (None, None))

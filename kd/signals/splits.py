@@ -96,7 +96,7 @@ def assign_subjects(subjects: Sequence[str], split: Split) -> dict[str, str]:
     empty = [side for side in SIDES if side not in side_of.values()]
     if empty:
         raise InputError(
-            f"split: no subject is left for {' and '.join(empty)}: name fewer subjects elsewhere"
+            f"split: no subject is left for {' and '.join(empty)}: assign fewer subjects to the other sides"
         )
     return side_of
 

@@ -30,9 +30,7 @@ def decode_argmax(logits: Tensor, centres: Tensor) -> Tensor:
 def error_figures(predicted: FloatArray, bpm: FloatArray) -> dict[str, float]:
     """mae_bpm, rmse_bpm and within_5_bpm (share of windows within 5 BPM), both arguments (N,)."""
     if len(bpm) == 0:
-        raise InputError(
-            "no window to evaluate: the test subjects hold none; give the test split more subjects"
-        )
+        raise InputError("no window to evaluate: the test subjects have none; add subjects to the test split")
     error = np.asarray(predicted, dtype=np.float64) - np.asarray(bpm, dtype=np.float64)
     return {
         "mae_bpm": float(np.abs(error).mean()),

@@ -36,7 +36,7 @@ def initial_state(spec: Spec, teacher_folder: Path | None, data: Data) -> dict[s
     if teacher_folder is None or not (Path(teacher_folder) / MODEL).exists():
         raise InputError(
             f"point {spec.id} (init {spec.init}) needs the weights of teacher {spec.teacher}, "
-            f"but {teacher_folder} holds none: train the teacher first"
+            f"but {teacher_folder} has none: train the teacher first"
         )
     shape = weights.shape_of(Path(teacher_folder) / MODEL)
     if why := inits.why_not(*shape, spec.arch, spec.depth, spec.width):

@@ -87,13 +87,13 @@ def full_args(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
         ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not ok or value < 0 or (name == "temperature" and value == 0):
             raise InputError(
-                f"strategy {strategy}: {name} is {value!r}: give a number above 0, or 0 for none"
+                f"strategy {strategy}: {name} is {value!r}: use a positive number, or 0 to disable"
             )
         if name == "window" and value != int(value):
-            raise InputError(f"strategy {strategy}: window is {value!r}: give a whole number of classes")
+            raise InputError(f"strategy {strategy}: window is {value!r}: use a whole number of classes")
         if name == "warmup_fraction" and value > 1:
-            raise InputError(f"strategy {strategy}: warmup_fraction is {value!r}: give a share from 0 to 1")
+            raise InputError(f"strategy {strategy}: warmup_fraction is {value!r}: use a fraction from 0 to 1")
     args = {name: type(known[name])(given.get(name, default)) for name, default in known.items()}
     if not any(STRATEGIES[strategy](**args).terms.values()):
-        raise InputError(f"strategy {strategy}: every weight is 0, nothing is left to train with")
+        raise InputError(f"strategy {strategy}: every weight is 0: set at least one above 0")
     return args

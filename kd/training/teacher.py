@@ -29,7 +29,7 @@ class TeacherOutputs:
         if folder is None or not (folder / LOGITS).exists():
             raise InputError(
                 f"point {spec.id} ({spec.strategy}) needs the outputs of teacher {spec.teacher}, "
-                f"but {folder} holds none: train the teacher first"
+                f"but {folder} has none: train the teacher first"
             )
         self.model = folder / MODEL
         self.sha256 = sha256(self.model)
@@ -60,7 +60,7 @@ def outputs(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
         parts = [model(x[i : i + EVAL_BATCH]) for i in range(0, len(x), EVAL_BATCH)]
     if not parts:
-        raise InputError("no window to evaluate: a split is empty; give it more subjects")
+        raise InputError("no window to evaluate: a split is empty; add subjects to it")
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 

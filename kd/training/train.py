@@ -167,7 +167,7 @@ class Runs:
         )
 
     def _shrink(self) -> None:
-        """Build the stack anew without the points that are over, if that pays."""
+        """Rebuild the stack without the points that are over, if that pays."""
         stacked = self._stacked
         left = [member for member in stacked if not member.over]
         worth = len(left) < len(stacked) if self.device.type == "cpu" else 2 * len(left) <= len(stacked)

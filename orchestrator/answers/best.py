@@ -29,7 +29,7 @@ from orchestrator.answers.candidates import (
 )
 from orchestrator.laws.forms import Array
 
-MORE = 1.1  # what 10 % more of the binding budget buys
+MORE = 1.1  # the binding limit is raised by 10 %
 
 
 def answer(document: dict[str, Any], budget: Budget) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _prefer_trained(
     predicted: int,
     best_of_draw: Array,
 ) -> tuple[tuple[Candidates, int], str]:
-    """The trained student with the least expected MAE if it is as good as the predicted one, else that."""
+    """The trained student with the lowest expected MAE if it is as good as the predicted one, else that."""
     arms, rows = trained_rows(document, near)
     if not len(arms):
         return (c, predicted), ""
@@ -106,7 +106,7 @@ def binding(
     usable: list[int],
     best: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """The limit that costs most and what 10 % more of it buys: {budget, gain_bpm {...}, text}."""
+    """The binding limit and the gain from raising it by 10 %: {budget, gain_bpm {...}, text}."""
     now = _best_draws(document, near)
     buys: dict[str, Array] = {}
     for name, limit in budget.given.items():
@@ -120,18 +120,22 @@ def binding(
     name = max(buys, key=lambda n: float(buys[n].mean()))
     low, median, high = (float(v) for v in np.quantile(buys[name], [0.05, 0.5, 0.95]))
     if abs(median) < 5e-4 and abs(high) < 5e-4:
-        return {"budget": None, "gain_bpm": None, "text": "no budget binds: 10 % more of any buys nothing"}
+        return {
+            "budget": None,
+            "gain_bpm": None,
+            "text": "no limit is binding: raising any by 10 % gains nothing",
+        }
     what = limits(document, budget.precision)[name][2]
     limit = budget.given[name]
     return {
         "budget": name,
         "gain_bpm": {"median": round(median, 4), "low": round(low, 4), "high": round(high, 4)},
-        "text": f"{name} binds: {limit * (MORE - 1):,.4g} more {what} buy "
+        "text": f"{name} is binding: {limit * (MORE - 1):,.4g} more {what} gain "
         f"{median:.3f} BPM [{low:.3f}, {high:.3f}]",
     }
 
 
 def _best_draws(document: dict[str, Any], near: dict[int, Rows]) -> Array:
-    """MAE, per draw, of the student with the least expected MAE."""
+    """MAE, per draw, of the student with the lowest expected MAE."""
     mae = np.exp(candidates(document, near).draws)
     return np.asarray(mae[:, mae.mean(0).argmin()])

@@ -22,7 +22,7 @@ Rows = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper limits a student must keep; None = no limit. kB are 1000 bytes.
+    """Upper limits on a student; None = no limit. kB are 1000 bytes.
 
     max_memory_kb: peak of the activations of one window, or the tensor arena where it was measured;
     max_flash_kb: the weights, or the .tflite file where it was measured; max_macs: multiply-adds of one
@@ -125,7 +125,7 @@ def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
         )
     if profile["device"] is None:
         raise InputError(
-            f"--max-latency-ms: on which device? Add --device and one of {', '.join(profile['devices'])}"
+            f"--max-latency-ms: name a device. Add --device and one of {', '.join(profile['devices'])}"
         )
     column = limits(document, budget.precision)["max_latency_ms"][0]
     known = [data["configurations"][column] for data in document["architectures"].values()]
@@ -137,19 +137,19 @@ def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
 
 
 def usable_arms(document: dict[str, Any]) -> tuple[list[int], str]:
-    """Arms whose law may decide, and why there are none."""
+    """Arms whose law may be used, and why there are none."""
     usable = [j for j, arm in enumerate(document["arms"]) if arm["reach"] > 0]
     first = document["arms"][0]
-    return usable, "" if usable else f"no law may be trusted ({first['key']}: {first['why']})"
+    return usable, "" if usable else f"no law may be used ({first['key']}: {first['why']})"
 
 
 def refused_arms(document: dict[str, Any]) -> list[dict[str, str]]:
-    """The arms that took no part beyond their measured sizes, or none at all, and why."""
+    """The arms that were not used, or not beyond their measured sizes, and why."""
     return [{"arm": arm["key"], "why": arm["why"]} for arm in document["arms"] if arm["verdict"] != "ok"]
 
 
 def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
-    """Which configurations of an architecture keep every limit."""
+    """Which configurations of an architecture meet every limit."""
     columns = document["architectures"][arch]["configurations"]
     rows = np.ones(len(columns["params"]), dtype=bool)
     known = limits(document, budget.precision)
@@ -160,7 +160,7 @@ def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
 
 
 def within_reach(document: dict[str, Any], arm: int) -> Rows:
-    """Which configurations an arm can have and its law may speak of, `reach` times outside its sizes."""
+    """Which configurations an arm can have within the extrapolation factor `reach` of its law."""
     law = document["arms"][arm]
     params = np.array(document["architectures"][law["arch"]]["configurations"]["params"], dtype=float)
     near = (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
@@ -187,8 +187,9 @@ def nothing_fits(document: dict[str, Any], allowed: dict[str, Rows], budget: Bud
         sizes = ", ".join(_least(columns, *known[name]) for name in budget.given)
         smallest.append(f"{arch} needs at least {sizes}")
     return (
-        f"no student that the laws may speak of fits this budget: {'; '.join(smallest)} (the smallest within "
-        f"{REFUSE_FACTOR:g} times of the measured sizes); allow more, or train smaller students"
+        f"no student within the range of the laws fits this budget: {'; '.join(smallest)} (the "
+        f"smallest within a factor of {REFUSE_FACTOR:g} of the measured sizes); raise the limits, "
+        "or train smaller students"
     )
 
 
@@ -211,9 +212,9 @@ def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: l
     limit, arm = max(limits, key=lambda pair: pair[0])
     why = f": {arm['why']}" if arm["why"] else ", or train larger students"
     return (
-        f"this budget admits students larger than any law may speak of (the largest measured one has "
-        f"{arm['largest']:,} parameters, and {arm['key']} reaches {arm['reach']:g} times that): "
-        f"ask for --max-params {int(limit)} or less{why}"
+        f"this budget admits students beyond the range of every law (the largest measured one has "
+        f"{arm['largest']:,} parameters; {arm['key']} may be extrapolated {arm['reach']:g} times): "
+        f"use --max-params {int(limit)} or less{why}"
     )
 
 
@@ -323,13 +324,13 @@ def interval(document: dict[str, Any], c: Candidates, k: int) -> dict[str, float
 
 
 def extrapolation(arm: dict[str, Any], params: float) -> dict[str, Any]:
-    """How far outside its arm's measured sizes a student lies, and the warning this deserves."""
+    """The extrapolation factor of a student from its arm's measured sizes, and the warning if it is large."""
     distance = max(params / arm["largest"], arm["smallest"] / params, 1.0)
     side = "larger than the largest" if params > arm["largest"] else "smaller than the smallest"
     warning = None
     if distance > WARN_FACTOR:
         warning = (
-            f"WARNING: {distance:.1f} times {side} measured student; train one nearer to it before you decide"
+            f"WARNING: {distance:.1f} times {side} measured student; train a closer size before you decide"
         )
     return {
         "distance": round(distance, 3),

@@ -27,7 +27,7 @@ def smallest(
 ) -> dict[str, Any]:
     """The smallest student of which a new run has MAE <= max_mae with P >= confidence.
 
-    The shape is that of `budget.answer`. runner_up is the smallest of another arm, and P(best) is between the
+    The shape is that of `best.answer`. runner_up is the smallest of another arm, and P(best) is between the
     two. Raises InputError for a bad error or confidence.
     """
     budget = budget or Budget()
@@ -61,8 +61,8 @@ def smallest(
             found.append((params[rows[first]], j, int(rows[first]), float(p[first])))
     if not found:
         return out | {
-            "why": f"no student that the laws may speak of reaches {max_mae:g} BPM with P >= {confidence:g} "
-            f"(at most {closest:.2f}); allow more error, or train larger students"
+            "why": f"no student within the range of the laws reaches {max_mae:g} BPM with "
+            f"P >= {confidence:g} (at most {closest:.2f}); allow more error, or train larger students"
         }
     found.sort(key=lambda f: (f[0], -f[3], f[1]))
     both = found[:2]

@@ -1,7 +1,7 @@
 """What to train next: the points that lower the expected regret of one query most, per hour. numpy only.
 
-The draws of laws.json are the beliefs. A run that might be trained is simulated from one draw, all draws are
-weighed by how well they predicted it, the query is answered again, and the regret of that answer is read off
+The draws of laws.json are the posterior. A possible run is simulated from one draw, all draws are weighted
+by how well they predicted it, the query is answered again, and the regret of that answer is read off
 the draw that was the truth. Points are chosen one by one, each in the light of those before.
 """
 
@@ -26,10 +26,10 @@ from orchestrator.answers.candidates import (
 )
 from orchestrator.laws.forms import Array
 
-TRUTHS = 48  # draws that take the part of the truth
+TRUTHS = 48  # draws that are taken as the truth
 SIZES = 10  # sizes tried per arm
 REACH = 4.0  # how far beyond the largest measured size a run may be proposed, where laws need no warning
-MISFIT = 0.01  # ln error that a single run says nothing about, beyond its noise
+MISFIT = 0.01  # ln error that a single run does not inform, beyond its noise
 NOTHING = 1e-4  # BPM of regret: less is the simulation's own noise
 MOST = 60  # points in one suggestion
 
@@ -43,7 +43,7 @@ class Pick:
     seed: int
     cost_s: float
     why: str
-    gain_bpm: float  # drop of regret it was chosen for, with those before it; too hopeful in sum
+    gain_bpm: float  # drop of regret it was chosen for, with those before it; optimistic in sum
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def suggest(document: dict[str, Any], budget: Budget, hours: float, rng: int = 0
     seconds = hours * 3600
     if costs.min() > seconds:
         raise InputError(
-            f"--gpu-hours {hours:g}: the cheapest point costs {costs.min() / 3600:.2g} hours; allow more"
+            f"--gpu-hours {hours:g}: the cheapest point costs {costs.min() / 3600:.2g} hours; raise the limit"
         )
     doubt = _Doubt(students, trials)
     before = belief.predicted()
@@ -105,7 +105,7 @@ def suggest(document: dict[str, Any], budget: Budget, hours: float, rng: int = 0
             break
         gains = belief.regret() - belief.look(open_)
         best, why = int(np.argmax(gains / costs[open_])), "regret"
-        if gains[best] < NOTHING:  # the answer stands: measure what comes nearest to it
+        if gains[best] < NOTHING:  # no run changes the answer: measure its closest rivals
             best, why = int(np.argmax(doubt.worth(open_) / costs[open_])), "order of the arms"
         train(int(open_[best]), why)
     return Suggestion(_picks(document, trials, costs, chosen), spent, before, belief.predicted())
@@ -156,7 +156,7 @@ class _Belief:
 
 
 class _Doubt:
-    """How unsure the order of the arms still is, for when no single run would change the answer.
+    """Uncertainty of the order of the arms, for when no single run would change the answer.
 
     Treats the draws as normal: a run removes from the differences between the best arm and the others what it
     correlates with.
@@ -182,7 +182,7 @@ class _Doubt:
         return np.asarray((cov**2).sum(1) / (told.var(0) + self.noise[trials]))
 
     def take(self, k: int) -> None:
-        """Remove what a run of trial k tells."""
+        """Remove the variance that a run of trial k explains."""
         t = self.told[:, k].copy()
         kept = 1 - np.sqrt(self.noise[k] / (t.var() + self.noise[k]))
         for x in (self.targets, self.told):
@@ -202,7 +202,7 @@ def _trials(document: dict[str, Any], usable: list[int], near: dict[int, Any]) -
         params = np.array(columns["params"], dtype=float)
         admitted = max(params[near[j]], default=arm["largest"])
         top = min(arm["largest"], admitted) * REACH
-        # Below the measured sizes a law says little; what is learnt there doesn't help above.
+        # Below the measured sizes a law is weak; runs there don't help above.
         low = arm["smallest"] if admitted >= arm["smallest"] else arm["smallest"] / REACH
         ok = np.flatnonzero((params >= low) & (params <= top) & buildable(document, j))
         if not len(ok):

@@ -1,4 +1,4 @@
-"""`kdsweep cancel SWEEP`: end its jobs so that nothing is lost."""
+"""`kdsweep cancel SWEEP`: stop its jobs without losing work."""
 
 import os
 import signal
@@ -21,10 +21,12 @@ from slurm.errors import Away, Refused
 
 @click.command()
 @click.argument("sweep", type=SWEEP)
-@click.option("--now", is_flag=True, help="Don't wait for checkpoints: epochs since the last ones are lost.")
-@click.option("--dry-run", is_flag=True, help="Say what would be ended.")
+@click.option(
+    "--now", is_flag=True, help="Don't wait for checkpoints; epochs since the last checkpoint are lost."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be stopped, and stop nothing.")
 def cancel(sweep: str, now: bool, dry_run: bool) -> None:
-    """End the jobs of SWEEP: running points checkpoint. `kdsweep submit` goes on later."""
+    """Stop SWEEP: running points checkpoint, and `kdsweep submit` or `run` resumes them later."""
     folder = sweep_folder(sweep)
     try:
         ended = _cancel(folder, now, dry_run)
@@ -54,7 +56,7 @@ def _cancel(folder: Path, now: bool, dry_run: bool) -> bool:
     active.sort(key=lambda pair: pair[1].state == "RUNNING")
     for role, row in active:
         ask = row.state == "RUNNING" and not now
-        say(f"job {row.id} ({role}): {'asked to checkpoint and end' if ask else 'cancelled'}")
+        say(f"job {row.id} ({role}): {'asked to checkpoint and stop' if ask else 'cancelled'}")
         if dry_run:
             continue
         signal_ = ["--signal=USR1", "--batch"] if ask else []
@@ -68,8 +70,8 @@ def _local(folder: Path, dry_run: bool) -> bool:
     if beat is None or not is_running(beat):
         return False
     if beat["host"] != socket.gethostname():
-        raise InputError(f"{folder} is run by process {beat['pid']} on {beat['host']}: end it there")
-    say(f"process {beat['pid']}: asked to checkpoint and end")
+        raise InputError(f"{folder} is run by process {beat['pid']} on {beat['host']}: stop it there")
+    say(f"process {beat['pid']}: asked to checkpoint and stop")
     if not dry_run:
         os.kill(beat["pid"], signal.SIGTERM)
     return True

@@ -16,13 +16,13 @@ from orchestrator.store.store import Store
 
 @click.command()
 @click.argument("sweep", type=SWEEP)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 def dashboard(sweep: str, as_json: bool) -> None:
     """Print the address of SWEEP's Ray dashboard, its token and the `ssh -L` line that reaches it."""
     store = Store(sweep_folder(sweep))
     beat = store.progress()
     if not is_running(beat):
-        raise InputError(f"{store.path} is not running: its dashboard lives as long as `kdsweep run` does")
+        raise InputError(f"{store.path} is not running: start it with kdsweep run")
     assert beat is not None
     url, token = beat["ray"]["dashboard"], beat["ray"]["token"]
     if not url:
@@ -36,4 +36,4 @@ def dashboard(sweep: str, as_json: bool) -> None:
     click.echo(f"token      cat {token}")
     if beat["host"] != socket.gethostname():
         click.echo(f"on         {beat['host']}")
-    click.echo(f"from afar  {ssh}")
+    click.echo(f"tunnel     {ssh}")

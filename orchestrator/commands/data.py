@@ -1,4 +1,4 @@
-"""`kdsweep data check PATH`: what recordings are there, and what becomes of them."""
+"""`kdsweep data check PATH`: which recordings are there, and what is kept or dropped."""
 
 import json
 from collections.abc import Callable
@@ -19,18 +19,18 @@ BAR = 40  # characters of the longest bar
 
 @click.group()
 def data() -> None:
-    """Look at recordings."""
+    """Inspect recordings."""
 
 
 @data.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", default="auto", show_default=True, help="The format, if it isn't recognised.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--format", default="auto", show_default=True, help="Format, if it isn't detected.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(path: Path, format: str, as_json: bool) -> None:
-    """What recordings are at PATH, and what becomes of them.
+    """Show which recordings are at PATH, and what is kept or dropped.
 
-    Format, data sets, subjects, hours, windows, heart rates; what was dropped and why. Windows are cut as a
-    search space without settings of its own cuts them.
+    Format, data sets, subjects, hours, windows, heart rates; what was dropped and why. Windows are cut
+    with the default settings of a search space.
     """
     import sys
 
@@ -86,7 +86,7 @@ def _summary(recordings: "list[Recording]", windows: "WindowSet") -> dict[str, A
 
 
 def _heart_rates(bpm: "np.ndarray") -> dict[str, Any] | None:
-    """Least, median and greatest, and how many windows each BIN_BPM hold; None without windows."""
+    """Minimum, median and maximum, and how many windows each BIN_BPM hold; None without windows."""
     import numpy as np
 
     if len(bpm) == 0:
@@ -105,7 +105,7 @@ def _heart_rates(bpm: "np.ndarray") -> dict[str, Any] | None:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """The same, for people."""
+    """The same as text."""
     rows = [(name, s) for name, s in found["datasets"].items()]
     if len(rows) > 1:
         rows.append(("all", found))
@@ -129,7 +129,7 @@ def in_words(found: dict[str, Any]) -> str:
     lines += ["", f"dropped {dropped['windows']:,} of {total:,} windows"]
     lines += [f"{n:8,}  {reason}" for reason, n in sorted(dropped["by_reason"].items(), key=lambda i: -i[1])]
     if dropped["subjects_without_windows"]:
-        lines.append(f"no usable window at all: {', '.join(dropped['subjects_without_windows'])}")
+        lines.append(f"no usable window: {', '.join(dropped['subjects_without_windows'])}")
     return "\n".join(lines)
 
 
@@ -142,5 +142,5 @@ def bars(histogram: list[dict[str, int]]) -> list[str]:
 
 
 def _range(values: list[float]) -> str:
-    """One number, or the least and the greatest."""
+    """One number, or minimum and maximum."""
     return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g}-{values[-1]:g}"

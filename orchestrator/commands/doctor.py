@@ -31,15 +31,18 @@ class Line(NamedTuple):
 
 
 @click.command()
-@click.option("--site", "site_name", help="A site profile: a YAML file, or an example's name.")
+@click.option("--site", "site_name", help="Site profile: a YAML file, or the name of an example.")
 @click.option(
-    "--shared", default="sweeps", show_default=True, help="Where sweeps will lie; nodes must see it."
+    "--shared",
+    default="sweeps",
+    show_default=True,
+    help="Directory for sweeps; must be visible to all nodes.",
 )
-@click.option("--node/--no-node", default=True, help="Run a short job on a node (needs --site).")
-@click.option("--wait", "wait_s", default=120, show_default=True, help="Seconds to wait for that node.")
+@click.option("--node/--no-node", default=True, help="Run a short test job on a node (needs --site).")
+@click.option("--wait", "wait_s", default=120, show_default=True, help="Seconds to wait for the test job.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(site_name: str | None, shared: str, node: bool, wait_s: int, as_json: bool) -> None:
-    """Check this machine; with --site also Slurm, the profile, and a node of it."""
+    """Check this machine; with --site also Slurm, the site profile, and one compute node."""
     lines = []
     for line in _check(site_name, Path(shared), node, wait_s):
         lines.append(line)
@@ -87,9 +90,7 @@ def _machine(shared: Path) -> Iterator[Line]:
     free = shutil.disk_usage(at).free / 1e9
     enough = free >= LEAST_FREE_GB
     text = f"{free:.0f} GB free at {at}"
-    yield Line(
-        "space", enough, text if enough else f"{text}: a sweep needs some; free it or use another place"
-    )
+    yield Line("space", enough, text if enough else f"{text}: free some space or use another directory")
 
 
 def _slurm(slurm: Slurm, site: Site) -> Iterator[Line]:
@@ -98,7 +99,7 @@ def _slurm(slurm: Slurm, site: Site) -> Iterator[Line]:
         said = slurm.run("scontrol", "--version").split()[-1]
         slurm.run("scontrol", "show", "config")
     except (Away, Refused) as error:
-        yield Line("Slurm reachable", False, f"{error}; is this a login node, and slurmctld up?")
+        yield Line("Slurm reachable", False, f"{error}; check that this is a login node and slurmctld is up")
         return
     new = tuple(int(part) for part in said.split(".")[:2]) >= OLDEST_SLURM
     yield Line("Slurm", new, said if new else f"{said} is older than 20.11, which has no srun --overlap")
@@ -106,7 +107,9 @@ def _slurm(slurm: Slurm, site: Site) -> Iterator[Line]:
         try:
             text = slurm.run("scontrol", "--oneliner", "show", "partition", name)
             up = "State=UP" in text
-            yield Line(f"partition {name}", up, "up" if up else "not up: ask your site, or choose another")
+            yield Line(
+                f"partition {name}", up, "up" if up else "not up: ask your site, or choose another partition"
+            )
         except (Away, Refused) as error:
             yield Line(f"partition {name}", False, f"{error}; `sinfo -s` lists the partitions")
     yield from _test_only(slurm, site)
@@ -126,7 +129,7 @@ def _test_only(slurm: Slurm, site: Site) -> Iterator[Line]:
                 slurm.run("sbatch", "--test-only", str(path), cwd=Path(folder))
                 yield Line(f"sbatch --test-only {name}", True, "accepted: account, partition, qos, limits")
             except (Away, Refused) as error:
-                yield Line(f"sbatch --test-only {name}", False, f"{error}; mend the profile")
+                yield Line(f"sbatch --test-only {name}", False, f"{error}; correct the profile")
 
 
 def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]:
@@ -148,12 +151,10 @@ def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]
             )
             seen = json.loads(text.strip().splitlines()[-1])
         except (Away, Refused) as error:
-            yield Line("a node", False, f"{error}; --wait waits longer, --no-node leaves it out")
+            yield Line("a node", False, f"{error}; wait longer with --wait, or skip this with --no-node")
             return
         except (ValueError, IndexError):
-            yield Line(
-                "a node", False, f"answered {text!r}; do `python` and `setup` of the profile fit the nodes?"
-            )
+            yield Line("a node", False, f"answered {text!r}; check `python` and `setup` in the profile")
             return
         yield from _seen(seen, site, at, word)
 
@@ -165,10 +166,12 @@ def _seen(seen: dict[str, Any], site: Site, folder: Path, word: str) -> Iterator
     host = seen["host"]
     back = (folder / "answer").exists() and (folder / "answer").read_text() == word
     shared = bool(seen.get("read") and seen.get("written") and back)
-    why = seen.get("shared_error", "what one side writes the other doesn't see")
+    why = seen.get("shared_error", "files written on one side are not visible on the other")
     text = f"{host} reads and writes {folder.parent}"
     yield Line(
-        "shared folder", shared, text if shared else f"{host}: {why}: put sweeps on a file system all see"
+        "shared folder",
+        shared,
+        text if shared else f"{host}: {why}: put sweeps on a file system that all nodes mount",
     )
     path, writable = seen["scratch"]["path"], seen["scratch"]["writable"]
     fits = writable and len(path.encode()) <= LONGEST_SCRATCH
@@ -185,9 +188,7 @@ def _seen(seen: dict[str, Any], site: Site, folder: Path, word: str) -> Iterator
     )
     torch = seen["torch"]
     if len(torch) != 3:
-        yield Line(
-            "torch on a node", False, f"{' '.join(torch)}: do `python` and `setup` of the profile fit?"
-        )
+        yield Line("torch on a node", False, f"{' '.join(torch)}: check `python` and `setup` in the profile")
         return
     sees = torch[1] == "True" and int(torch[2]) >= site.gpus if site.gpus else True
     text = f"{torch[0]}, {torch[2]} GPUs"

@@ -1,4 +1,4 @@
-"""`kdsweep evaluate SWEEP POINT --data PATH`: a trained point on recordings it has never seen."""
+"""`kdsweep evaluate SWEEP POINT --data PATH`: evaluate a trained point on new recordings."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ from orchestrator.store.find import sweep_folder
 @click.argument("sweep", type=SWEEP)
 @click.argument("point", type=POINT)
 @click.option(
-    "--data", "path", required=True, type=click.Path(path_type=Path), help="Where the recordings are."
+    "--data", "path", required=True, type=click.Path(path_type=Path), help="Path of the recordings."
 )
-@click.option("--format", default="auto", show_default=True, help="Their format, if it isn't recognised.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--format", default="auto", show_default=True, help="Format, if it isn't detected.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def evaluate(sweep: str, point: str, path: Path, format: str, as_json: bool) -> None:
-    """How wrong POINT of SWEEP is on recordings it has never seen.
+    """Evaluate POINT of SWEEP on new recordings.
 
-    POINT is an id, the beginning of one, or "best": the student of least error. The recordings are filtered
-    and cut as the sweep's own.
+    POINT is an id, a unique prefix of one, or "best": the student with the lowest error. The recordings are
+    filtered and cut like the sweep's own.
     """
     import sys
 
@@ -43,7 +43,7 @@ def evaluate(sweep: str, point: str, path: Path, format: str, as_json: bool) -> 
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """The same, for people."""
+    """The same as text."""
     teacher = f" from teacher {found['teacher']}" if found["teacher"] else ""
     rows = [(f"{name}", f) for name, f in found["by_dataset"].items()]
     if len(rows) > 1:
@@ -67,5 +67,5 @@ def in_words(found: dict[str, Any]) -> str:
     lines += ["", f"on the sweep's own test subjects: {found['test_mae_bpm']:.2f} BPM"]
     if found["dropped"]:
         what = ", ".join(f"{n:,} {reason}" for reason, n in found["dropped"].items())
-        lines.append(f"windows left out: {what}")
+        lines.append(f"windows dropped: {what}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`kdsweep export SWEEP [POINT]`: the model to ship, as a folder, and in MLflow's model registry."""
+"""`kdsweep export SWEEP [POINT]`: export a student as a folder, and to MLflow's model registry."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,17 @@ from orchestrator.store.find import sweep_folder
 @click.argument("point", type=POINT, required=False)
 @budget_options
 @click.option(
-    "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder."
+    "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output directory."
 )
-@click.option("--with-recordings", is_flag=True, help="Also the tested subjects' raw recordings.")
-@click.option("--register", "registering", is_flag=True, help="Also into MLflow's model registry.")
-@click.option("--name", help="With --register: the model's name.  [default: the sweep's]")
-@click.option("--tracking-uri", help="With --register: the MLflow server.  [default: the sweep's own]")
-@click.option("--dry-run", is_flag=True, help="Say which point would be exported.")
+@click.option("--with-recordings", is_flag=True, help="Include the test subjects' raw recordings.")
+@click.option(
+    "--register", "registering", is_flag=True, help="Also register the model in MLflow's model registry."
+)
+@click.option("--name", help="With --register: model name.  [default: the sweep's name]")
+@click.option(
+    "--tracking-uri", help="With --register: MLflow server.  [default: sqlite in the sweep directory]"
+)
+@click.option("--dry-run", is_flag=True, help="Print which point would be exported, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was exported as JSON.")
 def export(
     sweep: str,
@@ -37,10 +41,10 @@ def export(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Export POINT of SWEEP, or the trained student that `kdsweep query` answers a budget with.
+    """Export POINT of SWEEP, or the trained student that `kdsweep query` selects for a budget.
 
-    ONNX float32 and int8, weights, preprocessing, a model card, a C header, and example.py, which needs numpy
-    and onnxruntime only. The exported files must reproduce the sweep's test error, or nothing is written.
+    Writes ONNX float32 and int8, weights, preprocessing, a model card, a C header, and example.py, which
+    needs only numpy and onnxruntime. Nothing is written unless the files reproduce the sweep's test error.
     """
     from orchestrator.edge.export import export_point, point_of, register
     from orchestrator.space.resolve import open_space

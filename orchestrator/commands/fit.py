@@ -12,14 +12,14 @@ from orchestrator.tracking.reader import Source, from_folder, from_mlflow
 
 @click.command()
 @click.argument("sweep", type=SWEEP, required=False)
-@click.option("--tracking-uri", help="Take the results from this MLflow instead of a directory.")
-@click.option("--experiment", help="With --tracking-uri: the sweep's experiment.")
-@click.option("--sweep-id", help="With --tracking-uri: which sweep, when an experiment holds several.")
+@click.option("--tracking-uri", help="Read the results from this MLflow server instead of a directory.")
+@click.option("--experiment", help="With --tracking-uri: experiment of the sweep.")
+@click.option("--sweep-id", help="With --tracking-uri: id of the sweep, if the experiment holds several.")
 @click.option(
     "-o",
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write here; by default into SWEEP, with --tracking-uri into sweeps/EXPERIMENT.",
+    help="Output directory.  [default: SWEEP; with --tracking-uri sweeps/EXPERIMENT]",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print laws.json instead of the table.")
@@ -32,7 +32,7 @@ def fit(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Fit the laws of SWEEP, or of a sweep that MLflow shows: laws.json, laws.png and a table."""
+    """Fit the scaling laws of SWEEP, or of a sweep in MLflow; write laws.json and laws.png, print a table."""
     from kd.files import write_text
     from orchestrator.laws.table import print_table
     from orchestrator.laws.write import write_laws
@@ -61,7 +61,5 @@ def _source(
         folder = sweep_folder(sweep)
         return from_folder(folder), folder
     if sweep or not (uri and experiment):
-        raise InputError(
-            "give a sweep's directory, or --tracking-uri and --experiment for one that MLflow shows"
-        )
+        raise InputError("give a sweep's directory, or --tracking-uri and --experiment for a sweep in MLflow")
     return from_mlflow(uri, experiment, sweep_id), Path("sweeps") / experiment

@@ -20,17 +20,15 @@ POLL_S = 1.0  # between two looks with --follow; workers report every 2 s
 @click.command()
 @click.argument("sweep", type=SWEEP)
 @click.argument("point", type=POINT, required=False)
-@click.option(
-    "--failed", is_flag=True, help="Every point that failed: the error, its traceback, its last lines."
-)
-@click.option("--job", help="What a Slurm job printed: its id, as kdsweep status shows it.")
-@click.option("-n", "--lines", default=20, show_default=True, help="Last lines of each log.")
-@click.option("-f", "--follow", is_flag=True, help="Stay, and print what is new, while the sweep runs.")
-@click.option("--json", "as_json", is_flag=True, help="The errors as JSON.")
+@click.option("--failed", is_flag=True, help="Every failed point: error, traceback, last log lines.")
+@click.option("--job", help="Output of a Slurm job, by the id that kdsweep status shows.")
+@click.option("-n", "--lines", default=20, show_default=True, help="Lines to show from the end of each log.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing what is new while the sweep runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the errors as JSON.")
 def logs(
     sweep: str, point: str | None, failed: bool, job: str | None, lines: int, follow: bool, as_json: bool
 ) -> None:
-    """What failed in SWEEP and why (--failed), or the history of one POINT (an id, or its beginning).
+    """Show why points of SWEEP failed (--failed), or the history of one POINT (an id or a unique prefix).
 
     With --follow: points as they finish or fail, the epochs of POINT, or what the job prints.
     """

@@ -12,33 +12,33 @@ import click
 
 from kd.errors import InputError
 
-# name -> what `kdsweep --help` says of it; the command is orchestrator.commands.<name>.<name>
+# name -> its line in `kdsweep --help`; the command is orchestrator.commands.<name>.<name>
 COMMANDS = {
     "init": "Write the shipped search spaces and site profiles into a folder.",
-    "plan": "What a search space would run: points, sizes, order, cost, what is done.",
+    "plan": "Show what a search space would run: points, sizes, order, cost.",
     "run": "Run a search space here, or on a Ray cluster given by address.",
     "submit": "Run a search space on Slurm; returns at once.",
-    "status": "Where a sweep stands.",
+    "status": "Show the status of a sweep.",
     "ls": "List sweeps: points done and failed, best error, last activity.",
     "results": "List trained points, as a table, CSV, Parquet or JSON.",
     "show": "Show one point: size, strategy, errors, files, training curve.",
     "compare": "Compare two sweeps, point by point.",
-    "logs": "What failed, and why.",
+    "logs": "Show why points failed, or the history of one point.",
     "retry": "Make failed points trainable again.",
-    "cancel": "End a sweep's jobs cleanly.",
+    "cancel": "Stop a sweep after a checkpoint.",
     "fit": "Fit the scaling laws of a sweep.",
-    "query": "The best student for a budget, or the smallest for an error.",
-    "suggest": "What to train next.",
-    "report": "One HTML file that says it all.",
-    "evaluate": "A trained point on recordings it has never seen.",
-    "profile": "Measure students as they would be shipped: bytes, latency, int8 drift.",
-    "export": "The model to ship.",
-    "sync": "Replay a sweep into MLflow.",
-    "dashboard": "How to reach the Ray dashboard of a running sweep.",
+    "query": "Find the best student for a budget, or the smallest for a target error.",
+    "suggest": "Suggest what to train next.",
+    "report": "Write the report of a sweep: one self-contained HTML file.",
+    "evaluate": "Evaluate a trained point on new recordings.",
+    "profile": "Measure students as deployed: bytes, latency, int8 drift.",
+    "export": "Export a student to ship.",
+    "sync": "Write a sweep's results to MLflow.",
+    "dashboard": "Show how to reach the Ray dashboard of a running sweep.",
     "doctor": "Check this machine, and a Slurm site.",
-    "data": "Look at recordings.",
-    "schema": "The JSON schema of search spaces or site profiles, for editors.",
-    "completion": "The script that completes commands, sweeps and points in a shell.",
+    "data": "Inspect recordings.",
+    "schema": "Print the JSON schema of search spaces or site profiles, for editors.",
+    "completion": "Print the shell completion script.",
 }
 
 
@@ -79,7 +79,7 @@ class Lazy(click.Group):
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="kdsweep")
 def cli() -> None:
-    """Which small heart-rate model should run on your watch, how to distil it, and how wrong will it be?"""
+    """Find the right small heart-rate model for your watch, how to distil it, and what error to expect."""
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ MOST_ROWS = 80
 @click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
-@click.option("--all", "show_all", is_flag=True, help="Every row, however many.")
+@click.option("--all", "show_all", is_flag=True, help="Show every row.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(space: str, overrides: Sequence[str], out: str | None, show_all: bool, as_json: bool) -> None:
-    """What SPACE would run: points, sizes, order, cost, and what is already done.
+    """Show what SPACE would run: points, sizes, order, cost, and what is already done.
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """

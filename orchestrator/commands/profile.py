@@ -1,4 +1,4 @@
-"""`kdsweep profile SWEEP`: students measured as they would be shipped, into profile.json."""
+"""`kdsweep profile SWEEP`: measure students as deployed, into profile.json."""
 
 import json
 from collections.abc import Sequence
@@ -27,20 +27,23 @@ LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit
     multiple=True,
     default=["front", "law"],
     show_default=True,
-    help="front: nobody is both smaller and better; law: more shapes, for the latency law; all; or an id.",
+    help="front: Pareto front; law: extra shapes to fit the latency law; all; or a point id.",
 )
 @click.option(
-    "--budget", multiple=True, metavar="NAME=MOST", help=f"Only students within it: {', '.join(LIMITS)}."
+    "--budget",
+    multiple=True,
+    metavar="NAME=MOST",
+    help=f"Only students within this limit, NAME one of {', '.join(LIMITS)}.",
 )
 @click.option("--runs", default=1000, show_default=True, help="Timed inferences per runtime.")
-@click.option("--again", is_flag=True, help="Measure anew what this device measured before.")
-@click.option("--mcu", is_flag=True, help="Also .tflite bytes and tensor arena of the front.")
+@click.option("--again", is_flag=True, help="Re-measure points already measured on this device.")
+@click.option("--mcu", is_flag=True, help="Also measure .tflite bytes and tensor arena of the Pareto front.")
 @click.option(
     "--mcu-env",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The environment for --mcu, made if missing.  [default: in the user's cache]",
+    help="Python environment for --mcu, created if missing.  [default: in the user's cache]",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be measured.")
+@click.option("--dry-run", is_flag=True, help="Print what would be measured, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json instead of the table.")
 def profile(
     sweep: str,
@@ -53,10 +56,10 @@ def profile(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Measure students of SWEEP on this machine: bytes, load and latency, and what int8 does to the error.
+    """Measure students of SWEEP on this machine: bytes, load time, latency, and int8 drift.
 
-    Each model runs in a fresh process, on one thread and one pinned core. With the latencies comes a law, so
-    that `kdsweep query --max-latency-ms` also speaks of students nobody measured.
+    Each model runs in a fresh process, on one thread and one pinned core. A latency law is fitted to the
+    measurements, so that `kdsweep query --max-latency-ms` also covers unmeasured students.
     """
     from orchestrator.edge.mcu import default_environment, environment, profile_mcu
     from orchestrator.edge.profile import choose, profile_points, untrained
@@ -158,6 +161,6 @@ def law_text(law: dict[str, Any]) -> str:
     worst = max(abs(e) for e in law["left_out_ln"])
     return (
         f"{law['fixed_ms']:.4f} ms + {law['per_mac_ms'] * 1e6:.4f} ms per million MACs + "
-        f"{law['per_layer_ms']:.4f} ms per layer; on shapes left out of the fit off by "
+        f"{law['per_layer_ms']:.4f} ms per layer; leave-one-out error "
         f"{100 * law['sigma_ln']:.0f} %, at most {100 * worst:.0f} % ({law['shapes']} shapes)"
     )

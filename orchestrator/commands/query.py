@@ -12,7 +12,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 def budget_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The limits a student may be asked to keep."""
+    """The options that limit a student."""
     for option in reversed(
         (
             click.option("--max-params", type=POSITIVE, help="Parameters."),
@@ -25,17 +25,19 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--max-flash-kb", type=POSITIVE, help="kB: .tflite file where measured, else weights."
             ),
             click.option(
-                "--max-latency-ms", type=POSITIVE, help="Milliseconds a window; needs a profiled sweep."
+                "--max-latency-ms", type=POSITIVE, help="Milliseconds per window; run kdsweep profile first."
             ),
-            click.option("--max-macs", type=POSITIVE, help="Multiply-adds a window."),
+            click.option("--max-macs", type=POSITIVE, help="Multiply-adds per window."),
             click.option(
                 "--precision",
                 type=click.Choice(["fp32", "int8"]),
                 default="fp32",
                 show_default=True,
-                help="What the limits on memory, flash and latency mean.",
+                help="Precision that the limits on memory, flash and latency apply to.",
             ),
-            click.option("--device", help="Whose latency: a device that the sweep was profiled on."),
+            click.option(
+                "--device", help="Device for the latency limit, one that the sweep was profiled on."
+            ),
         )
     ):
         command = option(command)
@@ -45,7 +47,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("sweep", type=SWEEP)
 @budget_options
-@click.option("--max-mae", type=POSITIVE, help="BPM: find the smallest student that reaches it.")
+@click.option("--max-mae", type=POSITIVE, help="BPM; find the smallest student with this error or less.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -53,7 +55,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def query(sweep: str, max_mae: float | None, confidence: float | None, as_json: bool, **limits: Any) -> None:
-    """The best student of SWEEP within a budget, trained or not, and how wrong it will be."""
+    """Find the best student of SWEEP within a budget, trained or not, and predict its error."""
     from orchestrator.api import open_sweep
 
     found = open_sweep(sweep).query(max_mae, confidence, **limits)

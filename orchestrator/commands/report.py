@@ -1,4 +1,4 @@
-"""`kdsweep report SWEEP`: one HTML file that says it all, from laws.json and the store."""
+"""`kdsweep report SWEEP`: one self-contained HTML file, from laws.json and the store."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ from orchestrator.store.find import sweep_folder
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: SWEEP/report.html."
 )
-@click.option("--device", help="Whose latency: needed where the sweep was profiled on several devices.")
+@click.option("--device", help="Device for latency; required if the sweep was profiled on several.")
 @click.option(
     "--mlflow/--no-mlflow",
     default=None,
     help="Log report and figures to the sweep's parent run.  [default: if SWEEP/mlflow.db exists]",
 )
 @click.option("--tracking-uri", help="MLflow server to log to; implies --mlflow.  [default: SWEEP/mlflow.db]")
-@click.option("--json", "as_json", is_flag=True, help="Print where it is and what it says as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the path and the headline as JSON.")
 def report(
     sweep: str,
     output: Path | None,
@@ -32,7 +32,7 @@ def report(
 ) -> None:
     """Write the report of SWEEP: one self-contained HTML file that needs no network.
 
-    It shows what `kdsweep fit` found; fit first, and again when more points are done.
+    It shows the results of `kdsweep fit`: run that first, and again when more points are done.
     """
     from orchestrator.report.write import write_report
 

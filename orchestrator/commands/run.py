@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 @click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
-@click.option("--address", help="IP:PORT of a running Ray; RAY_AUTH_MODE must be set.")
-@click.option("--slots", type=click.IntRange(min=1), help="At most so many points at once.")
+@click.option("--address", help="IP:PORT of a running Ray cluster; RAY_AUTH_MODE must be set.")
+@click.option(
+    "--slots", type=click.IntRange(min=1), help="Maximum number of slots; each trains one pack of points."
+)
 @click.option("--no-dashboard", is_flag=True, help="Don't start the Ray dashboard.")
 @click.option("--tracking-uri", help="MLflow server.  [default: sqlite in the sweep directory]")
 @click.option("--checkpoint-every", default=30.0, show_default=True, help="Seconds between checkpoints.")
@@ -36,7 +38,7 @@ def run(
     checkpoint_every: float,
     dry_run: bool,
 ) -> None:
-    """Train what SPACE names and is not done yet; kill it at any moment and run it again to go on.
+    """Train all points of SPACE that are not done yet. Safe to kill at any time: run it again to resume.
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """
@@ -69,7 +71,7 @@ def run(
 
 
 def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> None:
-    """The table of results on stdout, how it went on stderr."""
+    """The table of results on stdout, the summary on stderr."""
     from orchestrator.tracking.writer import default_uri
     from orchestrator.words import duration
 
@@ -78,7 +80,9 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     if results:
         print_results(results, opened.store.path)
     if opened.data.source == "synthetic":
-        click.echo("The data are synthetic: these errors say how models compare, not how a wrist would fare.")
+        click.echo(
+            "The data are synthetic: these errors rank methods; they don't predict errors on real wrists."
+        )
 
     def say(text: str) -> None:
         click.echo(text, err=True)
@@ -101,9 +105,9 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     if result.error:
         say(f"error: {result.error}")
     if result.stopped_by:
-        say(f"stopped by {result.stopped_by.name}; nothing is lost, the same command goes on")
+        say(f"stopped by {result.stopped_by.name}; run the same command again to resume")
     if result.tracking_error:
-        say(f"MLflow: not everything is written ({result.tracking_error}): kdsweep sync {path}")
+        say(f"MLflow is incomplete ({result.tracking_error}): kdsweep sync {path}")
     say(f"MLflow:  mlflow ui --backend-store-uri {shlex.quote(tracking_uri or default_uri(opened.store))}")
     if result.done:
         say(f"next:    kdsweep fit {path}; kdsweep query {path} --max-params 20000; kdsweep report {path}")

@@ -1,4 +1,4 @@
-"""`kdsweep status SWEEP`: where a sweep stands, from its directory alone."""
+"""`kdsweep status SWEEP`: status of a sweep, from its directory alone."""
 
 import json
 import shutil
@@ -18,11 +18,13 @@ WATCH_S = 2.0
 
 @click.command()
 @click.argument("sweep", type=SWEEP)
-@click.option("--watch", is_flag=True, help="Stay, and show it anew every 2 seconds until it ends.")
+@click.option("--watch", is_flag=True, help="Refresh every 2 seconds until the sweep ends.")
 @click.option("--all", "show_all", is_flag=True, help="Also every point with its state and error.")
-@click.option("--json", "as_json", is_flag=True, help="Print it and every point as JSON, one line each time.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the status and every point as JSON, one line per refresh."
+)
 def status(sweep: str, watch: bool, show_all: bool, as_json: bool) -> None:
-    """Where SWEEP stands: points done, running, failed, blocked; rate, ETA, best so far; Slurm jobs."""
+    """Show the status of SWEEP: points done, running, failed, blocked; rate, ETA, best so far; Slurm jobs."""
     folder = sweep_folder(sweep)
     if not watch:
         _show(standing(folder), show_all, as_json)
@@ -70,7 +72,7 @@ def _table(points: list[dict[str, Any]]) -> None:
 
 
 def in_words(now: dict[str, Any]) -> str:
-    """The same, for people."""
+    """The same as text."""
     from orchestrator.words import duration, escaped
 
     columns = shutil.get_terminal_size((WIDE, 24)).columns
@@ -81,8 +83,8 @@ def in_words(now: dict[str, Any]) -> str:
     filled = width * now["done"] // max(now["total"], 1)
     lines = [f"{title}  [{'#' * filled}{'.' * (width - filled)}] {counts}"]
     if now["state"] == "running":
-        rate = f"{now['rate_per_h'] / 60:.1f} points/min" if now["rate_per_h"] else "rate not known yet"
-        eta = f"ETA {duration(now['eta_s'])}" if now["eta_s"] is not None else "ETA not known yet"
+        rate = f"{now['rate_per_h'] / 60:.1f} points/min" if now["rate_per_h"] else "rate unknown"
+        eta = f"ETA {duration(now['eta_s'])}" if now["eta_s"] is not None else "ETA unknown"
         lines.append(f"  {now['slots']} slots on {now['host']} and others, {rate}, {eta}")
     for where in now["running"]:
         val = f", validation {where['val_mae_bpm']:.2f} BPM" if where.get("val_mae_bpm") is not None else ""
@@ -106,16 +108,16 @@ def in_words(now: dict[str, Any]) -> str:
         lines.append(f"  Ray      {len(now['ray_nodes'])} nodes: {', '.join(now['ray_nodes'])}")
     used = now["used"]
     lines.append(
-        f"  used     {used['slot_hours']:.2f} slot hours, {used['gpu_hours']:.2f} GPU hours, "
+        f"  used     {used['slot_hours']:.2f} slot-hours, {used['gpu_hours']:.2f} GPU-hours, "
         f"{used['train_hours']:.2f} of them in finished points"
     )
     lines.append(
-        f"  left     about {now['hours_left']['slot_hours']:.2f} slot hours, "
-        f"{now['hours_left']['gpu_hours']:.2f} GPU hours"
+        f"  left     about {now['hours_left']['slot_hours']:.2f} slot-hours, "
+        f"{now['hours_left']['gpu_hours']:.2f} GPU-hours"
     )
     if now["used_by"]:
         by = (f"{kind} {row['gpu_hours'] or row['slot_hours']:.3f}" for kind, row in now["used_by"].items())
-        unit = "GPU hours" if any(row["gpu_hours"] for row in now["used_by"].values()) else "slot hours"
+        unit = "GPU-hours" if any(row["gpu_hours"] for row in now["used_by"].values()) else "slot-hours"
         text = f"  {unit} of finished points: " + ", ".join(by)
         lines += textwrap.wrap(text, columns, subsequent_indent=" " * 11, break_long_words=False)
     return "\n".join(lines)

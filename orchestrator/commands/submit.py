@@ -1,4 +1,4 @@
-"""`kdsweep submit SPACE --site SITE`: the sweep as Slurm jobs. Returns at once; nothing stays behind."""
+"""`kdsweep submit SPACE --site SITE`: the sweep as Slurm jobs. Returns at once, leaves no process behind."""
 
 import json
 import sys
@@ -27,16 +27,16 @@ from slurm.site import Site, load_site
     "site_name",
     type=SITE,
     required=True,
-    help="A site profile: a YAML file, or an example's name.",
+    help="Site profile: a YAML file, or the name of an example.",
 )
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes (gang), or worker jobs (elastic).")
 @click.option("--time", "time_", help="Time limit of a job: minutes, HH:MM:SS, D-HH:MM:SS.")
 @click.option(
-    "--elastic/--gang", "elastic", default=None, help="A head and workers that come and go, or one job."
+    "--elastic/--gang", "elastic", default=None, help="A head job with workers that come and go, or one job."
 )
 @click.option(
-    "--max-links", type=click.IntRange(min=1), help="How often the job may run, first time included."
+    "--max-links", type=click.IntRange(min=1), help="Maximum number of runs of the job, the first included."
 )
 @click.option("--dry-run", is_flag=True, help="Print scripts, points and hours; submit nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -52,7 +52,7 @@ def submit(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run SPACE on Slurm. What is done already stays done; what is queued already is not queued twice.
+    """Run SPACE on Slurm. Finished points are kept; a sweep that is already queued is not queued again.
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """
@@ -71,7 +71,7 @@ def submit(
         say(f"error: {error}\nnothing was submitted; kdsweep doctor --site {site_name} checks the profile")
         sys.exit(1)
     except Away as error:
-        say(f"{error}\nSlurm doesn't answer. Nothing is lost, nothing will be submitted twice: try later")
+        say(f"{error}\nSlurm doesn't answer. Nothing will be submitted twice: try again later")
         sys.exit(75)
     click.echo(json.dumps(answer) if as_json else "\n".join(answer["jobs"]))
 
@@ -88,12 +88,12 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
             and not (here / chain.CANCELLED).exists()
             and any(r.job is None for r in record.requests)
         ):
-            say(f"going on with submission {record.id}, which was interrupted")
+            say(f"resuming the interrupted submission {record.id}")
             submission.send(here, record, slurm, again=True)
             return _said(record, "submitted", folder)
         if active := submission.active_rows(here, record, slurm.queue()):
             states = ", ".join(f"{r.id} {r.state}{f' ({r.reason})' if r.reason else ''}" for r in active)
-            say(f"already submitted, nothing done: {states}")
+            say(f"already submitted, nothing to do: {states}")
             return _said(record, "already", folder)
     beat = opened.store.progress()
     ours = {link["host"] for link in chain.read_links(here)} if here else set()

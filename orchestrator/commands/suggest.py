@@ -18,19 +18,22 @@ NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
 @click.command()
 @click.argument("sweep", type=SWEEP)
 @click.option(
-    "--gpu-hours", required=True, type=float, help="What may be spent; without GPUs, hours of one slot."
+    "--gpu-hours",
+    required=True,
+    type=float,
+    help="Compute to spend, GPU-hours (slot-hours if the sweep ran on CPUs).",
 )
 @budget_options
 @click.option(
     "-o",
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The search space to write.  [default: suggested.yaml in the sweep's directory]",
+    help="Search space to write.  [default: SWEEP/suggested.yaml]",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the simulations.")
 @click.option("--json", "as_json", is_flag=True, help="Print the suggestion as JSON.")
 def suggest(sweep: str, gpu_hours: float, out: Path | None, seed: int, as_json: bool, **limits: Any) -> None:
-    """The points that lower the expected regret of this query most, per GPU-hour."""
+    """Suggest points to train next, ranked by the reduction in expected regret of the query per GPU-hour."""
     from orchestrator.api import open_sweep
 
     found = open_sweep(sweep).suggest(gpu_hours, out, seed, **limits)

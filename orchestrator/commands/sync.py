@@ -1,4 +1,4 @@
-"""`kdsweep sync SWEEP`: replay the store into MLflow, any number of times."""
+"""`kdsweep sync SWEEP`: write the store to MLflow, any number of times."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from orchestrator.store.store import Store
 @click.command()
 @click.argument("sweep", type=SWEEP)
 @click.option("--tracking-uri", help="MLflow server.  [default: sqlite in the sweep directory]")
-@click.option("--dry-run", is_flag=True, help="Only say what would be replayed where.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written where, and stop.")
 def sync(sweep: str, tracking_uri: str | None, dry_run: bool) -> None:
-    """Bring MLflow to what SWEEP's directory says: one parent run, one child run a point, never twice."""
+    """Write the results of SWEEP to MLflow: one parent run, one child run per point, no duplicates."""
     from orchestrator.tracking.writer import default_uri, in_sync
     from orchestrator.tracking.writer import sync as replay
 

@@ -1,4 +1,4 @@
-"""A trained point on recordings it has never seen. Knows the store and a sweep's space; trains nothing."""
+"""A trained point on new recordings. Knows the store and a sweep's space; trains nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def evaluate_point(
     )
     if len(windows) == 0:
         why = ", ".join(f"{n} {reason}" for reason, n in dropped.by_reason.items()) or "no labels"
-        raise InputError(f"{path}: no usable window ({why}): kdsweep data check {path} says more")
+        raise InputError(f"{path}: no usable window ({why}): run kdsweep data check {path} for details")
     progress(f"evaluating {len(windows):,} windows")
     logits = _logits(store.folder(result["id"]), result, windows, data.classes)
     centres = metrics.class_centres(data.min_bpm, data.classes)
@@ -102,7 +102,7 @@ def _logits(folder: Path, result: dict[str, Any], windows: WindowSet, classes: i
             "data.preprocess.channels=mean"
         )
     if not (folder / MODEL).is_file():
-        raise InputError(f"{folder / MODEL}: no such file: remove {folder} and run the sweep again")
+        raise InputError(f"{folder / MODEL}: no such file: delete {folder} and run the sweep again")
     model = load_model(folder, arch=name[0], depth=name[1], width=name[2], **shape)
     return outputs(model, as_tensor(windows.x))[0]
 

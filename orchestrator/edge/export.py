@@ -59,7 +59,7 @@ def export_point(
 
     onnxfile.require_extra()
     if out.exists() and any(out.iterdir()) and not (out / "preprocess.json").exists():
-        raise InputError(f"{out} is not empty and no earlier export: give another folder with -o")
+        raise InputError(f"{out} is not empty and not an earlier export: choose another folder with -o")
     store, data = opened.store, opened.windows
     channels, samples = data.test.x.shape[1:]
     source = store.folder(result["id"])
@@ -75,7 +75,7 @@ def export_point(
         export.write_models(model, folder, data, calibration_windows(data), verification_windows(data))
         shutil.copyfile(source / MODEL, folder / "model.safetensors")
         _write_json(folder / "preprocess.json", config)
-        say("running the exported model on the raw recordings of the tested subjects, offline and streaming")
+        say("running the exported model on the raw recordings of the test subjects, offline and streaming")
         tested = set(map(str, np.unique(data.test.subject)))
         recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
         config["test"] = test = export.evaluate(folder, recordings, data)

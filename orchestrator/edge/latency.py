@@ -1,7 +1,7 @@
 """How long a window takes on a profiled device: a law over shapes, and its columns in laws.json. numpy only.
 
 Latency = fixed + per MAC * MACs + per layer * layers, all at least 0, per architecture, device and precision.
-Its doubt is the error it makes on shapes left out of its fit.
+Its uncertainty is the leave-one-out error over shapes.
 """
 
 import json
@@ -20,7 +20,7 @@ SCHEMA = "kdsweep-profile/1"
 FILE = "profile.json"
 PRECISIONS = ("fp32", "int8")
 LEAST_SHAPES = 5  # three coefficients, and enough left to see how wrong they are
-SURE = 0.8  # an unmeasured student keeps a latency limit if it does so with this probability
+SURE = 0.8  # an unmeasured student meets a latency limit if it does so with this probability
 Array = npt.NDArray[np.floating]
 Shape = tuple[int, int]  # depth, width
 
@@ -41,7 +41,7 @@ def read_profile(folder: Path) -> dict[str, Any]:
     if profile.get("schema") != SCHEMA:
         raise InputError(
             f"{folder / FILE} has schema {profile.get('schema')!r}, this version reads {SCHEMA!r}: "
-            f"remove it and profile again"
+            f"delete it and profile again"
         )
     for point in profile.get("points", {}).values():
         if "birth" in point:  # what earlier versions called it
@@ -135,8 +135,8 @@ def attach(document: dict[str, Any], profile: dict[str, Any], device: str | None
     """laws.json's document with what was profiled, in columns of its configurations.
 
     For each precision P: flash_bytes_P, memory_bytes_P (measured on a microcontroller's runtime where it was,
-    else computed from the shape), latency_ms_P (measured, or what the law says is kept with P = 0.8; None if
-    no law may say) and latency_median_ms_P; document["profile"] says what was measured where.
+    else computed from the shape), latency_ms_P (measured, or what the law gives with P = 0.8; None if
+    no law may be used) and latency_median_ms_P; document["profile"] says what was measured where.
 
     device: whose latencies; None = the only one there is. Raises InputError when there is no such device.
     """
@@ -172,7 +172,9 @@ def _sizes(columns: dict[str, Any], points: list[dict[str, Any]], precision: str
     )
     weights = columns.get("weight_bytes" if precision == "fp32" else "weight_bytes_int8")
     if weights is None:
-        raise InputError("laws.json has no int8 sizes: it is of an earlier version; run `kdsweep fit` again")
+        raise InputError(
+            "laws.json was written by an earlier version and has no int8 sizes: run `kdsweep fit` again"
+        )
     peak = columns["activation_bytes"]
     part = 1 if precision == "fp32" else 4
     shapes = list(zip(columns["depth"], columns["width"], strict=True))
@@ -280,7 +282,7 @@ def _measured(profile: dict[str, Any], device: str | None) -> dict[str, list[str
 
 
 def _int8(profile: dict[str, Any], device: str | None) -> dict[str, float] | None:
-    """What int8 does to the error: the laws are fitted to float32 errors, and an int8 answer must say so."""
+    """What int8 does to the error: the laws are fitted to float32 errors, and an int8 answer reports it."""
     records = [p["devices"][device] for p in profile["points"].values() if device in p["devices"]]
     if not records:
         return None

@@ -1,4 +1,4 @@
-"""README.md of an exported model: what it is, how wrong it is, what it costs, what it isn't."""
+"""README.md of an exported model: what it is, its error, its cost, its limits."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,14 +34,14 @@ def _head(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Ite
     )
     if opened.data.source == "synthetic":
         yield ""
-        yield "**Trained and tested on synthetic recordings**: how it does on a wrist is not known."
+        yield "**Trained and tested on synthetic recordings**: its error on real wrists is unknown."
 
 
 def _interval(test: dict[str, Any]) -> str:
     if test["interval_90"] is None:
         return " (too few subjects for an interval)"
     low, high = test["interval_90"]
-    return f" (90 % interval {low:.2f} to {high:.2f}, drawing subjects again)"
+    return f" (90 % interval {low:.2f} to {high:.2f}, bootstrap over subjects)"
 
 
 def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
@@ -49,7 +49,7 @@ def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> It
     base = baseline_errors(data.train, data.test, config["fs"])
     yield "## Error"
     yield ""
-    yield "| on the tested subjects | MAE, BPM |"
+    yield "| on the test subjects | MAE, BPM |"
     yield "|---|---|"
     yield f"| float32, offline | {test['mae_bpm']:.3f} |"
     yield f"| int8, offline | {test['mae_bpm_int8']:.3f} |"
@@ -89,7 +89,7 @@ def _cost(result: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
             yield f"| {name} | " + " | ".join(f"{mcu[p][what]:,}" for p in PRECISIONS) + " |"
     if not measured["devices"]:
         yield ""
-        yield "Latency is not measured: `kdsweep profile` does."
+        yield "Latency is not measured: run `kdsweep profile`."
 
 
 def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
@@ -144,9 +144,9 @@ def _limits(opened: Opened, config: dict[str, Any]) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield "- **Not a medical device.** Not for diagnosis, alarms or any decision about health."
-    yield f"- Answers {lowest} to {highest} BPM whatever is put in: it doesn't say when it doesn't know."
-    yield "- Sensors, skin, places of wear and movements other than those of the training data are untested."
-    yield "- The interval above speaks of other subjects of the same kind, not of other devices."
+    yield f"- Outputs {lowest} to {highest} BPM for any input; it does not flag inputs it cannot handle."
+    yield "- Untested on sensors, skin tones, body sites and movements outside the training data."
+    yield "- The interval above covers new subjects from the same population, not other devices."
     if len(config["test"]["subjects"]) < 10:
         yield f"- Tested on {len(config['test']['subjects'])} subjects only."
     if opened.data.source == "synthetic":

@@ -1,7 +1,7 @@
-"""Measure trained students as they would be shipped, into <sweep>/profile.json. Needs the extra [edge].
+"""Measure trained students as deployed, into <sweep>/profile.json. Needs the extra [edge].
 
 One point at a time: ONNX float32 and int8 in a temporary folder, checked, then timed in fresh processes. The
-profile is written after every point, so that an interrupted one goes on where it was.
+profile is written after every point, so that an interrupted one resumes where it was.
 """
 
 import json
@@ -46,7 +46,7 @@ def choose(
     within = [r for r in students if all(r[name] <= most for name, most in limits.items())]
     if not within:
         nearest = {name: min(r[name] for r in students) for name in limits}
-        raise InputError(f"no trained student keeps the budget {dict(limits)}; the least there is: {nearest}")
+        raise InputError(f"no trained student is within {dict(limits)}; the smallest values are {nearest}")
     chosen: dict[str, dict[str, Any]] = {}
     for word in wanted:
         if word == "all":
@@ -63,7 +63,7 @@ def choose(
 
 
 def front(students: Iterable[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
-    """The students that none beats in both `cost` and error, the error being the mean over seeds.
+    """The Pareto front of `cost` and error, the error being the mean over seeds.
 
     Of a configuration's seeds the one with the best validation error: test errors choose nothing.
     """
@@ -104,7 +104,7 @@ def spread(students: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def untrained(results: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
     """Shapes (architecture, depth, width) that the latency law needs beside the trained ones.
 
-    Time doesn't depend on what a model learnt: where fewer than LAW_SHAPES shapes are trained, others of the
+    Latency doesn't depend on the weights: where fewer than LAW_SHAPES shapes are trained, others of the
     same depths are timed with random weights, from the least width to twice the largest.
     """
     trained: dict[str, set[tuple[int, int]]] = {}
@@ -138,7 +138,7 @@ def profile_points(
 ) -> dict[str, Any]:
     """Measure points here, write profile.json, return it. What this device measured already is kept.
 
-    runs: timed inferences per runtime. shapes: timed with random weights (`untrained`). again: measure anew.
+    runs: timed inferences per runtime. shapes: timed with random weights (`untrained`). again: re-measure.
     Raises InputError without the extra [edge].
     """
     from kd.edge.device import device
@@ -154,7 +154,7 @@ def profile_points(
         point = profile["points"].setdefault(id, _describe(result, data))
         known = point["devices"].get(here["key"])
         if known and known["model_sha256"] == result["model_sha256"] and not again:
-            say(f"{i + 1} of {len(ids)}: {id} was measured on this device before")
+            say(f"{i + 1} of {len(ids)}: {id} already measured on this device")
             continue
         point["devices"][here["key"]] = record = measure_point(store, result, data, runs)
         fp32, int8 = record["fp32"], record["int8"]
@@ -201,7 +201,7 @@ def measure_point(store: Store, result: dict[str, Any], data: Data, runs: int) -
     if abs(mae - result["mae_bpm"]) > TORCH_TOLERANCE:
         raise InputError(
             f"point {result['id']}: its model has a test error of {mae:.4f} BPM, result.json says "
-            f"{result['mae_bpm']:.4f}: the data or the model file changed since it was trained"
+            f"{result['mae_bpm']:.4f}: the data or the model file changed since training; retrain the point"
         )
     with tempfile.TemporaryDirectory() as temporary:
         files = {

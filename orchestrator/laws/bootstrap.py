@@ -9,7 +9,9 @@ from orchestrator.laws.fitting import Fit, weights_for
 from orchestrator.laws.forms import Array
 from orchestrator.laws.solve import solve
 
-SHARED = 0.25  # correlation of the noise of two arms' runs of one configuration, where data can't tell it
+SHARED = (
+    0.25  # correlation of the noise of two arms' runs of one configuration, where the data don't determine it
+)
 BLOCKS = 16  # a long curve is resampled in runs of neighbours: its residuals are not independent
 WEBB = np.sqrt([1.5, 1.0, 0.5])
 

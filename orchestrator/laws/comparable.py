@@ -21,7 +21,7 @@ def comparable(results: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
     kept = [r for r in results if r["role"] != "student" or _training(r) == newest]
     return kept, [
         f"{aside} of {aside + len(groups[newest])} students were trained on other data or with another "
-        f"recipe than the latest ones, and take no part in the laws"
+        f"recipe than the latest ones, and are not used in the laws"
     ]
 
 

@@ -8,7 +8,7 @@ from orchestrator.laws.refuse import REFUSE_FACTOR
 
 SIZES = ("params", "macs", "weight_bytes", "weight_bytes_int8", "activation_bytes", "layers")
 COLUMNS = ("depth", "width", *SIZES)
-BEYOND = 1.5 * REFUSE_FACTOR  # a little more than may be answered, to notice budgets that reach too far
+BEYOND = 1.5 * REFUSE_FACTOR  # a little more than may be answered, to notice budgets that extrapolate too far
 MOST_CHANNELS = 64
 
 

@@ -49,7 +49,7 @@ def make_document(
     results, notes = comparable(sorted(results, key=lambda r: str(r["id"])))
     arms = group_arms(results)
     if not arms:
-        raise InputError(f"sweep {name} has no finished student: train some first (kdsweep run)")
+        raise InputError(f"sweep {name} has no finished student: run it first (kdsweep run)")
     shape = with_channels(shape, [r for arm in arms for r in arm.runs])
     laws, holdouts = fit_laws([_curve(arm) for arm in arms], rng=rng)
     fitted = [Fitted(arm, law) for arm, law in zip(arms, laws, strict=True)]
@@ -89,18 +89,18 @@ def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
     device: whose latencies are meant; None = the only one profiled on (`orchestrator.edge.latency.attach`).
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist: make it with `kdsweep fit {path.parent}`")
+        raise InputError(f"{path} does not exist: run `kdsweep fit {path.parent}`")
     try:
         document = json.loads(path.read_bytes())
     except ValueError as error:
         raise InputError(
-            f"{path} is not JSON ({error}): make it anew with `kdsweep fit {path.parent}`"
+            f"{path} is not JSON ({error}): rebuild it with `kdsweep fit {path.parent}`"
         ) from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else None
         raise InputError(
             f"{path} has schema {found!r}, this version reads {SCHEMA!r}: "
-            f"make it anew with `kdsweep fit {path.parent}`"
+            f"rebuild it with `kdsweep fit {path.parent}`"
         )
     return attach(document, read_profile(path.parent), device)
 
@@ -122,7 +122,7 @@ def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:
 
 
 def results_digest(results: list[dict[str, Any]]) -> str:
-    """A hash of what was measured, by which a reader knows whether laws.json speaks of these results."""
+    """A hash of what was measured, by which a reader knows whether laws.json was fitted to these results."""
     measured = sorted((str(r["id"]), float(r["mae_bpm"])) for r in results)
     return hashlib.blake2b(json.dumps(measured).encode(), digest_size=8).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What the laws say of each other: crossovers between strategies, and what distillation gains. numpy only.
+"""Laws compared: crossovers between strategies, and what distillation gains. numpy only.
 
 All differences are taken draw by draw, so what two arms share (configurations, forms) cancels.
 """
@@ -14,8 +14,8 @@ from orchestrator.laws.arms import Arm
 from orchestrator.laws.forms import Array
 from orchestrator.laws.law import Law
 
-SURE = 0.95  # share of draws that must agree before a sentence is said: then the 90 % interval excludes 0
-ONCE = 0.9  # share of draws that must cross exactly once before a crossover is told
+SURE = 0.95  # share of draws that must agree before a finding is reported: then the 90 % interval excludes 0
+ONCE = 0.9  # share of draws that must cross exactly once before a crossover is reported
 POINTS = 65  # sizes at which differences are looked at
 GAIN_SIZES = 5
 
@@ -68,7 +68,7 @@ def _same_teacher(one: Arm, two: Arm) -> bool:
 
 
 def _spokesmen(fitted: list[Fitted]) -> list[Fitted]:
-    """Of each strategy in one place: the published setting and the one with the least error."""
+    """Of each strategy in one place: the published setting and the one with the lowest error."""
     places: dict[tuple[Any, ...], list[Fitted]] = {}
     for f in fitted:
         if f.law.reach > 0:
@@ -94,7 +94,7 @@ def common_sizes(a: Fitted, b: Fitted) -> Array | None:
 def _crossover(a: Fitted, b: Fitted, sizes: Array) -> dict[str, Any]:
     better = log_ratio(a, b, sizes) < 0  # (B, m): a is better
     small, large = float(better[:, 0].mean()), float(better[:, -1].mean())
-    if small < large:  # say it the other way round, so that a is the one for small sizes
+    if small < large:  # swap them, so that a is the one for small sizes
         a, b, better, small, large = b, a, ~better, 1 - small, 1 - large
     changes = better[:, 1:] != better[:, :-1]
     once = (changes.sum(1) == 1) & better[:, 0]

@@ -23,7 +23,7 @@ AGREE = 0.3  # of the starts; with fewer, the best fit may not have been found
 class Curve:
     """Runs of one law: sizes (n,), errors (n,), labels of their configurations (n,).
 
-    What no form foresees is half shared by the curves of a family, half each curve's own.
+    What no form predicts is half shared by the curves of a family, half each curve's own.
     """
 
     sizes: Array

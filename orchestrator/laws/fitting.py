@@ -51,7 +51,7 @@ def weights_for(place: str, form: Form, u: Array) -> Array:
 
 
 def blend(u: Array, low: float, high: float) -> dict[str, Array]:
-    """How much each place's fit has to say at u, (m,) each: the ends rule at their ends, `whole` midway."""
+    """The weight of each place's fit at u, (m,) each: the ends count at their ends, `whole` midway."""
     t = np.clip((u - low) / (high - low), 0.0, 1.0)
     small, large = np.clip(1 - 2 * t, 0, 1), np.clip(2 * t - 1, 0, 1)
     return {"small": small, "whole": 1 - small - large, "large": large}
@@ -105,7 +105,7 @@ def fit_place(place: str, u: Array, z: Array, forms: list[Form], noise: float = 
         agree = [f.starts_agree for f in fits]
         weights = [weights_for(place, form, u) for form in forms]
         fits = [fit_form(*each) for each in zip(forms, repeat(u), repeat(z), repeat(noise), weights, first)]
-        if agree:  # told of the first round, which tried every start
+        if agree:  # from the first round, which tried every start
             fits = [replace(f, starts_agree=a) for f, a in zip(fits, agree, strict=True)]
         seen = min(f.noise for f in fits if f.form.in_ensemble)
         if abs(np.log(seen / noise)) < 0.05:
@@ -115,9 +115,9 @@ def fit_place(place: str, u: Array, z: Array, forms: list[Form], noise: float = 
 
 
 def rival(fits: list[Fit]) -> tuple[Fit, float]:
-    """The exponential in size, which is in no ensemble, and how much fits of one place speak for it, 0 to 1.
+    """The exponential in size, which is in no ensemble, and the evidence for it at one place, 0 to 1.
 
-    It stops falling at once where the others go on, so where it fits best they are too sure. Weight of
+    It flattens abruptly where the others keep falling, so where it fits best they are too sure. Weight of
     evidence: Akaike's, against the best form of the ensemble, from odds of RIVAL to 1.
     """
     aic = {f.form.name: f.cost + f.form.n_params for f in fits}

@@ -1,4 +1,4 @@
-"""Leave-largest-out: what the law would have said of the largest sizes, had it not seen them. numpy only."""
+"""Leave-largest-out: what the law predicts for the largest sizes when they are held out. numpy only."""
 
 from dataclasses import dataclass
 from math import log, sqrt

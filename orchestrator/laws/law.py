@@ -11,7 +11,7 @@ from orchestrator.laws.fitting import Fit, blend
 from orchestrator.laws.forms import Array
 from orchestrator.laws.refuse import REFUSE_FACTOR, ExtrapolationWarning, far_away
 
-# What no form foresees, as standard deviations of ln error that add in square: per unit of ln distance from
+# What no form predicts, as standard deviations of ln error that add in square: per unit of ln distance from
 # the data; per unit of ln distance and of local exponent; per spread between the forms. Chosen together on
 # simulated and real learning curves for coverage near 90 % and the least Winkler score, see CALIBRATION.md.
 DRIFT = 0.025
@@ -42,9 +42,9 @@ class Law:
     forms: one dict a form: name, title, formula, params, fit_error and holdout_error (rms of ln error, the
     latter None where too few sizes are left), aicc, starts_agree (a share; `note` says when it is small),
     in_ensemble.
-    verdict: "ok", or "refuse" when the law must not be used to decide; `why` says the reason and what to
+    verdict: "ok", or "refuse" when the law must not be used to decide; `why` gives the reason and what to
     train to lift it. A law that could be fitted still predicts then; one that could not answers NaN.
-    reach: how many times outside its sizes it may be used to decide: 8; 1 when its exponent still rises
+    reach: largest extrapolation factor at which it may be used to decide: 8; 1 when its exponent still rises
     (between measured sizes it is sound); 0 when it could not be fitted.
     """
 
@@ -53,7 +53,7 @@ class Law:
     forms: tuple[dict[str, Any], ...] = ()
     smallest: float = np.nan
     largest: float = np.nan
-    factor: float = 1.0  # conformal: how much wider the intervals are than the ensemble alone says
+    factor: float = 1.0  # conformal: how much wider the intervals are than the ensemble alone gives
     _origin: tuple[float, float] = (0.0, 0.0)  # ln of the sizes' and errors' references
     _ends: tuple[float, float] = (0.0, 0.0)  # ln of smallest and largest size, from the reference
     _members: tuple[dict[str, Member], ...] = ()  # a form in the ensemble: its fit at each place
@@ -63,7 +63,7 @@ class Law:
 
     @property
     def reach(self) -> float:
-        """How many times outside the measured sizes this law may decide."""
+        """The largest extrapolation factor at which this law may be used to decide."""
         if not self._members:
             return 0.0
         return REFUSE_FACTOR if self.verdict == "ok" else 1.0
@@ -105,7 +105,7 @@ class Law:
         return centre + self.factor * away
 
     def discrepancy(self, sizes: Array) -> Array:
-        """Standard deviation of what no form foresees, in ln error, (m,); 0 inside the data."""
+        """Standard deviation of what no form predicts, in ln error, (m,); 0 inside the data."""
         away = np.log(self.distance(sizes))
         dissent = np.where(away > 0, self.form_curves(sizes).std(0), 0.0)
         bend = np.where(sizes > self.largest, self.exponent(self.largest), self.exponent(self.smallest))
@@ -113,7 +113,7 @@ class Law:
         return np.sqrt(known + self._rival_gap(sizes))
 
     def _rival_gap(self, sizes: Array) -> Array:
-        """What the exponential in size would say beyond the largest size, squared, by the evidence for it."""
+        """What the exponential in size gives beyond the largest size, squared, by the evidence for it."""
         if self._rival is None:
             return np.zeros(sizes.shape)
         fit, weight = self._rival

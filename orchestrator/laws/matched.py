@@ -1,7 +1,7 @@
-"""Is decoupling better, or only louder? soft and DKD compared as published, and at equal weight. numpy only.
+"""Is decoupling better, or only weighted more? soft and DKD as published, and at equal weight. numpy only.
 
-The published DKD leans on the teacher several times as hard as the published soft distillation. A difference
-between them says nothing of decoupling until both lean alike.
+Published DKD weights the teacher several times as much as published soft distillation. A difference between
+them says nothing about decoupling until the weights are equal.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ ALIKE = 1.5  # weights within this factor count as equal
 
 
 def distillation_weight(arm: Arm) -> float | None:
-    """How hard an arm leans on its teacher, in units of soft distillation with weight = ce.
+    """The weight of an arm's teacher terms, in units of soft distillation with weight = ce.
 
     DKD's share is the larger of alpha and beta: measured on peaked 180-class teachers at T 1 and 4, the
     gradient of DKD (alpha 1, beta b) is 0.9 to 1.05 times b times that of soft distillation for b = 4 and 8,
@@ -94,7 +94,7 @@ def _text(published: list[dict[str, Any]], matched: list[dict[str, Any]], dkds: 
     if published:
         ratio = published[0]["dkd_weight"] / published[0]["soft_weight"]
         parts.append(
-            f"as published, where dkd leans on its teacher {ratio:.2g} times as hard as soft: "
+            f"as published, with {ratio:.2g} times the distillation weight of soft in dkd: "
             + _tally(published)
         )
     if matched:
@@ -103,7 +103,7 @@ def _text(published: list[dict[str, Any]], matched: list[dict[str, Any]], dkds: 
         arm = max(dkds, key=lambda a: distillation_weight(a) or 0.0)
         weight = distillation_weight(arm) or 1.0
         parts.append(
-            "not compared at matched weight, so loss scale and decoupling can't be told apart: add the "
+            "not compared at matched weight, so loss scale and decoupling can't be separated: add the "
             f"strategy soft with {{ce: 1, weight: {weight:g}, temperature: {arm.args['temperature']:g}}}"
         )
     return "; ".join(parts)

@@ -13,7 +13,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from orchestrator.laws.packing import unpack
 
-# Okabe and Ito's palette, told apart with any colour vision; markers say the same again
+# Okabe and Ito's palette, distinct with any colour vision; markers repeat the distinction
 STYLES = {
     "scratch": ("#000000", "o"),
     "hard": ("#E69F00", "s"),

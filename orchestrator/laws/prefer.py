@@ -1,4 +1,4 @@
-"""Which form the data prefer, and how strongly: told, but never used to select. numpy only."""
+"""Which form the data prefer, and how strongly: reported, never used to select. numpy only."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def _text(rows: list[dict[str, Any]]) -> str:
         text += f"; of the two exponentials, {_strength(gap)} the {first['title']} (AICc {gap:.1f}"
         if paper["holdout_error"] is not None and rival["holdout_error"] is not None:
             text += (
-                f"; left-out largest sizes missed by {100 * first['holdout_error']:.1f} % "
+                f"; error on held-out largest sizes {100 * first['holdout_error']:.1f} % "
                 f"against {100 * second['holdout_error']:.1f} %"
             )
         text += ")"

@@ -1,4 +1,4 @@
-"""The calibration record of a sweep: how often its own laws held the largest sizes they had not seen."""
+"""The calibration record of a sweep: how often its laws covered the largest sizes when held out."""
 
 from typing import Any
 
@@ -40,16 +40,16 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
 
 def _text(trials: list[dict[str, Any]]) -> str:
     if not trials:
-        return "no arm has sizes enough to leave the largest out: its intervals are unchecked on this sweep"
+        return "no arm has enough sizes to hold out the largest: the intervals are unchecked on this sweep"
     parts = [
-        f"{t['hits']} of {t['groups']} arms inside their {LEVEL:.0%} interval "
-        f"({t['low']:.0%} to {t['high']:.0%}) with the largest {_sizes(t['left_out'])} left out"
+        f"{t['hits']} of {t['groups']} arms inside their {LEVEL:.0%} prediction interval "
+        f"(95% CI {t['low']:.0%} to {t['high']:.0%}) with the largest {_sizes(t['left_out'])} held out"
         for t in trials
     ]
     text = "; ".join(parts)
     if trials[0]["groups"] < ENOUGH:
-        text += f"; {trials[0]['groups']} groups are too few to tell 80 % from 90 %"
-    return text + "; arms share configurations, so they count for less than their number"
+        text += f"; {trials[0]['groups']} arms are too few to tell 80% from 90%"
+    return text + "; arms share configurations, so these trials are not independent"
 
 
 def _sizes(n: int) -> str:

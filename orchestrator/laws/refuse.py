@@ -1,4 +1,4 @@
-"""When a law must not answer, and what to train so that it may. numpy only."""
+"""When a law must not predict, and what to train so that it may. numpy only."""
 
 import warnings
 
@@ -12,7 +12,7 @@ REFUSE_FACTOR = 8.0
 
 
 class ExtrapolationWarning(UserWarning):
-    """A law was asked beyond what its data can carry."""
+    """A prediction far outside the measured sizes."""
 
 
 def bad_curve(sizes: Array, errors: Array) -> str:
@@ -48,15 +48,15 @@ def far_away(distance: Array, smallest: float, largest: float) -> np.ndarray:
     loud = (distance > WARN_FACTOR * (1 + 1e-9)) & ~refused
     if refused.any():
         warnings.warn(
-            f"refused: asked up to {distance.max():.3g} times outside the measured sizes "
-            f"{smallest:g} to {largest:g}; train sizes within {REFUSE_FACTOR:g} times of the asked one",
+            f"refused: extrapolation factor {distance.max():.3g} from the measured sizes "
+            f"{smallest:g} to {largest:g}; train a size within a factor of {REFUSE_FACTOR:g} of it",
             ExtrapolationWarning,
             stacklevel=3,
         )
     if loud.any():
         warnings.warn(
-            f"asked {distance[loud].max():.3g} times outside the measured sizes {smallest:g} to {largest:g}: "
-            f"expect errors of 25 % and more; train a size nearer to it",
+            f"extrapolation factor {distance[loud].max():.3g} from the measured sizes {smallest:g} to "
+            f"{largest:g}: expect errors of 25 % and more; train a size nearer to it",
             ExtrapolationWarning,
             stacklevel=3,
         )
@@ -88,7 +88,7 @@ def rising_exponent(u: Array, z: Array, noise: float, largest: float) -> str:
     if -slope[2] < 2.5 * error or top < 1.25 * max(middle, 0.0) or top < 0.02:
         return ""
     return (
-        f"the local exponent still rises with size (from {middle:.2f} to {top:.2f} at the largest size), no "
-        f"form can say where that ends; train sizes beyond {largest:g}, up to {4 * largest:.3g} or more, and "
-        f"fit again"
+        f"the local exponent still rises with size (from {middle:.2f} to {top:.2f} at the largest size) and "
+        f"no form predicts where that ends; train sizes beyond {largest:g}, up to {4 * largest:.3g} or "
+        f"more, and fit again"
     )

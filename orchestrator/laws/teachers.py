@@ -47,7 +47,7 @@ def _effect(arch: str, runs: list[dict[str, Any]], params: dict[str, float], rng
     }
     if len(distinct) < MIN_TEACHERS:
         out["text"] = (
-            f"{arch}: too few teacher sizes ({len(distinct)}) to look for the best one; "
+            f"{arch}: too few teacher sizes ({len(distinct)}) to find an optimum; "
             f"train {MIN_TEACHERS} or more"
         )
         return out
@@ -61,7 +61,7 @@ def _effect(arch: str, runs: list[dict[str, Any]], params: dict[str, float], rng
     agreed = best == min(MODELS, key=lambda m: left_out[m])
     out |= {"aicc": aicc, "left_out_error": left_out, "kept": best if agreed else "none"}
     if out["kept"] == "none":
-        out["text"] = f"{arch}: the teacher's size makes no difference that both tests confirm"
+        out["text"] = f"{arch}: no effect of teacher size that both tests confirm"
         return out
     slope = _fit(best, cell, x, y)
     if best == "linear":

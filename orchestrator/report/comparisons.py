@@ -23,7 +23,7 @@ from orchestrator.report.plot import (
 )
 from orchestrator.report.sweep import Sweep, group_name, group_order
 
-ROWS = 12  # of crossovers in one panel, those that say most; the table has them all
+ROWS = 12  # of crossovers in one panel, the most informative; the table has them all
 PANELS = 12  # of gains; the table has them all
 
 
@@ -60,7 +60,7 @@ def _gain_panel(sweep: Sweep, name: str, rows: list[dict[str, Any]], y: tuple[fl
         panel,
         (min(sizes) / 1.1, max(sizes) * 1.1),
         y,
-        ("parameters", "error below scratch, %"),
+        ("parameters", "error reduction over scratch, %"),
         log=(True, False),
         right=64.0,
         tick=(si, lambda v: f"{v:+g}" if v else "0"),
@@ -87,7 +87,7 @@ def _gain_panel(sweep: Sweep, name: str, rows: list[dict[str, Any]], y: tuple[fl
 
 
 def crossovers(sweep: Sweep) -> list[Panel]:
-    """For pairs of strategies: who is better at which size, and where the order turns."""
+    """For pairs of strategies: which is better at which size, and where they cross."""
     arms = {a["key"]: a for a in sweep.document["arms"]}
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in sweep.document["crossovers"]:
@@ -139,7 +139,7 @@ def _crossover_panel(
             turn = x(crossing["low"]), x(crossing["high"])
         elif _throughout(row):
             turn = end, end
-        else:  # what is known of the ends says little of the middle
+        else:  # the ends say little about the middle
             turn = start + 0.15 * (end - start), end - 0.15 * (end - start)
         panel.add(rule(start, y, end, y, "track-none"))
         panel.add(
@@ -150,7 +150,7 @@ def _crossover_panel(
             panel.add(
                 rule(turn[0], y, turn[1], y, "cross"),
                 marks([(x(crossing["median"]), y)], "scratch", "crossdot", 4),
-                text(x.end, y - 7, f"turns at {si(crossing['median'])}", "t-strong t-halo", "end"),
+                text(x.end, y - 7, f"crosses at {si(crossing['median'])}", "t-strong t-halo", "end"),
             )
         else:
             panel.add(text(x.end, y - 7, _verdict(sweep, row, a, b), "t-note t-halo", "end"))
@@ -170,12 +170,12 @@ def _verdict(sweep: Sweep, row: dict[str, Any], a: dict[str, Any], b: dict[str, 
 
 
 def _throughout(row: dict[str, Any]) -> bool:
-    """Whether 90 % of the draws have one of the two better at every size; laws.json says it in words only."""
+    """Whether 90 % of the draws have one of the two better at every size; laws.json has it as text only."""
     return str(row["text"]).endswith("at every measured size")
 
 
 def teachers(sweep: Sweep) -> list[Panel]:
-    """Error of a student under one teacher against its mean under all: the teacher's size alone at work."""
+    """Error of a student under one teacher relative to its mean under all: the effect of teacher size."""
     params = {r["id"]: r["params"] for r in sweep.results if r["role"] == "teacher"}
     cells: dict[tuple[str, ...], dict[str, list[float]]] = {}
     sizes: dict[tuple[str, ...], tuple[str, str, float]] = {}
@@ -203,7 +203,7 @@ def _teacher_panel(sweep: Sweep, arch: str, found: list[tuple[float, float, str]
     said = next((t["text"] for t in sweep.document["teachers"] if t["arch"] == arch), "")
     panel = Panel(
         f"{arch} students",
-        f"Error of {arch} students under each teacher, against their mean under all teachers. {said}",
+        f"Error of {arch} students under each teacher, relative to their mean under all teachers. {said}",
     )
     xs, ys = [f[0] for f in found], [f[1] for f in found]
     reach = float(np.quantile(np.abs(ys), 0.98)) * 1.15 + 0.5
@@ -211,7 +211,7 @@ def _teacher_panel(sweep: Sweep, arch: str, found: list[tuple[float, float, str]
         panel,
         (min(xs) / 1.4, max(xs) * 1.4),
         (-reach, reach),
-        ("teacher's parameters", "student's error against its mean, %"),
+        ("teacher's parameters", "student's error vs. its mean, %"),
         log=(True, False),
         tick=(si, lambda v: f"{v:+g}" if v else "0"),
     )
@@ -232,7 +232,7 @@ def _teacher_panel(sweep: Sweep, arch: str, found: list[tuple[float, float, str]
 
 
 def calibration(sweep: Sweep) -> list[Panel]:
-    """Where the truth lay in the interval that laws gave for the largest sizes they had not seen."""
+    """Where the measured error lay in the prediction interval for held-out largest sizes."""
     groups = [(name, [a for a in arms if a["holdouts"]]) for name, arms in sweep.groups()]
     return [_calibration_panel(sweep, name, arms) for name, arms in groups if arms]
 
@@ -245,7 +245,7 @@ def _calibration_panel(sweep: Sweep, name: str, arms: list[dict[str, Any]]) -> P
     step, top = 26.0, 54.0
     panel = Panel(
         name,
-        f"Predictions for unseen largest sizes, {name}: {hits} of {len(trials)} inside the {level} interval.",
+        f"Held-out largest sizes, {name}: {hits} of {len(trials)} in the {level} prediction interval.",
         height=top + step * len(strategies) + 36,
     )
     reach = max(1.6, *(h["score"] * 1.08 for h in trials))

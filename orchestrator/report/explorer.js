@@ -1,6 +1,6 @@
 // The budget's answer, computed in the page: a port of orchestrator/budget.py, students.py and what latency.py
 // adds to them, draw for draw.
-// Everything it says is what `kdsweep query --json` says. No DOM here; page.js draws.
+// Its answers are those of `kdsweep query --json`. No DOM here; page.js draws.
 "use strict";
 
 const kdsweep = {};
@@ -161,8 +161,8 @@ function nothingFits(document, budget) {
     });
     return `${arch} needs at least ${sizes.join(", ")}`;
   });
-  return `no student that the laws may speak of fits this budget: ${smallest.join("; ")} (the smallest within ` +
-    `${general(document.constants.refuse_factor)} times of the measured sizes); allow more, or train smaller students`;
+  return `no student within the range of the laws fits this budget: ${smallest.join("; ")} (the smallest within ` +
+    `a factor of ${general(document.constants.refuse_factor)} of the measured sizes); raise the limits, or train smaller students`;
 }
 
 function reachesBeyond(document, allowed, usable) {
@@ -178,9 +178,9 @@ function reachesBeyond(document, allowed, usable) {
   }
   const { limit, arm } = most;
   const why = arm.why ? `: ${arm.why}` : ", or train larger students";
-  return `this budget admits students larger than any law may speak of (the largest measured one has ` +
-    `${thousands(arm.largest)} parameters, and ${arm.key} reaches ${general(arm.reach)} times that): ` +
-    `ask for --max-params ${Math.trunc(limit)} or less${why}`;
+  return `this budget admits students beyond the range of every law (the largest measured one has ` +
+    `${thousands(arm.largest)} parameters; ${arm.key} may be extrapolated ${general(arm.reach)} times): ` +
+    `use --max-params ${Math.trunc(limit)} or less${why}`;
 }
 
 function interval(document, s) {
@@ -221,7 +221,7 @@ function extrapolation(document, arm, params) {
   const distance = Math.max(params / arm.largest, arm.smallest / params, 1.0);
   const side = params > arm.largest ? "larger than the largest" : "smaller than the smallest";
   const warning = distance > document.constants.warn_factor
-    ? `WARNING: ${fixed(distance, 1)} times ${side} measured student; train one nearer to it before you decide`
+    ? `WARNING: ${fixed(distance, 1)} times ${side} measured student; train a closer size before you decide`
     : null;
   return {
     distance: round(distance, 3), smallest_measured: arm.smallest, largest_measured: arm.largest, warning,
@@ -281,7 +281,7 @@ kdsweep.answer = function (whole, budget, precision = "fp32") {
   };
   const usable = document.arms.flatMap((arm, j) => (arm.reach > 0 ? [j] : []));
   if (!usable.length) {
-    out.why = `no law may be trusted (${document.arms[0].key}: ${document.arms[0].why})`;
+    out.why = `no law may be used (${document.arms[0].key}: ${document.arms[0].why})`;
     return out;
   }
   const [allowed, near] = nearRows(document, budget, usable);
@@ -341,7 +341,7 @@ function bestDraws(document, near) {
   return candidates(document, near).reduce((a, b) => (b.mean < a.mean ? b : a)).mae;
 }
 
-// What 10 % more of the limit that costs most buys.
+// The gain from raising the most costly limit by 10 %.
 function binding(document, budget, near, usable) {
   const now = bestDraws(document, near), more = document.constants.more;
   let found = null;
@@ -353,12 +353,12 @@ function binding(document, budget, near, usable) {
   const sorted = found.gain.sort();
   const [low, median, high] = [0.05, 0.5, 0.95].map((q) => quantile(sorted, q));
   if (Math.abs(median) < 5e-4 && Math.abs(high) < 5e-4) {
-    return { budget: null, gain_bpm: null, text: "no budget binds: 10 % more of any buys nothing" };
+    return { budget: null, gain_bpm: null, text: "no limit is binding: raising any by 10 % gains nothing" };
   }
   return {
     budget: found.name,
     gain_bpm: { median: round(median, 4), low: round(low, 4), high: round(high, 4) },
-    text: `${found.name} binds: ${general(found.limit * (more - 1), 4, true)} more ` +
-      `${document.limits[found.name][2]} buy ${fixed(median, 3)} BPM [${fixed(low, 3)}, ${fixed(high, 3)}]`,
+    text: `${found.name} is binding: ${general(found.limit * (more - 1), 4, true)} more ` +
+      `${document.limits[found.name][2]} gain ${fixed(median, 3)} BPM [${fixed(low, 3)}, ${fixed(high, 3)}]`,
   };
 }

@@ -96,11 +96,11 @@ def _overview(
 
 
 def _beyond(panel: Panel, axes: Axes, largest: float) -> None:
-    """A wash over sizes that nobody has trained."""
+    """Shading over sizes that were not trained."""
     edge = max(axes.x(largest), axes.x.start)
     panel.add(box(edge, axes.y.end, axes.x.end - edge, axes.y.start - axes.y.end, "beyond"))
     if axes.x.end - edge > 60:
-        panel.add(text(axes.x.end - 4, axes.y.end + 11, "beyond the data", "t-note", "end"))
+        panel.add(text(axes.x.end - 4, axes.y.end + 11, "extrapolated", "t-note", "end"))
 
 
 def _law_panel(
@@ -180,7 +180,7 @@ def _median(sweep: Sweep, arm: dict[str, Any], axes: Axes, x: tuple[float, float
 def _path(
     axes: Axes, sizes: Array, values: Array, arm: dict[str, Any], x: tuple[float, float]
 ) -> list[Point]:
-    """Where the law may speak and the panel shows it; ends fall on the ends, not on knots."""
+    """Where the law may be used and the panel shows it; ends fall on the ends, not on knots."""
     first = max(arm["smallest"] / min(arm["reach"], 1.15), x[0])
     last = min(arm["largest"] * min(arm["reach"], BEYOND), x[1])
     grid = np.concatenate([[first], sizes[(sizes > first * 1.001) & (sizes < last / 1.001)], [last]])
@@ -225,7 +225,7 @@ def _short(sweep: Sweep, arm: dict[str, Any], own: list[dict[str, Any]]) -> str:
 
 
 def pareto(sweep: Sweep) -> list[Panel]:
-    """Error against parameters, memory and compute: what was measured, and what the laws say is possible."""
+    """Error against parameters, memory and compute: measured, and predicted by the laws."""
     out = []
     for limit, best in sweep.fronts.items():
         column, unit, what = LIMITS[limit]
@@ -257,7 +257,7 @@ def _front_panel(
             f". Predicted: {best[0]['mae_bpm']['median']:.2f} BPM at {si(best[0][column] / unit)} to "
             f"{best[-1]['mae_bpm']['median']:.2f} BPM at {si(best[-1][column] / unit)}."
             if best
-            else ". No law may predict."
+            else ". No law may be used."
         ),
         height=310.0,
     )

@@ -1,4 +1,4 @@
-"""Pareto fronts: the least error for each budget, measured and predicted. Numbers only."""
+"""Pareto fronts: the lowest error for each budget, measured and predicted. Numbers only."""
 
 import math
 from typing import Any
@@ -23,9 +23,9 @@ SAME = ("arch", "depth", "width", "init", "strategy", "strategy_args", "teacher"
 
 
 def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: str) -> list[dict[str, Any]]:
-    """The student with the least expected error for each of many budgets, as `budget.answer` describes them.
+    """The student with the lowest expected error for each of many budgets, as `best.answer` describes them.
 
-    Least budget first, each student once; `outside` says that it lies beyond its arm's measured sizes. []
+    Smallest budget first, each student once; `outside` says that it lies beyond its arm's measured sizes. []
     when no law may be used, or the sweep has not measured the quantity.
     """
     column, unit, _ = LIMITS[limit]
@@ -59,7 +59,7 @@ def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: st
 
 
 def measured(results: list[dict[str, Any]], column: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Mean error of every trained student over its seeds, and those that nothing smaller beats."""
+    """Mean error of every trained student over its seeds, and their Pareto front."""
     cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in results:
         if r["role"] == "student" and r.get(column) is not None:

@@ -121,14 +121,14 @@ function show(laws, answer, place) {
     ...(timed ? [[`${general(cost.latency_ms, 3)} ms`, `on ${answer.device}`]] : []),
   ]));
   box.append(list([
-    [share(best.p_best), "to be the best of all"], [share(best["p_within_0.1_bpm"]), "to be within 0.1 BPM of it"],
-    ...(limited ? [[share(best.p_feasible), "to keep the limit on latency"]] : []),
+    [share(best.p_best), "P(best)"], [share(best["p_within_0.1_bpm"]), "P(within 0.1 BPM of the best)"],
+    ...(limited ? [[share(best.p_feasible), "P(meets the latency limit)"]] : []),
     best.trained ? [`trained: ${best.measured_mae_bpm.toFixed(2)} BPM`, `measured, point ${best.point}`] : ["not trained yet", ""],
   ]));
   const students = [best, ...(answer.runner_up ? [answer.runner_up] : [])];
   box.append(intervals(laws, students, place.clientWidth));
   if (answer.runner_up) {
-    box.append(element("p", "why", `Runner-up: ${named(laws, answer.runner_up)}, ${share(answer.runner_up.p_best)} to be the best.`));
+    box.append(element("p", "why", `Runner-up: ${named(laws, answer.runner_up)}, P(best) ${share(answer.runner_up.p_best)}.`));
   }
   const warning = answer.extrapolation.warning ?? "";
   const note = answer.why.slice(0, answer.why.length - warning.length).replace(/; $/, "");
@@ -136,7 +136,7 @@ function show(laws, answer, place) {
   if (warning) box.append(element("p", "why warn", sentence(warning)));
   if (answer.left_out) {
     const more = element("details", "why");
-    more.append(element("summary", "", `${answer.left_out.length} laws take no part, or not beyond their data`));
+    more.append(element("summary", "", `${answer.left_out.length} laws are not used, or not beyond their data`));
     for (const arm of answer.left_out) more.append(element("p", "note", `${arm.arm}: ${arm.why}`));
     box.append(more);
   }
@@ -144,9 +144,9 @@ function show(laws, answer, place) {
 }
 
 function bound(binding) {
-  if (!binding.budget) return "No limit binds: 10 % more of any buys nothing";
+  if (!binding.budget) return "No limit is binding: raising any by 10 % gains nothing";
   const { median, low, high } = binding.gain_bpm, what = document.querySelector(`[data-name=${binding.budget}] .check`);
-  return `The limit on ${what.firstElementChild.nextSibling.textContent.trim().toLowerCase()} binds: 10 % more buys ` +
+  return `The limit on ${what.firstElementChild.nextSibling.textContent.trim().toLowerCase()} is binding: 10 % more gains ` +
     `${median.toFixed(3)} BPM [${low.toFixed(3)}, ${high.toFixed(3)}]`;
 }
 
@@ -160,10 +160,10 @@ function costs(cost) {
 function int8(answer) {
   if (answer.precision !== "int8") return "";
   const signed = (v) => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(3), change = answer.int8;
-  return "The errors are those of float32; " + (change
+  return "Errors are for float32; " + (change
     ? `int8 changed them by ${signed(change.mae_change_mean_bpm)} BPM on average, ` +
       `${signed(change.mae_change_most_bpm)} at most, on ${change.points} students`
-    : "what int8 does to them was not measured in this sweep");
+    : "the effect of int8 was not measured in this sweep");
 }
 
 function sentence(words) {

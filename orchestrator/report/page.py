@@ -36,7 +36,7 @@ class Section:
     lead: list[str]
     panels: list[Panel] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    key: str = ""  # which legend stands above the panels
+    key: str = ""  # which legend is shown above the panels
 
     @property
     def groups(self) -> list[tuple[str, list[Panel]]]:
@@ -72,20 +72,20 @@ FIGURES: dict[str, tuple[str, Callable[[Sweep], list[Panel]]]] = {
     "pareto": ("Measured and predicted Pareto fronts", pictures.pareto),
     "gains": ("What distillation gains over training from scratch", comparisons.gains),
     "crossovers": ("Which strategy is better at which size", comparisons.crossovers),
-    "teachers": ("What the teacher's size does", comparisons.teachers),
-    "calibration": ("Left-out largest sizes inside their intervals", comparisons.calibration),
+    "teachers": ("Effect of teacher size", comparisons.teachers),
+    "calibration": ("Held-out largest sizes inside their prediction intervals", comparisons.calibration),
     "cost": ("Hours of training by strategy", comparisons.cost),
 }
 
 
 def render(sweep: Sweep) -> str:
-    """The page. Raises InputError if it would be too heavy to mail, which takes hundreds of arms."""
+    """The page. Raises InputError if it would be too large to mail, which takes hundreds of arms."""
     for rows in (records.RUNS, 50):
         text = _render(sweep, rows)
         if len(text.encode()) < MOST_BYTES:
             return text
     raise InputError(
-        f"{sweep.name}: a report of {len(sweep.document['arms'])} arms weighs {len(text) / 1e6:.1f} MB, over "
+        f"{sweep.name}: a report of {len(sweep.document['arms'])} arms takes {len(text) / 1e6:.1f} MB, over "
         f"{MOST_BYTES / 1e6:g} MB: split the search space into several sweeps"
     )
 
@@ -144,14 +144,14 @@ def _file(name: str) -> str:
 
 
 def _mark(strategy: str) -> Markup:
-    """A strategy's marker, as it stands in every figure."""
+    """A strategy's marker, as in every figure."""
     css = CLASSES.get(strategy, "c-other")
     path = marks([(6, 6)], strategy, f"dot {css}", 4)
     return Markup('<svg class="mark" viewBox="0 0 12 12" aria-hidden="true">' + path + "</svg>")
 
 
 def _controls(sweep: Sweep) -> list[Control]:
-    """One for each quantity that this sweep knows, from the least to the most at any precision."""
+    """One for each quantity that this sweep knows, from minimum to maximum at any precision."""
     arena = sweep.document["profile"]["measured"]["arena"]
     out = []
     for name, (label, of, measure) in LABELS.items():
@@ -197,10 +197,10 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
         ),
         Section(
             "pareto",
-            "What is possible at each size",
+            "Best error at each size",
             "Pareto",
             [
-                "Dots are means over seeds. The stepped line joins the students that nothing smaller beats; "
+                "Dots are means over seeds. The stepped line is the measured Pareto front; "
                 "the purple line and band are the best student that the laws predict for each budget, "
                 "trained or not."
             ],
@@ -220,16 +220,15 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             "crossovers",
             "Where one strategy overtakes another",
             "Crossovers",
-            [_sentence(t) for t in turns[:6]]
-            or ["No crossover could be established within the measured sizes."],
+            [_sentence(t) for t in turns[:6]] or ["No crossover was established within the measured sizes."],
             drawn["crossovers"],
             [tables.crossovers(sweep)] if document["crossovers"] else [],
         ),
         Section(
             "teachers",
-            "What the teacher's size does",
+            "Effect of teacher size",
             "Teachers",
-            [_sentence(t) for t in few] or ["No student was taught."],
+            [_sentence(t) for t in few] or ["No student was distilled."],
             drawn["teachers"],
             [tables.teachers(sweep)],
             "strategies" if drawn["teachers"] else "",
@@ -261,7 +260,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
 
 def _gains(document: dict[str, Any]) -> list[str]:
     if not document["gains"]["arms"]:
-        return ["No architecture has both a scratch law and a distilled one over common sizes."]
+        return ["No architecture has both a scratch law and a distilled law over common sizes."]
     said = [_sentence(a["text"]) for a in document["gains"]["architectures"]]
     if words_ := document["soft_against_dkd"]["text"]:
         said.append(f"DKD against soft distillation: {words_}.")
@@ -269,16 +268,16 @@ def _gains(document: dict[str, Any]) -> list[str]:
 
 
 def _cost(compared: Table | None) -> list[str]:
-    out = ["Hours of one slot, as each point counted its own training; waiting and start-up are not in them."]
+    out = ["Slot-hours of training, measured per point; queueing and start-up are not included."]
     if compared is None:
-        out.append("All students start from random weights: there are no pruned ones to compare.")
+        out.append("All students have random init; there are no pruned inits to compare.")
     return out
 
 
 def _trouble(sweep: Sweep) -> list[str]:
     n, blocked = len(sweep.errors), len(sweep.blocked)
     if not n and not blocked:
-        return ["Nothing failed, nothing is blocked."]
+        return ["No point failed or is blocked."]
     failed = f"{n} point{'s' if n != 1 else ''} failed"
     return [f"{failed} and {blocked} cannot be trained because their teacher failed."]
 

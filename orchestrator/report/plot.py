@@ -11,7 +11,7 @@ from html import escape
 WIDTH, HEIGHT = 360.0, 280.0  # of a panel; small, because pages scale it little and phones are narrow
 Point = tuple[float, float]
 
-# strategy -> CSS class; markers tell the same again, for eyes that tell colours badly
+# strategy -> CSS class; markers repeat the distinction for colour-blind readers
 CLASSES = {"scratch": "c-scratch", "hard": "c-hard", "soft": "c-soft", "dkd": "c-dkd", "feature": "c-feature"}
 OTHER = "c-other"
 
@@ -66,7 +66,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def cut(words: str, most: int) -> str:
-    """Words that fit."""
+    """Text cut to fit."""
     return words if len(words) <= most else words[: most - 1].rstrip() + "…"
 
 

@@ -1,4 +1,4 @@
-"""The tables of what happened: failures, costs, inits, runs, and what it takes to do it again."""
+"""The tables of failures, costs, inits, runs, and what is needed to reproduce them."""
 
 import json
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ RUNS = 400  # rows of the table of runs: the best ones; the directory has them a
 
 
 def trouble(sweep: Sweep) -> Table:
-    """Failed points with what they died of, then those that wait for a failed teacher."""
+    """Failed points with their errors, then those blocked by a failed teacher."""
     rows = []
     for id, error in sweep.errors.items():
         p = sweep.plan.get(id)
@@ -23,7 +23,7 @@ def trouble(sweep: Sweep) -> Table:
                 Cell(id),
                 Cell(what),
                 Cell("failed"),
-                Cell(f"{error.get('type', 'Error')}: {error.get('message', 'no message was kept')}"),
+                Cell(f"{error.get('type', 'Error')}: {error.get('message', 'no message recorded')}"),
                 number(epoch, ".0f"),
             ]
         )
@@ -80,11 +80,11 @@ def inits_compared(sweep: Sweep) -> Table | None:
         "#validation MAE at equal compute"
     )
     note = (
-        "Random init → the other, BPM. Equal epochs: of the student's own training, which gives a pruned "
-        "student its teacher's for nothing. Equal compute: seconds of all training, the teacher's share "
+        "Random init → the other, BPM. Equal epochs: the student's own training only; the teacher of a "
+        "pruned student is not counted. Equal compute: seconds of all training, the teacher's share "
         "included, until the cheaper of the two ended."
     )
-    return Table("Inits: random weights against pruned teachers", columns(names), rows, note, open=True)
+    return Table("Inits: random against pruned from the teacher", columns(names), rows, note, open=True)
 
 
 def _nothing(b: Inits) -> str:
@@ -133,7 +133,7 @@ def reproduce(sweep: Sweep) -> list[tuple[str, str]]:
     said = [", ".join(f"{k} {v}" for k, v in json.loads(v).items()) for v in versions]
     devices = _distinct(str(r["device"]) for r in sweep.results if r.get("device"))
     return [
-        ("data", sweep.source or "not said in the directory"),
+        ("data", sweep.source or "not recorded"),
         ("data fingerprint", _joined(made["data_fingerprint"])),
         ("recipe version", _joined(made["recipe_version"])),
         ("commit of the training code", _joined(made["git_commit"])),

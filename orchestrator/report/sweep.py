@@ -1,4 +1,4 @@
-"""What a report is made from: one sweep directory, read once. Knows files; draws and says nothing."""
+"""What a report is made from: one sweep directory, read once. Knows files; draws and words nothing."""
 
 import json
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ class Sweep:
 
     @cached_property
     def teachers(self) -> dict[str, str]:
-        """Id -> how people call a teacher, all different."""
+        """Id -> a readable name for each teacher, all different."""
         found = [r for r in self.results if r["role"] == "teacher"]
         names = {r["id"]: f"{r['arch']} {r['depth']}×{r['width']}" for r in found}
         twice = {n for n in names.values() if list(names.values()).count(n) > 1}
@@ -96,12 +96,12 @@ class Sweep:
 
     @property
     def stale(self) -> bool:
-        """Whether there are other results now than those the laws were fitted to."""
+        """Whether the results changed since the laws were fitted."""
         return bool(self.document["made"]["results_digest"] != results_digest(self.results))
 
     @cached_property
     def source(self) -> str:
-        """Where the recordings came from, "synthetic" when they were made up; "" when nobody can tell."""
+        """Where the recordings came from, "synthetic" when they were generated; "" when unknown."""
         try:
             data = (yaml.safe_load(self.space) or {}).get("data") or {}
         except (yaml.YAMLError, AttributeError):
@@ -112,7 +112,7 @@ class Sweep:
 
     @property
     def synthetic(self) -> bool:
-        """Whether no person ever wore what was recorded."""
+        """Whether the recordings were generated."""
         return self.source == "synthetic"
 
     @cached_property
@@ -122,7 +122,7 @@ class Sweep:
 
     @cached_property
     def waiting(self) -> list[Planned]:
-        """Points of the plan that nobody has tried yet."""
+        """Points of the plan not tried yet."""
         blocked = {p.id for p in self.blocked}
         return [p for p in self._open if p.id not in self.errors and p.id not in blocked]
 
@@ -169,7 +169,7 @@ def full_label(arm: dict[str, Any]) -> str:
 
 
 def _plan(path: Path) -> dict[str, Planned]:
-    """Points by id. Only what a report says of them, so that plans of other versions can be read too."""
+    """Points by id. Only what a report shows of them, so that plans of other versions can be read too."""
     try:
         content = json.loads(path.read_text())
         places = [content["columns"].index(field.name) for field in fields(Planned)]

@@ -30,7 +30,7 @@ class Table:
 
 
 def columns(names: str) -> list[tuple[str, bool]]:
-    """From "arm, #runs": # stands before columns of numbers."""
+    """From "arm, #runs": # marks columns of numbers."""
     return [(n.strip().removeprefix("#"), n.strip().startswith("#")) for n in names.split(",")]
 
 
@@ -56,7 +56,7 @@ def strategy(arm: dict[str, Any]) -> Cell:
 
 
 def laws(sweep: Sweep) -> Table:
-    """One row an arm: the two exponentials, and whether its law may speak."""
+    """One row an arm: the two exponentials, and whether its law may be used."""
     rows = []
     for arm in sweep.document["arms"]:
         forms = {f["name"]: f for f in arm["forms"]}
@@ -74,10 +74,10 @@ def laws(sweep: Sweep) -> Table:
             ]
         )
     names = (
-        "architecture, strategy, teacher, #runs, #parameters, a exp(−b ln N) + c, #off %, #left out %, "
-        "a exp(−b N) + c, #off %, #left out %, verdict"
+        "architecture, strategy, teacher, #runs, #parameters, a exp(−b ln N) + c, #fit error %, "
+        "#held-out error %, a exp(−b N) + c, #fit error %, #held-out error %, verdict"
     )
-    return Table("Every law", columns(names), rows)
+    return Table("All laws", columns(names), rows)
 
 
 def _form(form: dict[str, Any] | None) -> list[Cell]:
@@ -100,7 +100,7 @@ def forms(sweep: Sweep) -> Table:
         ]
         for f in sweep.document["prefers"]["forms"]
     ]
-    names = "form, #AICc beyond the best, #off on seen %, #off on left-out largest sizes %, in the ensemble"
+    names = "form, #ΔAICc, #fit error %, #error on held-out largest sizes %, in the ensemble"
     return Table("Forms of law, over all arms", columns(names), rows)
 
 
@@ -131,7 +131,7 @@ def predicted(sweep: Sweep) -> Table:
             size(b["macs"]),
             span(b["mae_bpm"]),
             number(b["p_best"], ".0%"),
-            Cell("trained" if b["trained"] else "not yet" + (", beyond the data" if b["outside"] else "")),
+            Cell("trained" if b["trained"] else "not yet" + (", extrapolated" if b["outside"] else "")),
         ]
         for b in sweep.fronts["max_params"]
     ]
@@ -165,11 +165,11 @@ def gains(sweep: Sweep) -> Table:
         for r in sweep.document["gains"]["arms"]
     ]
     names = "architecture, strategy, teacher, #mean gain %, #at the smallest, #at the largest, #P(better)"
-    return Table("Gain over scratch, of the mean over runs", columns(names), rows)
+    return Table("Gain over scratch, in mean error over runs", columns(names), rows)
 
 
 def soft_against_dkd(sweep: Sweep) -> Table:
-    """Is decoupling better, or only louder?"""
+    """Is decoupling better, or only weighted more?"""
     found = sweep.document["soft_against_dkd"]
     rows = [
         [
@@ -206,8 +206,8 @@ def crossovers(sweep: Sweep) -> Table:
         ]
         for r in sweep.document["crossovers"]
     ]
-    names = "finding, teacher, #from, #to, #order turns at, #P(one turn)"
-    return Table("Every pair of strategies", columns(names), rows)
+    names = "finding, teacher, #from, #to, #crossover at, #P(one crossover)"
+    return Table("All pairs of strategies", columns(names), rows)
 
 
 def teachers(sweep: Sweep) -> Table:
@@ -237,5 +237,5 @@ def calibration(sweep: Sweep) -> Table:
         ]
         for t in sweep.document["calibration"]["trials"]
     ]
-    names = "sizes left out, #inside the interval, #95 % Clopper-Pearson limits, #mean miss %"
-    return Table("Hits of the intervals", columns(names), rows, open=True)
+    names = "sizes held out, #inside the interval, #95 % Clopper-Pearson limits, #mean error %"
+    return Table("Coverage of the prediction intervals", columns(names), rows, open=True)

@@ -1,4 +1,4 @@
-"""The answer in one sentence, and what stands beneath it. Plain text; the page marks it up."""
+"""The answer in one sentence, and the text below it. Plain text; the page marks it up."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from orchestrator.answers.candidates import Budget
 from orchestrator.report.costs import costs
 from orchestrator.report.sweep import Sweep
 
-Part = tuple[str, bool]  # words, and whether they carry the weight
-FRACTION = 4  # "a quarter of its parameters costs ..."
+Part = tuple[str, bool]  # words, and whether they are emphasised
+FRACTION = 4  # "a quarter of its parameters adds ..."
 
 
 def headline(sweep: Sweep) -> list[Part]:
@@ -37,7 +37,7 @@ def lead(sweep: Sweep) -> list[str]:
     if best["trained"]:
         out.append(f"It is trained: point {best['point']} measured {best['measured_mae_bpm']:.2f} BPM.")
     else:
-        out.append("It is not trained yet; its error is predicted from its neighbours.")
+        out.append("It is not trained yet; its error is predicted by its scaling law.")
     out.append(_sure(sweep, a))
     if warning := a["extrapolation"]["warning"]:
         out.append(f"{warning[0]}{warning[1:].lower()}.")
@@ -46,7 +46,7 @@ def lead(sweep: Sweep) -> list[str]:
         s = small["best"]
         costs_bpm = s["mae_bpm"]["median"] - best["mae_bpm"]["median"]
         out.append(
-            f"A quarter of its parameters costs {costs_bpm:.2f} BPM: {s['arch']} {s['depth']}×{s['width']}, "
+            f"A quarter of its parameters adds {costs_bpm:.2f} BPM: {s['arch']} {s['depth']}×{s['width']}, "
             f"{sweep.label(s)}, {s['mae_bpm']['median']:.2f} BPM with {s['params']:,}."
         )
     return out
@@ -60,7 +60,7 @@ def _sure(sweep: Sweep, a: dict[str, Any]) -> str:
         return text + "."
     gap = other["mae_bpm"]["median"] - best["mae_bpm"]["median"]
     name = f"{other['arch']} {other['depth']}×{other['width']}{_taught(sweep, other)}"
-    worse = "worse" if gap >= 0 else "better in the median"
+    worse = "worse" if gap >= 0 else "better in median"
     return f"{text}; the runner-up, {name}, is {abs(gap):.2f} BPM {worse}."
 
 
@@ -82,7 +82,7 @@ def _init(s: dict[str, Any]) -> str:
 
 
 def recommended(sweep: Sweep) -> dict[str, Any]:
-    """The answer with the least error that no law was stretched for; stretched or refused if there is none.
+    """The answer with the lowest error inside the measured sizes; extrapolated or refused if there is none.
 
     Architectures are measured up to different sizes, so each of these is tried as the budget.
     """
@@ -106,7 +106,10 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     out = [
         (f"{students:,}", f"students trained, with {teachers} teacher{'s' if teachers != 1 else ''}"),
         (hours, "hours of training"),
-        (str(len(sweep.document["arms"])), "laws fitted, one for each way to make a student"),
+        (
+            str(len(sweep.document["arms"])),
+            "laws fitted, one per combination of architecture, init, strategy and teacher",
+        ),
     ]
     if sweep.errors:
         out.append((f"{len(sweep.errors)}", f"point{'s' if len(sweep.errors) > 1 else ''} failed"))

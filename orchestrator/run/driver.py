@@ -1,7 +1,7 @@
 """The driver: plan minus store goes to one Ray Tune experiment; what happens is stored, shown and tracked.
 
-`run_sweep` is the whole of it. Tune asks `tuning.Release` for packs, workers train them (`trainable.py`) and
-report a slice of time at a time, `Events` hears every report.
+`run_sweep` is the whole of it. Tune asks `tune.Release` for packs, workers train them (`trainable.py`) and
+report a slice of time at a time, `Events` receives every report.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Options:
     max_failures: int = 1  # how often a point may fail and be tried again
     slice_s: float = 2.0  # a worker reports, and notices a stop, about this often
     checkpoint_every_s: float = 30.0
-    command: str = "kdsweep run"  # what the dashboard says was started
+    command: str = "kdsweep run"  # the entry point that the dashboard shows
 
 
 @dataclass
@@ -123,7 +123,9 @@ def run_sweep(
         if not lock.take(DRIVER):
             raise Busy(f"{store.path} is being run by another process: {_owner(store)}")
         if not lock.supported:
-            display.say(f"{store.path}: this file system has no locks; don't run the sweep twice at a time")
+            display.say(
+                f"{store.path}: this file system has no locks; don't run this sweep in two processes at once"
+            )
         _remove_leftovers(store)
         trained = store.done()
         plan = plan.with_earlier(store.path / "plan.json", trained)
@@ -279,7 +281,7 @@ class Training:
 
 
 class Beside:
-    """Work done in threads while the main thread starts Ray; `wait` raises what went wrong there."""
+    """Work done in threads while the main thread starts Ray; `wait` raises its errors."""
 
     def __init__(self, *work: Callable[[], Any]) -> None:
         self._errors: list[BaseException] = []

@@ -1,6 +1,6 @@
-"""Hears what happens in Ray Tune and tells scheduler, store, MLflow, dashboard and terminal.
+"""Receives Ray Tune's events and passes them to scheduler, store, MLflow, dashboard and terminal.
 
-Also holds the request to stop. Knows Ray only through `Cluster` and `Dashboard`; `tuning.py` calls it.
+Also holds the request to stop. Knows Ray only through `Cluster` and `Dashboard`; `tune.py` calls it.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class StopRequest:
         got, now = signal.Signals(number), time.monotonic()
         if self.signal is None:
             self.signal, self._deadline = got, now + GRACE_S[got]
-        elif got == signal.SIGINT:  # somebody at the keyboard who doesn't want to wait
+        elif got == signal.SIGINT:  # a second Ctrl-C: the user doesn't want to wait
             raise KeyboardInterrupt
         else:  # Slurm sends several, and one of them to every process: none may cut short what it asked for
             self._deadline = min(self._deadline, now + GRACE_S[got])
@@ -97,7 +97,7 @@ class Events:
         self._beat = self._counted = self._accounted = 0.0
 
     def announce(self) -> None:
-        """Say where the dashboard is."""
+        """Print the dashboard's address."""
         self._account("start", host=socket.gethostname(), address=self.cluster.address)
         self.heartbeat()
         if self.cluster.dashboard_url:
@@ -181,7 +181,7 @@ class Events:
         id, again = lost
         why = (str(error).strip() or "no reason given").splitlines()[0]
         what = "its node left" if gone else f"its worker died ({why:.200})"
-        self.display.say(f"point {id}: {what}" + ("; it goes on from its checkpoint" if again else ""))
+        self.display.say(f"point {id}: {what}" + ("; it will resume from its checkpoint" if again else ""))
         if not again:
             died = {"type": "WorkerDied", "message": f"its worker died: {error}", "traceback": str(error)}
             self._failed(id, died, self._worker_log(pid))
@@ -199,7 +199,7 @@ class Events:
             self.tracker.ended(id)
             self._account("point", id=id, train_seconds=event["train_seconds"])
         elif self.scheduler.point_failed(trial, id):
-            self.display.say(f"point {id} failed, will be tried again: {event['error']['message']}")
+            self.display.say(f"point {id} failed and will be retried: {event['error']['message']}")
         else:
             self._failed(id, event["error"], event["log"])
 
@@ -232,7 +232,7 @@ class Events:
             self.heartbeat()
 
     def heartbeat(self, state: str = "RUNNING") -> None:
-        """Tell other processes and the dashboard where the sweep stands; state as in Ray's jobs."""
+        """Tell other processes and the dashboard the sweep's status; state as in Ray's jobs."""
         self._beat = time.monotonic()
         figures = self.progress.as_json(time.time())
         content = {**figures, "state": state, "ray": self.cluster.as_json()}

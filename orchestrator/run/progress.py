@@ -1,4 +1,4 @@
-"""Where a running sweep stands: figures, progress.json for others, lines or a live view on stderr."""
+"""Status of a running sweep: figures, progress.json for others, lines or a live view on stderr."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ REDRAW_S = 0.5
 
 @dataclass
 class Progress:
-    """Counts, rate and ETA of one call of `kdsweep run`. Fed with the workers' events; it asks nobody."""
+    """Counts, rate and ETA of one call of `kdsweep run`. Fed with the workers' events alone."""
 
     points: Mapping[str, Point]
     done: set[str]
@@ -152,7 +152,7 @@ class Display:
             print(text, file=self._stream, flush=True)
 
     def show(self, progress: Progress, *, force: bool = False) -> None:
-        """Show where the sweep stands, if it is time."""
+        """Show the sweep's status, if it is time."""
         now = time.monotonic()
         if not force and now - self._shown < (REDRAW_S if self._live else LINE_S):
             return

@@ -31,10 +31,10 @@ DRIVER_ENV = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing: progress.py does
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON, TensorBoard: half the driver's CPU
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own, see sweep.py
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own, see events.py
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the store is the truth; Tune's own state is never read
     # How long to wait for the reason of a worker's end. Ray's 1 s is less than it takes to notice that a
-    # node is gone, and a point must not be blamed for that.
+    # node is gone, and that must not count as the point's failure.
     "RAY_timeout_ms_task_wait_for_death_info": "20000",
     # With a search algorithm Tune would start one worker at a time, seconds each; the scheduler bounds them.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",
@@ -154,10 +154,10 @@ class Cluster:
         """Connect to the Ray at `address`, IP:PORT. InputError if it or authentication is left to chance."""
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
-            raise InputError(f"--address {address}: give it as IP:PORT; `auto` may find somebody else's Ray")
+            raise InputError(f"--address {address}: give it as IP:PORT; `auto` may find another user's Ray")
         if "RAY_AUTH_MODE" not in os.environ:
             raise InputError(
-                "--address needs the authentication of that Ray in the environment: RAY_AUTH_MODE=token and "
+                "--address needs that cluster's authentication in the environment: RAY_AUTH_MODE=token and "
                 "RAY_AUTH_TOKEN_PATH=<its token file>"
             )
         refuse_second_ray()

@@ -44,7 +44,7 @@ class Dashboard:
         node: Any = ray._private.worker.global_worker.node
         self.logs = Path(node.get_session_dir_path()) / "logs"
         self._log = self.logs / f"job-driver-{self.id}.log"
-        # Ray tells of dead workers and nodes, at length, on stdout, where data belongs: into the log with it.
+        # Ray reports dead workers and nodes, at length, on stdout, which is for data: redirect it to the log.
         ray._private.worker.print_to_stdstream = self._from_ray
         self._points = Gauge("kdsweep_points", "Points of the sweep by state", ("sweep", "state"))
         self._eta = Gauge("kdsweep_eta_seconds", "Estimated seconds to the end of the sweep", ("sweep",))
@@ -61,7 +61,7 @@ class Dashboard:
             self.write(f"Ray: {text}")
 
     def publish(self, message: str, figures: Mapping[str, Any], status: str = "RUNNING") -> None:
-        """Show where the sweep stands; status: RUNNING, SUCCEEDED, FAILED or STOPPED."""
+        """Show the sweep's status; status: RUNNING, SUCCEEDED, FAILED or STOPPED."""
         from ray.dashboard.modules.job.common import JobInfo, JobStatus
         from ray.experimental.internal_kv import _internal_kv_put
 

@@ -1,6 +1,6 @@
 """Which pack may run next: a student waits for its teacher, and for nothing else. No Ray, no torch.
 
-It is told what happens (done, failed, lost) and answers `release`. Failures are counted by point, so that
+It receives events (done, failed, lost) and answers `release`. Failures are counted by point, so that
 one bad point neither takes its pack with it nor uses up its neighbours' retries.
 """
 

@@ -1,4 +1,4 @@
-"""Where a sweep stands, read from its directory alone: by anybody, at any time, without a lock.
+"""Status of a sweep, read from its directory alone: by any process, at any time, without a lock.
 
 Imports nothing heavy, since `kdsweep status` is typed often and on login nodes.
 """

@@ -63,7 +63,7 @@ class Record:
             content = json.loads((here / chain.RECORD).read_text())
             return cls(**{**content, "requests": [Request(**r) for r in content["requests"]]})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{here / chain.RECORD}: not readable ({error!r}): remove {here}") from error
+            raise InputError(f"{here / chain.RECORD}: not readable ({error!r}): delete {here}") from error
 
     def save(self, here: Path) -> None:
         """Whole or not at all."""
@@ -172,7 +172,7 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
 
 
 def send(here: Path, record: Record, slurm: Slurm, *, again: bool) -> None:
-    """Submit what is not known to be. again: an earlier call may have got further than it could say.
+    """Submit what is not known to be. again: an earlier call may have submitted more than it recorded.
 
     Raises Away: call it again later. Raises Refused: what was submitted is cancelled.
     """
@@ -205,7 +205,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another kdsweep submit is at work; wait for it") from None
+            raise InputError(f"{folder}: another kdsweep submit or cancel is running; wait for it") from None
         yield
     finally:
         os.close(fd)
@@ -235,7 +235,7 @@ def active_rows(here: Path, record: Record, queue: list[JobState]) -> list[JobSt
 def jobs_of(folder: Path, slurm: Slurm | None = None) -> list[dict[str, Any]]:
     """The jobs of a sweep's last submission, for `status`: id, kind, state, reason, active and more.
 
-    active is None when nobody can tell. A job that Slurm doesn't mention is UNKNOWN, unless accounting or the
+    active is None when unknown. A job that Slurm doesn't mention is UNKNOWN, unless accounting or the
     sweep's own record knows how it ended.
     """
     here = latest(folder)
@@ -277,7 +277,9 @@ def _absent(
     """What can be said of a job that the queue doesn't mention."""
     job = request.job
     if job is None:
-        return JobState("-", "-", UNKNOWN, "meant to be submitted; kdsweep submit finds out and goes on")
+        return JobState(
+            "-", "-", UNKNOWN, "submission was interrupted; run kdsweep submit again to resume it"
+        )
     if away:
         return JobState(job, job, UNKNOWN, away)
     if job in accounted:
@@ -308,7 +310,7 @@ def output_of(folder: Path, job: str) -> Path:
     """What a job printed. Raises InputError when there is no such output."""
     found = sorted((folder / "slurm").glob(f"*/*-{glob_safe(job)}.out"))
     if not found:
-        raise InputError(f"{folder}: no output of a job {job}: kdsweep status lists the jobs")
+        raise InputError(f"{folder}: no output of job {job}; see kdsweep status for the jobs")
     return found[-1]
 
 

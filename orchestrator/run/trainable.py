@@ -34,7 +34,7 @@ class Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for a slice of time. Raises Leaving, once all has been told, when this node must go."""
+        """Train for a slice of time. Raises Leaving, once all is reported, when this node must go."""
         if self.trainer.must_leave:
             self.trainer.pause()
             raise Leaving(f"{socket.gethostname()}: this node's time is over")

@@ -1,4 +1,4 @@
-"""Ray Tune's three seams, each handing on to the `Events`: who is next, what happened, when to stop."""
+"""Ray Tune's three seams, each passing on to `Events`: the next pack, what happened, when to stop."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ class Release(_Stateless, Searcher):
         return Searcher.FINISHED if self._events.over else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """`Listen` hears it with the error itself."""
+        """`Listen` receives it with the error itself."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store is the state."""
@@ -42,7 +42,7 @@ class Release(_Stateless, Searcher):
 
 
 class Listen(_Stateless, Callback):
-    """Hears every result, end and error of a trial."""
+    """Receives every result, end and error of a trial."""
 
     def __init__(self, events: "Events") -> None:
         self._events = events
@@ -87,7 +87,7 @@ def error_of(trial: Any) -> Any:
 
 
 def _forget(trial: Any, like: Any) -> None:
-    """Tune keeps every trial to the end: drop what nobody reads any more, share with `like` what is alike."""
+    """Tune keeps every trial to the end: drop what is no longer read, share with `like` what is alike."""
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
     trial.run_metadata.last_result = {}
@@ -105,9 +105,9 @@ class Stop(_Stateless, Stopper):
         self._events = events
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether this trial shall end now."""
+        """Whether this trial is to end now."""
         return bool(self._events.stop)
 
     def stop_all(self) -> bool:
-        """Whether all shall end now."""
+        """Whether all trials are to end now."""
         return self._events.abandon

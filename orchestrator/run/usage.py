@@ -10,7 +10,7 @@ def by_kind(plan: Plan, ledger: Iterable[Mapping[str, Any]]) -> dict[str, dict[s
     """Hours that finished points took: "teacher", or the strategy -> points, slot_, cpu_ and gpu_hours.
 
     A point's seconds are all that went into it, over every link of a chain; epochs that a kill lost are in
-    `standing.usage`, which counts what the sweep held.
+    `status.usage`, which counts what the sweep held.
     """
     points = {p.id: p for p in plan.points}
     used: dict[str, dict[str, float]] = {}

@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
 LOG_LINES = 50
-HEADLINES = ("mae_bpm", "train_seconds", "epochs")  # what the driver is told of a finished point
+HEADLINES = ("mae_bpm", "train_seconds", "epochs")  # figures of a finished point that the driver receives
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every worker of a sweep is told once. Plain data, so that it travels."""
+    """What every worker of a sweep receives once. Plain data, so that it can be pickled."""
 
     sweep_dir: str
     cache_dir: str
     data: DataConfig
     threads: int
     gpu: bool
-    slice_s: float  # a step trains for about this long; also how fast a worker notices that it shall stop
+    slice_s: float  # a step trains for about this long; also how fast a worker notices a stop request
     checkpoint_every_s: float
     git_commit: str | None
 
@@ -142,7 +142,7 @@ class PackTrainer:
         from kd.training.train import Runs
 
         id = self.ids[0]
-        if self.store.is_done(id):  # by a worker that died before it could say so
+        if self.store.is_done(id):  # by a worker that died before it could report
             stored = self.store.result(id)
             events.append(_event("done", id, **{key: stored[key] for key in HEADLINES}))
             self._close(id)
@@ -151,7 +151,7 @@ class PackTrainer:
         if not self.lock.take(byte_of(id), ORPHAN_PATIENCE_S):
             raise InputError(
                 f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "
-                f"end that process, then run again"
+                f"stop that process, then run again"
             )
         how = self._how(id)
         for other in self.ids[1:]:
@@ -176,7 +176,7 @@ class PackTrainer:
         return True
 
     def _how(self, id: str) -> "Choice":
-        """How to train points like this: on a CPU one by one, so that bits don't depend on the company."""
+        """How to train points like this: on a CPU one by one, independent of other points."""
         from kd.training.probe import Choice, choose
 
         if self.device == "cpu" or id in self._alone or len(self.ids) == 1:
@@ -215,9 +215,9 @@ class PackTrainer:
                 _say(f"{id} done: {figures}")
 
     def _stack_failed(self, error: Exception, events: list[dict[str, Any]]) -> None:
-        """A stack can't begin or go on: its points are tried in smaller company, a point alone has failed."""
+        """A stack can't begin or go on: its points are retried in smaller stacks, a lone point fails."""
         if len(self.stacked) > 1 and (self.runs is None or type(error).__name__ == "OutOfMemoryError"):
-            _say(f"a stack of {len(self.stacked)} failed, its points go on in smaller ones: {error}")
+            _say(f"a stack of {len(self.stacked)} failed; retrying its points in smaller stacks: {error}")
             if type(error).__name__ == "OutOfMemoryError":
                 shape = self._shape(self.stacked[0])
                 self._chosen[shape] = replace(

@@ -54,13 +54,13 @@ class Point:
 
     @property
     def name(self) -> str:
-        """What people call it; several points may share it."""
+        """Display name; several points may share it."""
         return f"{self.arch}-{self.depth}x{self.width}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All points of a space, teachers first. refused: what the grid names but nobody can train, and why."""
+    """All points of a space, teachers first. refused: grid entries that cannot be trained, and why."""
 
     name: str
     points: list[Point]

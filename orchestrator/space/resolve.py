@@ -87,5 +87,5 @@ def _refuse_other_data(store: Store, plan: Plan) -> None:
     if first and plan.points and first["data_fingerprint"] != plan.points[0].data_fingerprint:
         raise InputError(
             f"{store.path} holds results on other data (fingerprint {first['data_fingerprint']}, "
-            f"this space has {plan.points[0].data_fingerprint}): give this sweep another place with --out"
+            f"this space has {plan.points[0].data_fingerprint}): choose another directory with --out"
         )

@@ -106,7 +106,7 @@ class Data(_Model):
 
 
 class Task(_Model):
-    """What a model answers: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
+    """A model's outputs: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
 
     min_bpm: Positive = 30
     classes: Annotated[int, Field(ge=3)] = 180
@@ -124,7 +124,7 @@ class Teachers(_Model):
 class Students(_Model):
     """A grid of students. strategies, seeds, teachers (ids, or names like resnet1d-8x32): of this block only.
 
-    init: "random", or "pruned" and its kin (`kd.models.inits`) from each teacher that can.
+    init: "random", or "pruned" or a variant (`kd.models.inits`) from each teacher that can.
     """
 
     arch: Archs
@@ -218,7 +218,7 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
         for init in block.init:
             if init not in INITS:
                 place = _place(path, lines, ("students", i, "init"))
-                raise InputError(f"{place}: students.{i}.init: no init {init!r}{_hint(init, INITS)}")
+                raise InputError(f"{place}: students.{i}.init: unknown init {init!r}{_hint(init, INITS)}")
     try:
         for role in ("teacher", "student"):
             _check_recipe(space, role)
@@ -248,7 +248,7 @@ def _check_strategies(
     for name, grids in strategies.items():
         where = f"{_place(path, lines, (*key, name))}: {'.'.join(map(str, (*key, name)))}"
         if name not in STRATEGIES:
-            raise InputError(f"{where}: no such strategy{_hint(name, STRATEGIES)}")
+            raise InputError(f"{where}: unknown strategy{_hint(name, STRATEGIES)}")
         try:
             list(strategy_points({name: grids}))
         except InputError as error:

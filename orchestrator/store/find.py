@@ -1,4 +1,4 @@
-"""Where things of a sweep are: its directory by name. Knows names and files, opens nothing."""
+"""Finds a sweep's directory by name. Knows names and files, opens nothing."""
 
 from collections.abc import Iterable
 from pathlib import Path

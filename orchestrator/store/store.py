@@ -56,7 +56,7 @@ class Store:
                 yield self.result(id)
 
     def errors(self) -> dict[str, dict[str, Any]]:
-        """What the points that failed and are not trained since died of, by id."""
+        """Errors of the points that failed and were not trained since, by id."""
         found = {}
         for id in sorted(self.ids()):
             if not self.is_done(id):
@@ -108,4 +108,4 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); remove its folder and run the sweep again") from error
+        raise InputError(f"{path}: not JSON ({error}); delete its folder and run the sweep again") from error

@@ -56,7 +56,7 @@ def from_mlflow(uri: str, experiment: str, sweep_id: str | None = None) -> Sourc
     ids = sorted({run.data.tags[SWEEP] for run in runs})
     if not ids:
         wanted = f" {sweep_id}" if sweep_id else ""
-        raise InputError(f"experiment {experiment} holds no sweep{wanted}: track one with `kdsweep sync`")
+        raise InputError(f"experiment {experiment} holds no sweep{wanted}: write one with `kdsweep sync`")
     if len(ids) > 1:
         raise InputError(
             f"experiment {experiment} holds {len(ids)} sweeps: choose one with --sweep-id, "
@@ -67,7 +67,7 @@ def from_mlflow(uri: str, experiment: str, sweep_id: str | None = None) -> Sourc
     space = "".join(tags[key] for key in sorted(tags, key=_number) if key.startswith(f"{SPACE}."))
     if not space:
         raise InputError(
-            f"experiment {experiment}: its parent run does not hold the search space: track the sweep again "
+            f"experiment {experiment}: its parent run has no search space: track the sweep again "
             f"with `kdsweep sync`"
         )
     results = [_result(r) for r in runs if POINT in r.data.tags and r.info.status == "FINISHED"]

@@ -44,7 +44,7 @@ class Tracker:
         self.sweep = _sweep_id(store)
         self._artifacts = (store.path.resolve() / "mlartifacts").as_uri()
         # MLflow writes the default experiment's place into SQL as it stands: the working directory, which may
-        # have a quote in its name, unless it is told another. A URI has none.
+        # have a quote in its name, unless another is given. A URI has none.
         os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", self._artifacts)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment()
@@ -62,7 +62,7 @@ class Tracker:
         self.client.set_terminated(self.parent, status=status)
 
     def write(self, ids: Iterable[str]) -> int:
-        """Bring the child runs of these points to what the store says; how many had to be written."""
+        """Bring the child runs of these points up to date with the store; how many had to be written."""
         ids = list(ids)
         done = [id for id in ids if self.store.is_done(id)]
         errors = self.store.errors() if len(done) < len(ids) else {}
@@ -78,7 +78,7 @@ class Tracker:
             return False
         if (
             run_id and finished_at != ended and status == "FINISHED"
-        ):  # trained anew: its history is another one
+        ):  # trained again: its history is another one
             self.client.delete_run(run_id)
             run_id = None
         if run_id is None:

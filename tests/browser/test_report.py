@@ -169,7 +169,7 @@ def test_whole_refusal_is_that_of_query(browser: Browser, sweep: Sweep, tmp_path
     opened = visit(browser, path)
     budget = {"max_params": 5000.0}
     assert opened.tab.evaluate("b => kdsweep.answer(kdsweep.laws, b)", budget) == asked(document, budget)
-    assert "Refused: no law may be trusted" in opened.tab.inner_text("#answer")
+    assert "Refused: no law may be used" in opened.tab.inner_text("#answer")
     assert opened.said == []
     opened.tab.close()
 
@@ -186,8 +186,8 @@ def test_latency_and_precision_move_the_answer(
     assert full == asked(sweep.document, budget)
     shown = tab.inner_text("#answer")
     assert "ms on cpu-1" in shown
-    assert "to keep the limit on latency" in shown
-    assert "errors are those of float32" not in shown
+    assert "P(meets the latency limit)" in shown
+    assert "Errors are for float32" not in shown
     tab.get_by_label("int8").check()
     small = tab.evaluate("kdsweep.last")
     assert small == asked(sweep.document, budget, "int8")
@@ -238,7 +238,7 @@ def test_typing_and_dragging_move_the_answer(opened: Opened, sweep: Sweep) -> No
         assert f"{best['arch']} {best['depth']}×{best['width']}" in shown
         assert f"{mae['median']:.2f} BPM" in shown
         assert f"{mae['low']:.2f} to {mae['high']:.2f} for 90 % of new runs" in shown
-        assert "to be the best" in shown
+        assert "P(best)" in shown
         assert "Runner-up: " in shown
         assert f"--max-params {limit}" in tab.inner_text("#command")
         heard.append(shown)
@@ -314,7 +314,7 @@ def test_tables_sort(opened: Opened) -> None:
     widths = [int(n.split("×")[1]) for n in names if n.startswith("mlp")]
     assert widths == sorted(widths)  # 4, 6, 12 and not 12, 4, 6
     tab.locator("#laws summary").first.click()
-    tab.locator("#laws th button", has_text="left out %").first.click()  # gaps go last, whichever way
+    tab.locator("#laws th button", has_text="held-out error %").first.click()  # gaps go last, whichever way
     assert tab.evaluate("globalThis.hacked") is None
 
 

@@ -75,7 +75,7 @@ def test_killed_steps(gang: Sweep, login: Login) -> None:
     sweep.until(lambda: sweep.beat()["slots"] == 1)
     assert not sweep.links(), "the loss of a worker ended the link"
     assert cluster.job(job)["JobState"] == "RUNNING"
-    sweep.until(lambda: "it goes on from its checkpoint" in sweep.said())
+    sweep.until(lambda: "it will resume from its checkpoint" in sweep.said())
     assert "its node left" in sweep.said()
     assert "its worker died" not in sweep.said(), "a point was blamed for the loss of its node"
     cluster.run("scancel", "--signal=KILL", head)

@@ -268,7 +268,7 @@ def test_ppg_dalia_refusals(tmp_path):
     write_dalia(path, {"signal": {"wrist": {"BVP": np.zeros((300, 2))}}, "label": np.zeros(3)})
     refused(tmp_path, r"BVP has shape \(300, 2\)")
     write_dalia(path, [1, 2])
-    refused(tmp_path, "is it PPG-DaLiA's own file")
+    refused(tmp_path, "use PPG-DaLiA's original file")
     path.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     refused(tmp_path, "refused to open this pickle")
 

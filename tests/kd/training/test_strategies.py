@@ -70,7 +70,7 @@ def test_equal_points_have_equal_arguments(name):
         ("soft", {"weight": True}, "weight is True"),
         ("dkd", {"window": 1.5}, "whole number"),
         ("dkd", {"warmup_fraction": 1.5}, "from 0 to 1"),
-        ("hard", {"ce": 0, "weight": 0}, "nothing is left"),
+        ("hard", {"ce": 0, "weight": 0}, "every weight is 0"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(name, args, says):

@@ -201,7 +201,7 @@ def test_the_calibration_record_is_behind_the_answer(document: dict[str, Any]) -
     for trial in record["trials"]:
         assert trial["groups"] == len(document["arms"])
         assert trial["low"] <= trial["hits"] / trial["groups"] <= trial["high"]
-    assert "too few to tell 80 % from 90 %" in record["text"]
+    assert "too few to tell 80% from 90%" in record["text"]
 
 
 def test_intervals_are_of_a_new_run_and_wider_than_of_the_mean(document: dict[str, Any]) -> None:
@@ -239,7 +239,7 @@ def test_the_words_say_what_the_json_says(sweep: Path) -> None:
     best = ask(sweep, "--max-params", "20000")["best"]
     assert f"{best['params']:,} parameters" in words
     assert f"{best['mae_bpm']['median']:.2f} BPM" in words
-    for part in ("runner-up", "binds", "coverage"):
+    for part in ("runner-up", "is binding", "coverage"):
         assert part in words
     refused = CliRunner().invoke(query, [str(sweep), "--max-params", "3"], catch_exceptions=False).stdout
     assert refused.startswith("refused: no student")

@@ -138,7 +138,7 @@ def test_exporting_again_replaces_an_export_and_nothing_else(exported, tmp_path)
     sweep, result, _, _ = exported
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="not empty and no earlier export"):
+    with pytest.raises(InputError, match="not empty and not an earlier export"):
         invoke(str(sweep), result["id"], "-o", str(tmp_path / "mine"))
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 

@@ -78,6 +78,12 @@ def test_help_lists_every_command() -> None:
     assert all(name in text for name in cli.COMMANDS)
 
 
+def test_readme_and_help_open_with_the_same_sentence() -> None:
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    assert cli.cli.help
+    assert readme.split("\n\n")[1] == f"**{' '.join(cli.cli.help.split())}**"
+
+
 def test_an_unknown_command_is_answered_with_the_nearest() -> None:
     out = kdsweep("qurey")
     assert out.returncode == 2

@@ -47,7 +47,7 @@ def test_words_ids_and_budgets_choose_students():
     assert choose(RUNS, ["law"], {}) == ["a1", "b1", "c1", "d1", "e1"]
     with pytest.raises(InputError, match="no point"):
         choose(RUNS, ["t1"], {})
-    with pytest.raises(InputError, match=r"the least there is: \{'params': 100\}"):
+    with pytest.raises(InputError, match=r"the smallest values are \{'params': 100\}"):
         choose(RUNS, ["all"], {"params": 50})
     with pytest.raises(InputError, match="run the sweep first"):
         choose(RUNS[-1:], ["all"], {})
@@ -110,7 +110,7 @@ def test_profile_measures_once_and_writes_what_query_needs(tiny_sweep, tmp_path)
             assert 0 < record[runtime]["latency_ms"]["min"] <= record[runtime]["latency_ms"]["p95"]
     assert "no latency law: 1 shapes measured" in said.stdout
     again = invoke(str(folder), "--points", ids[0], "--json")
-    assert "was measured on this device before" in again.stderr
+    assert "already measured on this device" in again.stderr
     assert json.loads(again.stdout)["points"] == document["points"]
 
 
@@ -133,7 +133,7 @@ def test_a_bad_budget_is_named(tiny_sweep, budget):
 def test_a_law_is_told_in_words():
     law = {"fixed_ms": 0.01, "per_mac_ms": 2e-8, "per_layer_ms": 0.002, "sigma_ln": 0.1, "shapes": 7}
     assert law_text(law | {"left_out_ln": [0.1, -0.2]}) == (
-        "0.0100 ms + 0.0200 ms per million MACs + 0.0020 ms per layer; on shapes left out of the fit off by "
+        "0.0100 ms + 0.0200 ms per million MACs + 0.0020 ms per layer; leave-one-out error "
         "10 %, at most 20 % (7 shapes)"
     )
 

@@ -204,7 +204,7 @@ def test_a_sweep_whose_laws_refuse_has_a_report_too(tmp_path) -> None:
     results = FakeSweep(archs=("mlp",), widths=(4, 8), strategies=("scratch",), seeds=1).results()
     document = attach(make_document("small", results, {"samples": 200, "classes": 180}), empty_profile())
     parsed = Page(page.render(Sweep(tmp_path, document, results, {}, {}, "")))
-    assert "No student can be recommended: no law may be trusted" in parsed.text
+    assert "No student can be recommended: no law may be used" in parsed.text
     assert "only 2 distinct sizes" in parsed.text
     assert parsed.open == []
 
@@ -243,7 +243,7 @@ def test_a_sweep_profiled_on_two_devices_names_them_until_one_is_chosen(profiled
     out, asked = tmp_path / "r.html", [str(profiled_sweep), "--no-mlflow", "-o", str(tmp_path / "r.html")]
     CliRunner().invoke(report, asked, catch_exceptions=False)
     assert (
-        "Latency was measured on cpu-1, cpu-2: kdsweep report --device chooses one."
+        "Latency was measured on cpu-1, cpu-2: choose one with kdsweep report --device."
         in Page(out.read_text()).text
     )
     CliRunner().invoke(report, [*asked, "--device", "cpu-2"], catch_exceptions=False)
