@@ -43,7 +43,7 @@ def run(space: str | os.PathLike[str], overrides: Sequence[str] = (), **options:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep directory, read at every call. A point is given by its id, or the beginning of one."""
+    """A sweep directory, read at every call. A point is given by its id or a unique prefix of it."""
 
     folder: Path
     last_run: "SweepResult | None" = None  # of `run`
@@ -77,7 +77,7 @@ class Sweep:
         return everything_of(self.folder, point)
 
     def status(self) -> dict[str, Any]:
-        """Where it stands, as `kdsweep status --json` prints it."""
+        """Its status, as `kdsweep status --json` prints it."""
         from orchestrator.run.status import standing
 
         return standing(self.folder)
@@ -140,5 +140,5 @@ class Sweep:
         return evaluate_point(self.folder, point, Path(path), format)
 
     def find(self, point: str) -> str:
-        """The full id of a point; InputError when none or several begin so."""
+        """The full id of a point; InputError when none or several match."""
         return find_point(self.store.ids(), point, str(self.folder))

@@ -24,7 +24,7 @@ class Sweep(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Sweeps under `sweeps/` that begin so."""
+        """Sweeps under `sweeps/` that match."""
         names = sorted(f.parent.name for f in SWEEPS.glob("*/space.yaml"))
         known = [CompletionItem(n) for n in names if n.startswith(incomplete) and n.isprintable()]
         return [CompletionItem(incomplete, type=self.other), *known]
@@ -45,7 +45,7 @@ class Site(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Shipped profiles that begin so, and files."""
+        """Matching shipped profiles, and files."""
         names = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
         known = [CompletionItem(name) for name in names if name.startswith(incomplete)]
         return [CompletionItem(incomplete, type="file"), *known]
@@ -59,7 +59,7 @@ class Point(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Ids of the sweep's points that begin so, each with what it is."""
+        """Matching ids of the sweep's points, each with what it is."""
         from orchestrator.space.plan import Plan
 
         given = ctx.params.get("sweep")

@@ -11,7 +11,7 @@ from orchestrator.store.store import Store
 
 
 def everything_of(folder: Path, point: str) -> dict[str, Any]:
-    """What `kdsweep show --json` prints. Raises InputError when no point, or several, begin so.
+    """What `kdsweep show --json` prints. Raises InputError when no point, or several, match.
 
     state: done, failed, running or open. planned: its entry in plan.json, None if the plan has it no more.
     result, error: the content of its files, or None. history: a dict an epoch. files: name -> bytes.
