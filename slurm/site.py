@@ -21,7 +21,7 @@ LONGEST_SCRATCH = 107 - 64 - 22
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:,@+=\-\[\]&|*/]*$", max_length=200)]
 Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]$")]
 Count = Annotated[int, Field(ge=1)]
-_TIME = re.compile(r"^(?:(\d+)-)?(\d{1,3})(?::(\d{2}))?(?::(\d{2}))?$")
+_TIME = re.compile(r"(?:(\d+)-)?(\d{1,3})(?::(\d{2}))?(?::(\d{2}))?", re.ASCII)
 
 
 def seconds(time: str) -> int:
@@ -30,7 +30,7 @@ def seconds(time: str) -> int:
     >>> seconds("90"), seconds("1:30:00"), seconds("2-12")
     (5400, 5400, 216000)
     """
-    match = _TIME.match(time)
+    match = _TIME.fullmatch(time)
     if not match:
         raise ValueError(f"{time!r} is not a time limit: write minutes, HH:MM:SS or D-HH:MM:SS")
     days, *rest = match.groups()
@@ -124,7 +124,7 @@ class Site(_Model):
             raise ValueError("give gpus_per_node or gres, not both")
         if self.cpus_per_gpu and not self.gpus:
             raise ValueError("cpus_per_gpu needs GPUs: set gpus_per_node or gres")
-        if self.gres and not re.match(r"^gpu(:[A-Za-z0-9_.\-]+)?(:[1-9][0-9]*)?$", self.gres):
+        if self.gres and not re.fullmatch(r"gpu(:[A-Za-z0-9_.\-]+)?(:[1-9][0-9]*)?", self.gres):
             raise ValueError("gres: write gpu:2 or gpu:a100:2")
         for options in (self.options, self.head.options):
             _check_options(options)
@@ -155,13 +155,13 @@ class Site(_Model):
 
 def _check_options(options: dict[str, str]) -> None:
     for name, value in options.items():
-        if not re.match(r"^[a-z][a-z0-9-]*$", name):
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise ValueError(
                 f"options: {name!r}: write an sbatch option without its dashes, such as constraint"
             )
         if name in MANAGED:
             raise ValueError(f"options: kdsweep sets {name} itself: use the profile's own keys")
-        if not re.match(r"^[A-Za-z0-9_.:,@+=\-\[\]&|*/]*$", value):
+        if not re.fullmatch(r"[A-Za-z0-9_.:,@+=\-\[\]&|*/]*", value):
             raise ValueError(
                 f"options: {name}: {value!r} has characters that sbatch might not take as they stand"
             )
@@ -170,7 +170,7 @@ def _check_options(options: dict[str, str]) -> None:
 def load_site(name: str, **changes: Any) -> Site:
     """A profile by path, or an example by name; `changes` that aren't None replace values. SiteError."""
     path = Path(name)
-    if not path.is_file() and re.match(r"^[A-Za-z0-9_-]+$", name):
+    if not path.is_file() and re.fullmatch(r"[A-Za-z0-9_-]+", name):
         path = EXAMPLES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in EXAMPLES.glob("*.yaml")))

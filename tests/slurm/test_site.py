@@ -63,6 +63,10 @@ def test_time_limits_as_slurm_reads_them(time: str, expected: int) -> None:
         ({"options": {"signal": "B:TERM@1"}}, "kdsweep sets signal itself"),
         ({"options": {"--constraint": "a"}}, "without its dashes"),
         ({"options": {"constraint": "a b"}}, "options"),
+        ({"options": {"constraint\n": "a|touch"}}, "without its dashes"),  # would end the #SBATCH block
+        ({"options": {"constraint": "a\n"}}, "options"),
+        ({"gres": "gpu:2\n"}, "gres"),
+        ({"time": "90\n"}, "time"),
         ({"head": {"options": {"requeue": ""}}}, "kdsweep sets requeue itself"),
         ({"setup": ["module load x\nrm"]}, "one shell line"),
         ({"scratch": "tmp"}, "absolute"),
