@@ -11,12 +11,9 @@ from kd.errors import InputError
 from kd.files import write_text
 from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
-from orchestrator.answers.next_space import describe, gpu_share, next_space, text
 from orchestrator.answers.smallest import smallest
-from orchestrator.answers.suggest import suggest
 from orchestrator.edge.latency import with_costs
 from orchestrator.laws.document import read_document
-from orchestrator.space.schema import load_space
 
 CONFIDENCE = 0.8  # probability that a new run reaches an error, where none is given
 
@@ -46,6 +43,11 @@ def suggest_space(
     gpu_hours: compute to spend (slot-hours if the sweep ran on CPUs). out: default suggested.yaml in the
     sweep's directory. `command` trains the suggestion. Raises InputError when nothing can be suggested.
     """
+    # pydantic comes with these: a query does without
+    from orchestrator.answers.next_space import describe, gpu_share, next_space, text
+    from orchestrator.answers.suggest import suggest
+    from orchestrator.space.schema import load_space
+
     document = read_document(folder / "laws.json", budget.device)
     space = load_space(folder / "space.yaml")
     share = gpu_share(space, document["made"]["device"])

@@ -10,7 +10,6 @@ from click.shell_completion import CompletionItem
 
 from kd.errors import InputError
 from orchestrator.store.find import sweep_folder
-from slurm.site import EXAMPLES
 
 SWEEPS = Path("sweeps")
 
@@ -46,6 +45,8 @@ class Site(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Matching shipped profiles, and files."""
+        from slurm.site import EXAMPLES  # loads pydantic, which most commands do without
+
         names = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
         known = [CompletionItem(name) for name in names if name.startswith(incomplete)]
         return [CompletionItem(incomplete, type="file"), *known]

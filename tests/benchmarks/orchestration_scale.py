@@ -26,7 +26,7 @@ import numpy as np
 
 from kd.signals.prepare import Data, prepare
 from orchestrator.run import driver as sweep
-from orchestrator.run import worker as trainable
+from orchestrator.run import trainable
 from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV
 from orchestrator.run.trainable import Trainable
