@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kd.errors import InputError
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
@@ -55,6 +57,27 @@ def write_json(path: Path, content: Any, *, indent: int | None = None, durable: 
     separators = (",", ":") if indent is None else None
     text = json.dumps(content, indent=indent, separators=separators, allow_nan=False)
     write_text(path, text, durable=durable)
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises InputError for one that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text (byte {error.start}): save it with the encoding UTF-8"
+        ) from None
+
+
+def read_json(path: Path, remedy: str = "restore the file, or remove it") -> dict[str, Any]:
+    """A JSON file that holds one mapping. Raises InputError, ending with `remedy`, for anything else in it."""
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): {remedy}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__}, not a JSON mapping: {remedy}")
+    return content
 
 
 def append_json_line(path: Path, entry: Mapping[str, Any]) -> None:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from kd.files import append_json_line, read_json_lines, write_atomically, write_json, write_text
+from kd.errors import InputError
+from kd.files import (
+    append_json_line,
+    read_json,
+    read_json_lines,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -36,3 +44,19 @@ def test_a_log_survives_lines_cut_short(tmp_path: Path) -> None:
         file.write(b'[1]\n{"n": "\xff\n{"n":')
     append_json_line(path, {"n": 2})
     assert list(read_json_lines(path)) == [{"n": 1}, {"n": 2}]
+
+
+def test_text_that_is_not_utf8_and_json_that_is_no_mapping_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for content, said in [
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        (b"", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "holds list"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=said) as caught:
+            read_json(path)
+        assert str(path) in str(caught.value)
+    path.write_text('{"a": "é"}', encoding="utf-8")
+    assert read_json(path) == {"a": "é"}
