@@ -70,7 +70,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, remedy: str = "restore the file, or remove it") -> dict[str, Any]:
-    """A JSON file that holds one mapping. Raises InputError, ending with `remedy`, for anything else in it."""
+    """A JSON file that holds one mapping. Raises InputError, ending with `remedy`, for anything else."""
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ from typing import Any
 from slurm.node import HEAD, read_head, write_head
 
 LINKS, RECORD, CANCELLED = "links.jsonl", "submission.json", "cancelled"
-IDLE_LINKS = 2  # links that trained nothing, one after the other, before the chain stops
+IDLE_LINKS = 2  # links that had time to work and trained nothing, one after the other, before the chain stops
 GO, OVER, STOP = 0, 10, 75  # exit codes of `begin`: train; nothing left, or not wanted; give up
 
 
@@ -29,7 +29,7 @@ def read_links(here: Path) -> list[dict[str, Any]]:
         if entry["event"] == "begin":
             links[entry["link"]] = {"code": None, "verdict": None, "ended": None, **entry}
         elif entry["event"] == "end" and entry["link"] in links:
-            links[entry["link"]] |= {k: entry[k] for k in ("code", "verdict", "why", "ended")}
+            links[entry["link"]] |= {k: entry.get(k) for k in ("code", "verdict", "why", "ended", "signal")}
             links[entry["link"]]["progress_after"] = entry["progress"]
     return list(links.values())
 
@@ -47,30 +47,39 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def progress(sweep: Path) -> list[int]:
-    """[points done, epochs of the others]: grows, compared as a list, whenever training got further."""
-    done, epochs = 0, 0
+def progress(sweep: Path) -> list[float]:
+    """[points done, when a checkpoint was last written (Unix s)]: grows, as a list, with every gain.
+
+    Epochs are not counted: those since the last checkpoint are trained again after a kill.
+    """
+    done, last = 0, 0.0
     for folder in (sweep / "points").glob("*/"):
         if (folder / "result.json").exists():
             done += 1
         else:
             with contextlib.suppress(FileNotFoundError):
-                epochs += (folder / "history.jsonl").read_bytes().count(b"\n")
-    return [done, epochs]
+                last = max(last, (folder / "checkpoint.pt").stat().st_mtime)
+    return [done, last]
 
 
-def idle_links(links: list[dict[str, Any]], now: list[int]) -> int:
-    """How many links, the last ones, got no further than any before. now: the progress after the last one."""
+def idle_links(links: list[dict[str, Any]], now: list[float]) -> int:
+    """How many links, the last ones, had time to work and got no further than any before.
+
+    A link that a node failure, a kill or preemption (TERM) ended had none. now: progress after the last one.
+    """
     after = [link["progress"] for link in links[1:]] + [now]
     best, idle = links[0]["progress"] if links else now, 0
-    for reached in after[: len(links)]:
-        idle = 0 if reached > best else idle + 1
+    for link, reached in zip(links, after, strict=False):
+        if reached > best:
+            idle = 0
+        elif link["ended"] is not None and link.get("signal") != "TERM":
+            idle += 1
         best = max(best, reached)
     return idle
 
 
 def verdict(
-    code: int, links: list[dict[str, Any]], now: list[int], max_links: int, cancelled: bool
+    code: int, links: list[dict[str, Any]], now: list[float], max_links: int, cancelled: bool
 ) -> tuple[str, str]:
     """("done" | "again" | "stop", why) after a link whose driver ended with `code`. links: with this one."""
     if code == 0:
@@ -126,13 +135,18 @@ def begin(here: Path, link: str) -> int:
     return GO
 
 
-def end(here: Path, link: str, code: int) -> str:
-    """Record how a link ended, tell the workers, and say what follows."""
+def end(here: Path, link: str, code: int, signal: str = "") -> str:
+    """Record how a link ended, tell the workers, and say what follows.
+
+    signal: what asked the driver to stop: USR1 (the time limit, a cancel), TERM (preemption), or nothing.
+    """
     record = json.loads((here / RECORD).read_text())
     now = progress(here.parent.parent)
-    what, why = verdict(code, read_links(here), now, record["max_links"], (here / CANCELLED).exists())
+    entry = {"event": "end", "link": link, "code": code, "signal": signal, "ended": time.time()}
+    links = [known | entry if known["link"] == link else known for known in read_links(here)]
+    what, why = verdict(code, links, now, record["max_links"], (here / CANCELLED).exists())
     say(f"link {link} ended with {code}: {what}: {why}")
-    entry = {"event": "end", "link": link, "code": code, "verdict": what, "why": why, "ended": time.time()}
+    entry |= {"verdict": what, "why": why}
     try:
         _append(here, {**entry, "progress": now})
     except OSError as error:  # a full disk: don't go on in circles on it
@@ -182,11 +196,12 @@ def main(argv: list[str] | None = None) -> int:
         sub.add_argument("link" if name in ("begin", "end") else "value")
         if name == "end":
             sub.add_argument("code", type=int)
+            sub.add_argument("signal", nargs="?", default="")
     args = parser.parse_args(argv)
     if args.command == "begin":
         return begin(args.here, args.link)
     if args.command == "end":
-        print(end(args.here, args.link, args.code))
+        print(end(args.here, args.link, args.code, args.signal))
     elif args.command == "successor":
         _append(args.here, {"event": "successor", "job": args.value, "time": time.time()})
     else:

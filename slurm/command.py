@@ -1,6 +1,5 @@
 """The one place where Slurm's commands are run: argument lists, never a shell; a time limit; patience."""
 
-import getpass
 import os
 import subprocess
 import time
@@ -25,6 +24,7 @@ TRANSIENT = (
     "server too busy",
     "backup controller",
     "protocol authentication error",  # munge restarting
+    "unexpected message received",  # scontrol, of a controller that is away
 )
 
 
@@ -38,6 +38,7 @@ class Slurm:
         self.env = dict(os.environ if env is None else env)
         for name in [n for n in self.env if n.startswith(("SBATCH_", "SLURM_")) and n != "SLURM_CONF"]:
             del self.env[name]  # options from nowhere; submitting from inside a job
+        self.env["SLURM_BITSTR_LEN"] = "0"  # task ids of an array are listed whole
 
     def run(self, *command: str, cwd: Path | None = None, retry: bool = True) -> str:
         """A command's stdout. Raises Away or Refused."""
@@ -62,7 +63,8 @@ class Slurm:
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",  # squeue cuts names where a column ends, within a character, too
                 timeout=self.limit_s,
                 check=False,
             )
@@ -99,13 +101,13 @@ class Slurm:
         return self._patiently(ask)
 
     def submitted(self, comment: str) -> str | None:
-        """Id of the job with this comment, if the queue has one."""
+        """Id of this user's job with this comment, if the queue has one."""
         rows = states.of(self.queue(retry=False), comment=comment)
         return rows[0].base if rows else None
 
-    def queue(self, retry: bool = True) -> list[JobState]:
-        """The jobs in the queue, with those that ended lately. Raises Away, Refused."""
-        return states.parse_squeue(self.run("squeue", "--json", f"--user={getpass.getuser()}", retry=retry))
+    def queue(self, user: str | None = None, retry: bool = True) -> list[JobState]:
+        """A user's jobs, with those that ended lately; default: one's own. Raises Away, Refused."""
+        return states.parse_squeue(self.run(*states.SQUEUE, f"--user={user or os.getuid()}", retry=retry))
 
     def accounted(self, ids: Sequence[str]) -> list[JobState]:
         """What accounting remembers of jobs; nothing where there is none."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.command import TRANSIENT
 from slurm.errors import SiteError
 from slurm.site import Head, Site, seconds
 
@@ -68,22 +69,31 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", plain).strip(".-")[:40] or "sweep"
 
 
-def scripts(job: Job) -> dict[str, str]:
-    """The scripts of a submission, by file name."""
+def scripts(job: Job, max_array: int = 1001) -> dict[str, str]:
+    """The scripts of a submission, by file name. max_array: MaxArraySize."""
     if job.site.mode == "gang":
         return {"gang.sbatch": gang_script(job)}
-    return {"head.sbatch": head_script(job), "worker.sbatch": worker_script(job)}
+    return {"head.sbatch": head_script(job, max_array), "worker.sbatch": worker_script(job)}
 
 
 def requests(job: Job, max_array: int) -> list[Request]:
     """The calls of sbatch, in order. max_array: MaxArraySize, one more than the largest task index."""
     if job.site.mode == "gang":
         return [Request("gang", "gang.sbatch")]
-    arrays = split_array(job.site.nodes, max_array)
-    workers = [
-        Request(f"workers-{i}", "worker.sbatch", (f"--array=0-{n - 1}",)) for i, n in enumerate(arrays)
+    return [Request("head", "head.sbatch"), *workers(job, job.site.nodes, max_array)]
+
+
+def workers(job: Job, tasks: int, max_array: int, first: int = 0) -> list[Request]:
+    """The calls of sbatch that submit so many workers; first: number of the first array."""
+    return [
+        Request(f"workers-{i}", "worker.sbatch", (*array_output(job), f"--array=0-{n - 1}"))
+        for i, n in enumerate(split_array(tasks, max_array), first)
     ]
-    return [Request("head", "head.sbatch"), *workers]
+
+
+def array_output(job: Job) -> tuple[str, ...]:
+    """Has the outputs of an array's tasks named as squeue names the tasks."""
+    return () if _unfit_for_output(job.here) else ("--output=%x-%A_%a.out",)
 
 
 def split_array(tasks: int, max_array: int) -> list[int]:
@@ -118,8 +128,8 @@ def gang_options(job: Job) -> "Options":
     return _options(job, job.name, job.site.nodes, more)
 
 
-def head_script(job: Job) -> str:
-    """The head job of an elastic sweep."""
+def head_script(job: Job, max_array: int = 1001) -> str:
+    """The head job of an elastic sweep, which replaces workers that it lacks when it begins again."""
     site, head = job.site, job.site.head
     return _render(
         "driver.sbatch.j2",
@@ -130,6 +140,10 @@ def head_script(job: Job) -> str:
         requeue=(head.preempt or site.preempt) == "requeue",
         gang=False,
         nodes=1,
+        workers=site.nodes,
+        most=max(max_array - 1, 1),
+        worker_comment=f"{job.comment}/worker",
+        array_output=array_output(job),
     )
 
 
@@ -241,6 +255,7 @@ def _render(template: str, job: Job, **values: object) -> str:
         job=job,
         node_flags=flags,
         driver=job.driver,
+        transient="|".join(TRANSIENT),
         worker_name=job.worker_name,
         own_output=_unfit_for_output(job.here),
         **values,

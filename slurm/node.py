@@ -29,6 +29,7 @@ from slurm.ports import SERVICES, Ports, find_ports, own_ip
 HEAD = "head.json"
 DONE, LEAVING, FAILED = 0, 75, 1  # exit codes: the sweep is over; this node's time is; Ray can't be started
 TRIES, HEAD_PATIENCE_S, NODES_PATIENCE_S, POLL_S = 6, 300.0, 60.0, 0.5
+ALONE_S = 120.0  # how long a worker job holds its node without a head
 OBJECT_STORE_MB = 100  # nothing big passes through Ray; its least is 75 MB
 RAY_SHARE = 0.9  # of the allocation's memory is offered to Ray; the rest is for Ray's own processes
 
@@ -276,8 +277,8 @@ class Node:
             if self.ray is not None and time.monotonic() - waited_since > 60:
                 failures = 0
             if self.ray is None and time.monotonic() - waited_since > self.args.patience:
-                say(f"no head for {self.args.patience:.0f} s: leaving")
-                return LEAVING
+                say(f"no head for {self.args.patience:.0f} s: leaving; the head's next link submits workers")
+                return DONE
             if failures >= TRIES:
                 return FAILED
             time.sleep(POLL_S)
@@ -401,8 +402,10 @@ def main(argv: list[str] | None = None) -> int:
         "--nodes", type=int, default=0, help="how many other nodes to wait for, within reason"
     )
     parser.add_argument("--grace", type=float, default=90.0, help="seconds from USR1 to the end")
-    parser.add_argument("--patience", type=float, default=HEAD_PATIENCE_S, help="seconds without a head")
+    parser.add_argument("--patience", type=float, help="seconds without a head")
     args = parser.parse_args(argv)
+    if args.patience is None:
+        args.patience = ALONE_S if args.role == "worker" and not args.stay else HEAD_PATIENCE_S
     if args.role == "address":
         return wait_for_address(args.here, args.link, args.patience, args.nodes)
     node = Node(args)

@@ -1,21 +1,34 @@
 """What Slurm says of jobs, as text, to rows. A job that isn't mentioned is unknown, never "completed".
 
-Tested on recorded output of squeue --json (22.05, and the shapes of later versions), scontrol and sacct.
+Tested on recorded output of squeue -O (22.05) and on what the manual says of sacct.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-from slurm.errors import Away
+from datetime import datetime
 
 QUEUED = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 HELD = frozenset(
     {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 )
 UNKNOWN = "UNKNOWN"
+
+# What squeue is asked for, and in how many columns; without --json, which not every site has, and which would
+# bring the jobs of all users. What people may write freely comes last.
+COLUMNS = {
+    "JobArrayID": 400,
+    "ArrayJobID": 20,
+    "State": 20,
+    "Reason": 80,
+    "RestartCnt": 12,
+    "StartTime": 24,
+    "EndTime": 24,
+    "NodeList": 400,
+    "Comment": 100,
+    "Name": 100,
+}
+SQUEUE = ("squeue", "--noheader", "--states=all", "-O", ",".join(f"{k}:{n}" for k, n in COLUMNS.items()))
 
 
 @dataclass(frozen=True)
@@ -42,86 +55,57 @@ class JobState:
         return self.state in QUEUED | HELD
 
 
-def parse_squeue(text: str) -> list[JobState]:
-    """`squeue --json`: of every user, and with jobs that ended some minutes ago.
+def tasks(id: str) -> int:
+    """How many jobs a row stands for.
 
-    Raises Away when it lists nothing because slurmctld didn't answer; squeue then says so, and exits with 0.
+    >>> tasks("12"), tasks("12_3"), tasks("12_[4-7,9%2]"), tasks("12_[0-9:3]")
+    (1, 1, 5, 4)
     """
-    try:
-        content = json.loads(text)
-        jobs, errors = content["jobs"], content.get("errors")
-    except (ValueError, KeyError, TypeError):
-        raise Away(f"squeue: no list of jobs: {text[:200]!r}") from None
-    if errors:
-        raise Away(f"squeue: {errors[0].get('description') or errors[0]}; slurmctld doesn't answer")
-    return [_row(job) for job in jobs]
+    return len(task_numbers(id)) or 1
 
 
-def _row(job: dict[str, Any]) -> JobState:
-    state = job["job_state"]
-    states = state if isinstance(state, list) else [state]  # a list since 23.02: base state, then flags
-    base: str = str(_number(job.get("array_job_id")) or job["job_id"])
-    task, waiting = _number(job.get("array_task_id")), job.get("array_task_string") or ""
-    id = str(job["job_id"])
-    if base != "0" and waiting:
-        id = f"{base}_[{waiting}]"
-    elif _number(job.get("array_job_id")) and task is not None:
-        id = f"{base}_{task}"
+def task_numbers(id: str) -> list[int]:
+    """The array tasks that a row stands for; none of a job that is no array's.
+
+    >>> task_numbers("12_3"), task_numbers("12_[0,4-6%2]"), task_numbers("12")
+    ([3], [0, 4, 5, 6], [])
+    """
+    inside = re.fullmatch(r"\d+_\[?(.*?)(?:%\d+)?\]?", id)
+    spans = re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", inside[1]) if inside else []
+    return [
+        n for first, last, step in spans for n in range(int(first), int(last or first) + 1, int(step or 1))
+    ]
+
+
+def parse_squeue(text: str) -> list[JobState]:
+    """What SQUEUE prints: the user's jobs, with those that ended some minutes ago."""
+    return [_row(line) for line in text.splitlines() if line.strip()]
+
+
+def _row(line: str) -> JobState:
+    fields, at = [], 0
+    for width in COLUMNS.values():
+        fields.append(line[at : at + width].strip())
+        at += width
+    id, base, state, reason, restarts, start, end, nodes, comment, name = (
+        "" if field in ("(null)", "N/A", "None") else field for field in fields
+    )
     return JobState(
         id=id,
         base=base,
-        state="COMPLETING" if "COMPLETING" in states else states[0],
-        reason=_reason(job.get("state_reason")),
-        comment=_text(job.get("comment")),
-        name=job.get("name") or "",
-        nodes=job.get("nodes") or "",
-        start=_number(job.get("start_time")) or None,
-        end=_number(job.get("end_time")) or None,
-        restarts=_number(job.get("restart_cnt")) or 0,
+        state=state,
+        reason=reason,
+        comment=comment,
+        name=name,
+        nodes=nodes,
+        start=_unix(start),
+        end=_unix(end),
+        restarts=int(restarts or 0),
     )
 
 
-def _number(value: Any) -> int | None:
-    """A number, or since 23.02 {"set", "infinite", "number"}."""
-    if isinstance(value, dict):
-        return int(value["number"]) if value.get("set") and not value.get("infinite") else None
-    return None if value is None else int(value)
-
-
-def _text(value: Any) -> str:
-    """A comment, or since 23.02 {"job": comment, "administrator": ...}."""
-    if isinstance(value, dict):
-        return str(value.get("job") or "")
-    return str(value or "")
-
-
-def _reason(value: Any) -> str:
-    return "" if value in (None, "None", "") else str(value)
-
-
-def parse_scontrol(text: str) -> list[JobState]:
-    """`scontrol --oneliner show job`."""
-    rows = []
-    for line in text.splitlines():
-        if not line.startswith("JobId="):
-            continue
-        fields: dict[str, str] = dict(re.findall(r"(?:^| )([A-Za-z:/]+)=(\S*)", line))
-        base = fields.get("ArrayJobId", fields["JobId"])
-        task = fields.get("ArrayTaskId")
-        id = fields["JobId"] if task is None else f"{base}_{task}" if task.isdigit() else f"{base}_[{task}]"
-        rows.append(
-            JobState(
-                id=id,
-                base=base,
-                state=fields["JobState"],
-                reason=_reason(fields.get("Reason")),
-                comment=fields.get("Comment", ""),
-                name=fields.get("JobName", ""),
-                nodes="" if fields.get("NodeList") == "(null)" else fields.get("NodeList", ""),
-                restarts=int(fields.get("Restarts", "0")),
-            )
-        )
-    return rows
+def _unix(text: str) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
 
 
 def parse_sacct(text: str) -> list[JobState]:

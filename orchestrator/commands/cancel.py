@@ -46,12 +46,10 @@ def _cancel(folder: Path, now: bool, dry_run: bool) -> bool:
     if here is None:
         return False
     record, slurm = submission.Record.load(here), Slurm()
-    rows = submission.rows_of(here, record, slurm.queue())
+    rows = submission.rows_of(here, record, submission.queue_of(here, slurm))
     active = [(role, row) for role, found in rows.items() for row in found if row.active]
     if not active:
         return False
-    if not dry_run:
-        (here / chain.CANCELLED).touch()  # no link follows, whatever happens to what is said below
     # What has waited longest for an end goes first, so that nothing starts in between.
     active.sort(key=lambda pair: pair[1].state == "RUNNING")
     for role, row in active:
@@ -61,6 +59,8 @@ def _cancel(folder: Path, now: bool, dry_run: bool) -> bool:
             continue
         signal_ = ["--signal=USR1", "--batch"] if ask else []
         slurm.run("scancel", "--quiet", *signal_, row.id)
+        # Slurm agrees that this user may; no link follows now, whatever happens to the jobs below.
+        (here / chain.CANCELLED).touch()
     return True
 
 

@@ -43,7 +43,10 @@ def logs(
         whole = text[: text.rfind(b"\n") + 1] if follow else text
         _print(whole.decode(errors="replace").splitlines()[-lines:])
         if follow:
-            _follow(_appended(path, text.rfind(b"\n") + 1), lambda: _job_runs(store, job))
+            from orchestrator.run.submission import Jobs
+
+            jobs = Jobs(store.path)
+            _follow(_appended(path, text.rfind(b"\n") + 1), lambda: _job_runs(store, job, jobs()))
         return
     id = find_point(store.ids(), point, str(store.path)) if point else None
     if follow:
@@ -107,11 +110,9 @@ def _follow(news: Iterator[list[str]], runs: Callable[[], bool]) -> None:
         time.sleep(POLL_S)
 
 
-def _job_runs(store: Store, job: str) -> bool:
+def _job_runs(store: Store, job: str, jobs: list[dict[str, Any]]) -> bool:
     """Whether a job waits or runs, as Slurm says; while Slurm doesn't answer, whether the sweep runs."""
-    from orchestrator.run.submission import jobs_of
-
-    active = {row["id"]: row["active"] for row in jobs_of(store.path)}.get(job, False)
+    active = {row["id"]: row["active"] for row in jobs}.get(job, False)
     return is_running(store.progress()) if active is None else bool(active)
 
 

@@ -18,7 +18,9 @@ WATCH_S = 2.0
 
 @click.command()
 @click.argument("sweep", type=SWEEP)
-@click.option("--watch", is_flag=True, help="Refresh every 2 seconds until the sweep ends.")
+@click.option(
+    "--watch", is_flag=True, help="Refresh every 2 seconds, Slurm's jobs every 30, until the sweep ends."
+)
 @click.option("--all", "show_all", is_flag=True, help="Also every point with its state and error.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the status and every point as JSON, one line per refresh."
@@ -31,9 +33,12 @@ def status(sweep: str, watch: bool, show_all: bool, as_json: bool) -> None:
         return
     import sys
 
+    from orchestrator.run.submission import Jobs
+
+    jobs = Jobs(folder)
     clear = sys.stdout.isatty() and not as_json
     while True:
-        now = standing(folder)
+        now = standing(folder, jobs)
         if clear:
             click.clear()
         _show(now, show_all, as_json)

@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +19,7 @@ from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused, SiteError
 from slurm.site import Site, load_site
+from slurm.states import JobState
 
 
 @click.command()
@@ -68,7 +71,7 @@ def submit(
     except SiteError as error:
         raise InputError(str(error)) from None
     except Refused as error:
-        say(f"error: {error}\nnothing was submitted; kdsweep doctor --site {site_name} checks the profile")
+        say(f"error: {error}\nnothing stays submitted; kdsweep doctor --site {site_name} checks the profile")
         sys.exit(1)
     except Away as error:
         say(f"{error}\nSlurm doesn't answer. Nothing will be submitted twice: try again later")
@@ -91,7 +94,14 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
             say(f"resuming the interrupted submission {record.id}")
             submission.send(here, record, slurm, again=True)
             return _said(record, "submitted", folder)
-        if active := submission.active_rows(here, record, slurm.queue()):
+        active = submission.active_rows(here, record, submission.queue_of(here, slurm))
+        if active and not any(submission.is_driver(row) for row in active):
+            say(f"the job with the driver has ended; its {len(active)} other jobs are cancelled")
+            slurm.run("scancel", "--quiet", *(row.base for row in active))
+        elif active:
+            if added := _top_up(opened, site, slurm, here, record, active):
+                say(f"already submitted; workers that were missing: job {', '.join(added)}")
+                return _said(record, "submitted", folder)
             states = ", ".join(f"{r.id} {r.state}{f' ({r.reason})' if r.reason else ''}" for r in active)
             say(f"already submitted, nothing to do: {states}")
             return _said(record, "already", folder)
@@ -111,6 +121,17 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
     submission.send(job.here, record, slurm, again=False)
     say(_hours(submission.estimate(opened, site)))
     return _said(record, "submitted", folder)
+
+
+def _top_up(
+    opened: Opened, site: Site, slurm: Slurm, here: Path, record: submission.Record, active: list[JobState]
+) -> list[str]:
+    """Replace workers that were lost, or add those that the profile asks for now; ids of the new jobs."""
+    missing = site.nodes - submission.live_workers(active)
+    if record.mode != "elastic" or (here / chain.CANCELLED).exists() or missing <= 0:
+        return []
+    job = replace(submission.job_of(opened, site), id=record.id, here=here)
+    return submission.top_up(here, record, slurm, job, missing, site.max_array or slurm.max_array())
 
 
 def _said(record: submission.Record, state: str, folder: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Imports nothing heavy, since `kdsweep status` is typed often and on login nodes.
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ def is_running(beat: Mapping[str, Any] | None) -> bool:
     return True
 
 
-def standing(folder: Path) -> dict[str, Any]:
-    """What `kdsweep status --json` prints."""
+def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = None) -> dict[str, Any]:
+    """What `kdsweep status --json` prints. jobs: gives the sweep's Slurm jobs; default: asks Slurm now."""
     store = Store(folder)
     plan = Plan.load(folder / "plan.json")
     ids = {p.id for p in plan.points}
@@ -71,7 +71,7 @@ def standing(folder: Path) -> dict[str, Any]:
     if (folder / "slurm").is_dir():
         from orchestrator.run.submission import jobs_of, ray_nodes
 
-        out["jobs"], out["ray_nodes"] = jobs_of(folder), ray_nodes(folder)
+        out["jobs"], out["ray_nodes"] = jobs() if jobs else jobs_of(folder), ray_nodes(folder)
     return out
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
 from slurm.node import read_head
-from slurm.states import UNKNOWN, JobState
+from slurm.states import UNKNOWN, JobState, task_numbers, tasks
 
 if TYPE_CHECKING:
     from orchestrator.space.plan import Plan
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from slurm.site import Site
 
 DRIVERS = ("gang", "head")  # roles of the jobs that hold the driver
+POLL_S = 30.0  # between two questions to Slurm; slurmctld serves a whole site
+MANY = 20  # tasks of an array that no one remembers are one row, if they are more
 
 
 @dataclass
@@ -143,7 +145,7 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
     from orchestrator.space.schema import space_text
     from slurm.job import requests, scripts
 
-    texts = scripts(job)
+    texts = scripts(job, max_array)
     record = Record(
         id=job.id,
         sweep=job.sweep,
@@ -185,14 +187,18 @@ def send(here: Path, record: Record, slurm: Slurm, *, again: bool) -> None:
             if request.job is None and request.role in DRIVERS and began:
                 request.job = min(began, key=int)
         if request.job is None:
+            args, head = list(request.args), record.requests[0]
+            if request.role.startswith("workers") and head.job:
+                args.append(f"--dependency=after:{head.job}")  # nobody holds a node before there is a head
             try:
-                request.job = slurm.sbatch([*request.args, request.script], comment=request.comment, cwd=here)
-            except Refused:
+                request.job = slurm.sbatch([*args, request.script], comment=request.comment, cwd=here)
+            except Refused as error:
                 (here / chain.CANCELLED).touch()
-                for sent in record.requests:
-                    if sent.job is not None:
-                        slurm.run("scancel", sent.job)
-                raise
+                sent = [r.job for r in record.requests if r.job is not None]
+                for job in sent:
+                    slurm.run("scancel", job)
+                undone = f"\ncancelled again: job {', '.join(sent)} of this submission" if sent else ""
+                raise Refused(f"{error}{undone}") from None
         record.save(here)
 
 
@@ -200,7 +206,7 @@ def send(here: Path, record: Record, slurm: Slurm, *, again: bool) -> None:
 def alone(folder: Path) -> Iterator[None]:
     """One submit or cancel of a sweep at a time. Raises InputError if there is another."""
     (folder / "slurm").mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder / "slurm" / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(folder / "slurm" / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,17 +233,68 @@ def rows_of(here: Path, record: Record, queue: list[JobState]) -> dict[str, list
     return rows
 
 
+def queue_of(here: Path, slurm: Slurm, *, retry: bool = True) -> list[JobState]:
+    """The queue of whoever made the submission, so that colleagues see it, too. Raises Away, Refused."""
+    return slurm.queue(user=str(here.stat().st_uid), retry=retry)
+
+
 def active_rows(here: Path, record: Record, queue: list[JobState]) -> list[JobState]:
     """The submission's jobs that wait or run."""
     return [row for rows in rows_of(here, record, queue).values() for row in rows if row.active]
 
 
-def jobs_of(folder: Path, slurm: Slurm | None = None) -> list[dict[str, Any]]:
+def is_driver(row: JobState) -> bool:
+    """Whether this is a job that holds, or will hold, the driver."""
+    return row.comment.rpartition("/")[2] in DRIVERS
+
+
+def live_workers(rows: Iterable[JobState]) -> int:
+    """How many worker jobs wait or run; tasks of an array that still wait are one row."""
+    return sum(tasks(row.id) for row in rows if row.active and not is_driver(row))
+
+
+def top_up(here: Path, record: Record, slurm: Slurm, job: "Job", missing: int, max_array: int) -> list[str]:
+    """Submit so many more workers to a head that waits or runs; the ids of their arrays."""
+    from slurm.job import workers
+
+    first = sum(r.role.startswith("workers") for r in record.requests)
+    added = [
+        Request(r.role, r.script, list(r.args), f"kdsweep/{record.id}/{r.role}")
+        for r in workers(job, missing, max_array, first)
+    ]
+    record.requests += added
+    record.save(here)
+    send(here, record, slurm, again=False)
+    return [r.job for r in added if r.job]
+
+
+class Jobs:
+    """The jobs of a sweep as Slurm said lately: asked again after 30 s, while all wait after a minute."""
+
+    def __init__(self, folder: Path, slurm: Slurm | None = None) -> None:
+        self.folder, self.slurm = folder, slurm
+        self._said: list[dict[str, Any]] = []
+        self._until = 0.0
+        self._ended: dict[str, JobState] = {}
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """As `jobs_of`."""
+        if time.monotonic() >= self._until:
+            self._said = jobs_of(self.folder, self.slurm, self._ended)
+            runs = any(job["state"] == "RUNNING" for job in self._said)
+            self._until = time.monotonic() + (POLL_S if runs else 2 * POLL_S)
+        return self._said
+
+
+def jobs_of(
+    folder: Path, slurm: Slurm | None = None, ended: dict[str, JobState] | None = None
+) -> list[dict[str, Any]]:
     """The jobs of a sweep's last submission, for `status`: id, kind, state, reason, active and more.
 
     active is None when unknown. A job that Slurm doesn't mention is UNKNOWN, unless accounting or the
-    sweep's own record knows how it ended.
+    sweep's own record knows how it ended. ended: what accounting said before, by id; kept by the caller.
     """
+    ended = {} if ended is None else ended
     here = latest(folder)
     if here is None:
         return []
@@ -245,19 +302,37 @@ def jobs_of(folder: Path, slurm: Slurm | None = None) -> list[dict[str, Any]]:
     slurm = slurm or Slurm(patience_s=0, limit_s=10)
     links = chain.read_links(here)
     try:
-        rows, away = rows_of(here, record, slurm.queue(retry=False)), ""
+        rows, away = rows_of(here, record, queue_of(here, slurm, retry=False)), ""
     except (Away, Refused) as error:
         rows, away = {}, str(error)
-    missing = [r.job for r in record.requests if r.job and not rows.get(r.role)] if not away else []
-    accounted = {row.base: row for row in slurm.accounted(missing)}
+    missing = {id: r for r in record.requests for id in _unmentioned(r, rows.get(r.role, []))}
+    if not away and (unknown := sorted({id.partition("_")[0] for id in missing.keys() - ended.keys()})):
+        ended |= {row.id: row for row in slurm.accounted(unknown)}
     jobs = []
     for request in record.requests:
-        mine = rows.get(request.role, [])
-        if not mine:
-            mine = [_absent(request, accounted, links, away)]
+        mine = list(rows.get(request.role, []))
+        mine += [_absent(id, r, ended, links, away) for id, r in missing.items() if r is request]
+        if request.job is None and not mine:
+            mine = [_absent("-", request, ended, links, away)]
         jobs += [_as_dict(row, request.role, links, away) for row in mine]
     jobs += [_as_dict(row, "successor", links, "") for row in rows.get("successor", [])]
     return jobs
+
+
+def _unmentioned(request: Request, rows: list[JobState]) -> list[str]:
+    """Ids of a request's jobs that aren't among the rows: the job, or tasks of the array."""
+    if request.job is None:
+        return []
+    array = next((arg for arg in request.args if arg.startswith("--array=0-")), None)
+    if array is None:
+        return [] if rows else [request.job]
+    size = int(array.removeprefix("--array=0-")) + 1
+    if sum(tasks(row.id) for row in rows) >= size:
+        return []
+    if not rows:
+        return [request.job] if size > MANY else [f"{request.job}_{i}" for i in range(size)]
+    waiting = {i for row in rows for i in task_numbers(row.id)}
+    return [f"{request.job}_{i}" for i in range(size) if i not in waiting]
 
 
 def ray_nodes(folder: Path) -> list[str]:
@@ -272,7 +347,7 @@ def ray_nodes(folder: Path) -> list[str]:
 
 
 def _absent(
-    request: Request, accounted: Mapping[str, JobState], links: list[dict[str, Any]], away: str
+    id: str, request: Request, ended: Mapping[str, JobState], links: list[dict[str, Any]], away: str
 ) -> JobState:
     """What can be said of a job that the queue doesn't mention."""
     job = request.job
@@ -281,13 +356,13 @@ def _absent(
             "-", "-", UNKNOWN, "submission was interrupted; run kdsweep submit again to resume it"
         )
     if away:
-        return JobState(job, job, UNKNOWN, away)
-    if job in accounted:
-        return accounted[job]
+        return JobState(id, job, UNKNOWN, away)
+    if id in ended:
+        return ended[id]
     mine = [link for link in links if link["job"] == job]
     if mine and mine[-1]["verdict"] in ("done", "stop"):
-        return JobState(job, job, "ENDED", f"{mine[-1]['why']} (the sweep's own record)")
-    return JobState(job, job, UNKNOWN, "no longer in the queue")
+        return JobState(id, job, "ENDED", f"{mine[-1]['why']} (the sweep's own record)")
+    return JobState(id, job, UNKNOWN, "no longer in the queue")
 
 
 def _as_dict(row: JobState, role: str, links: list[dict[str, Any]], away: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """When a chain goes on and when it stops, from what its links recorded."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,13 @@ def here(tmp_path: Path) -> Path:
     return folder
 
 
-def train(here: Path, point: str, epochs: int, done: bool = False) -> None:
+def train(here: Path, point: str, epochs: int, done: bool = False, checkpoint: bool = True) -> None:
     folder = here.parent.parent / "points" / point
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "history.jsonl").write_text("{}\n" * epochs)
+    if checkpoint:
+        (folder / "checkpoint.pt").touch()
+        os.utime(folder / "checkpoint.pt", (epochs, epochs))  # a later epoch, a later time
     if done:
         (folder / "result.json").write_text("{}")
 
@@ -30,7 +34,7 @@ def link(here: Path, name: str, code: int) -> str:
     return chain.end(here, name, code)
 
 
-def test_progress_counts_points_before_epochs(here: Path) -> None:
+def test_progress_counts_points_before_checkpoints(here: Path) -> None:
     sweep = here.parent.parent
     assert chain.progress(sweep) == [0, 0]
     train(here, "a", 30)
@@ -68,26 +72,44 @@ def test_two_links_without_progress_end_the_chain(here: Path) -> None:
 
 def test_training_that_is_always_lost_is_no_progress(here: Path) -> None:
     """Points trained, never far enough for a checkpoint, start anew each time."""
-    assert chain.begin(here, "1-0") == chain.GO
-    train(here, "a", 7)
-    assert chain.end(here, "1-0", 75) == "again"
-    for name, expected in (("1-1", "again"), ("1-2", "stop")):
+    for epochs, name, expected in ((7, "1-0", "again"), (9, "1-1", "stop")):
         assert chain.begin(here, name) == chain.GO
-        train(here, "a", 7)
-        assert chain.end(here, name, 75) == expected
+        train(here, "a", epochs, checkpoint=False)
+        assert chain.end(here, name, 75, "USR1") == expected
 
 
-def test_links_that_were_killed_before_they_could_say_so_count(here: Path) -> None:
+def test_a_history_that_a_resume_cut_back_is_no_lack_of_progress(here: Path) -> None:
+    train(here, "a", 56)
+    for checkpointed in (57, 58, 59):
+        assert chain.begin(here, f"1-{checkpointed}") == chain.GO
+        train(here, "a", 44)
+        path = here.parent.parent / "points" / "a" / "checkpoint.pt"
+        os.utime(path, (checkpointed, checkpointed))
+        assert chain.end(here, f"1-{checkpointed}", 75, "USR1") == "again"
+
+
+def test_links_without_time_to_work_do_not_count(here: Path) -> None:
+    """Node failures end a link without a word, preemption with TERM; only max_links bounds them."""
     assert chain.begin(here, "1-0") == chain.GO
     assert chain.begin(here, "1-1") == chain.GO
-    assert chain.begin(here, "1-2") == chain.STOP
+    assert chain.begin(here, "1-2") == chain.GO
+    assert chain.end(here, "1-2", 75, "TERM") == "again"
+    assert chain.begin(here, "1-3") == chain.GO
+    assert chain.end(here, "1-3", 75, "USR1") == "stop", "as many as max_links"
+
+
+def test_an_idle_link_and_a_node_failure_do_not_end_a_chain(here: Path) -> None:
+    assert link(here, "1-0", 75) == "again"
+    assert chain.begin(here, "1-1") == chain.GO  # and its node fails
+    assert chain.begin(here, "1-2") == chain.GO
+    assert chain.end(here, "1-2", 75, "USR1") == "stop", "two that had time"
 
 
 def test_max_links(here: Path) -> None:
     for n in range(3):
-        train(here, "a", n)
-        assert chain.begin(here, f"1-{n}") == chain.GO
         train(here, "a", n + 1)
+        assert chain.begin(here, f"1-{n}") == chain.GO
+        train(here, "a", n + 2)
         assert chain.end(here, f"1-{n}", 75) == "again"
     assert chain.begin(here, "1-3") == chain.GO
     train(here, "a", 9)

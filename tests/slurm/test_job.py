@@ -120,9 +120,9 @@ def test_elastic_asks_for_a_head_and_arrays_within_slurms_limit() -> None:
     calls = requests(job(load_site("preemptible", nodes=5)), max_array=3)
     assert [(c.role, c.script, c.args) for c in calls] == [
         ("head", "head.sbatch", ()),
-        ("workers-0", "worker.sbatch", ("--array=0-1",)),
-        ("workers-1", "worker.sbatch", ("--array=0-1",)),
-        ("workers-2", "worker.sbatch", ("--array=0-0",)),
+        ("workers-0", "worker.sbatch", ("--output=%x-%A_%a.out", "--array=0-1")),
+        ("workers-1", "worker.sbatch", ("--output=%x-%A_%a.out", "--array=0-1")),
+        ("workers-2", "worker.sbatch", ("--output=%x-%A_%a.out", "--array=0-0")),
     ]
 
 

@@ -11,6 +11,8 @@ from orchestrator.run import submission
 from orchestrator.run.submission import Record, Request
 from slurm import chain
 from slurm.errors import Away, Refused
+from slurm.job import Job
+from slurm.site import Site
 from slurm.states import JobState
 
 
@@ -20,10 +22,11 @@ class Pretended:
     def __init__(self, *queue: JobState, away: bool = False, accounting: tuple[JobState, ...] = ()) -> None:
         self.jobs, self.away, self.accounting = list(queue), away, accounting
         self.sent: list[str] = []
+        self.args: dict[str, list[str]] = {}
         self.cancelled: list[str] = []
         self.refuse = ""
 
-    def queue(self, retry: bool = True) -> list[JobState]:
+    def queue(self, user: str | None = None, retry: bool = True) -> list[JobState]:
         if self.away:
             raise Away("slurmctld doesn't answer")
         return self.jobs
@@ -40,6 +43,7 @@ class Pretended:
         if self.away:
             raise Away("slurmctld doesn't answer")
         self.sent.append(comment)
+        self.args[comment] = list(args)
         return str(100 + len(self.sent))
 
     def run(self, *command: str) -> str:
@@ -111,12 +115,73 @@ def test_array_tasks_and_successors_are_shown(here: Path) -> None:
     ]
 
 
+def test_tasks_that_the_queue_has_forgotten_are_told_too(here: Path) -> None:
+    made = record(here, "7", "8")
+    made.requests[1].args = ["--array=0-2"]
+    made.save(here)
+    comment = f"kdsweep/{here.name}/workers-0"
+    queue = (JobState("7", "7", "RUNNING"), JobState("8_1", "8", "FAILED", comment=comment))
+    old = JobState("8_0", "8", "COMPLETED")
+    assert rows(here, pretended(*queue, accounting=(old,))) == [
+        ("7", "RUNNING", True),
+        ("8_1", "FAILED", False),
+        ("8_0", "COMPLETED", False),
+        ("8_2", "UNKNOWN", False),
+    ]
+
+
+def test_slurm_is_not_asked_at_every_look(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(here, "7")
+    slurm = pretended(JobState("7", "7", "RUNNING"))
+    now, asked, answer = [100.0], [], slurm.queue
+    monkeypatch.setattr(submission.time, "monotonic", lambda: now[0])
+    slurm.queue = lambda **options: asked.append(now[0]) or answer(**options)
+    jobs = submission.Jobs(here.parent.parent, slurm)
+    while now[0] < 280:
+        assert len(jobs()) == 1
+        now[0] += 2
+        if now[0] == 150:
+            slurm.jobs = [JobState("7", "7", "PENDING")]
+    assert asked == [100, 130, 160, 220]
+
+
+def test_accounting_is_asked_once_of_a_job_that_has_ended(here: Path) -> None:
+    record(here, "7")
+    slurm, ended = pretended(accounting=(JobState("7", "7", "TIMEOUT"),)), {}
+    for _ in range(2):
+        (job,) = submission.jobs_of(here.parent.parent, slurm, ended)
+        assert job["state"] == "TIMEOUT"
+        slurm.accounting = ()
+
+
+def test_workers_are_counted_and_replaced(here: Path) -> None:
+    made = record(here, "7", "8")
+    comment = f"kdsweep/{here.name}"
+    queue = [
+        JobState("7", "7", "RUNNING", comment=f"{comment}/head"),
+        JobState("8_0", "8", "FAILED", comment=f"{comment}/workers-0"),
+        JobState("8_1", "8", "RUNNING", comment=f"{comment}/workers-0"),
+        JobState("8_[2-4]", "8", "PENDING", comment=f"{comment}/workers-0"),
+        JobState("9", "9", "RUNNING", comment=f"{comment}/worker"),
+    ]
+    assert submission.live_workers(submission.active_rows(here, made, queue)) == 5
+    site = Site(memory="1G", cpus_per_node=1, mode="elastic", nodes=8)
+    slurm = pretended(*queue)
+    job = Job(here.name, "s", here, site, ("run",))
+    assert submission.top_up(here, made, slurm, job, 3, max_array=3) == ["101", "102"]
+    assert slurm.sent == [f"{comment}/workers-1", f"{comment}/workers-2"]
+    assert "--array=0-1" in slurm.args[slurm.sent[0]]
+    assert "--dependency=after:7" in slurm.args[slurm.sent[0]]
+    assert len(Record.load(here).requests) == 4
+
+
 def test_what_was_sent_before_a_crash_is_found_and_the_rest_sent(here: Path) -> None:
     made = record(here, None, None, None)
     slurm = pretended(JobState("7", "7", "PENDING", comment=made.requests[0].comment))
     submission.send(here, made, slurm, again=True)
     assert [r.job for r in Record.load(here).requests] == ["7", "101", "102"]
     assert slurm.sent == [r.comment for r in made.requests[1:]]
+    assert all(slurm.args[comment] == ["--dependency=after:7", "x.sbatch"] for comment in slurm.sent)
 
 
 def test_a_driver_that_has_long_run_is_not_sent_again(here: Path) -> None:
@@ -139,7 +204,7 @@ def test_nothing_is_sent_while_nobody_can_tell(here: Path) -> None:
 def test_a_refused_part_takes_the_rest_with_it(here: Path) -> None:
     made, slurm = record(here, None, None), pretended()
     slurm.refuse = "workers"
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="cancelled again: job 101"):
         submission.send(here, made, slurm, again=False)
     assert slurm.cancelled == ["101"]
     assert (here / chain.CANCELLED).exists()

@@ -1,0 +1,75 @@
+"""A sweep that is stopped on a real Slurm, at any moment and by any half of it: nothing stays behind."""
+
+import time
+
+import pytest
+from world import SLOW, Login, Sweep
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+
+def queued(sweep: Sweep) -> list[str]:
+    """States of the sweep's jobs that wait or run."""
+    cluster = sweep.login.cluster
+    lines = cluster.run("squeue", "-h", "-r", "-o", "%T %k").splitlines()
+    return [
+        state for state, _, comment in (line.partition(" ") for line in lines) if sweep.here().name in comment
+    ]
+
+
+@pytest.mark.parametrize("after_s", [0.2, 1.0, 3.0, 6.0])
+def test_a_cancel_while_ray_starts_is_heard(login: Login, after_s: float) -> None:
+    sweep = login.submit(login.space(SLOW), login.site(), f"early-{after_s}")
+    login.cluster.wait_for(sweep.jobs[0], "RUNNING")
+    time.sleep(after_s)
+    login.run("cancel", str(sweep.path))
+    sweep.until(lambda: not queued(sweep), timeout=40)
+    assert not sweep.results(), "it trained on"
+    assert all(link["verdict"] == "stop" for link in sweep.links()), sweep.said()
+    again = login.submit(login.space(SLOW), login.site(), f"early-{after_s}")
+    assert again.jobs != sweep.jobs
+    login.run("cancel", str(sweep.path))
+
+
+def test_workers_do_not_outlive_a_head_that_was_cancelled_by_hand(login: Login) -> None:
+    cluster = login.cluster
+    space, site = login.space(SLOW), login.site(mode="elastic", nodes=2)
+    sweep = login.submit(space, site, "orphans")
+    head, workers = sweep.jobs
+    sweep.until(lambda: sweep.beat()["slots"] == 2)
+    cluster.run("scancel", f"{workers}_0")
+    sweep.until(lambda: sweep.beat()["slots"] == 1)
+    added = login.submit(space, site, "orphans")  # replaces the worker that was lost
+    assert len(added.jobs) == 3
+    sweep.until(lambda: sweep.beat()["slots"] == 2)
+    assert (
+        "already submitted, nothing to do"
+        in login.run("submit", space, "--site", site, "--out", str(sweep.path)).stderr
+    )
+    cluster.run("scancel", head)
+    sweep.until(lambda: not queued(sweep), timeout=60)
+    assert login.run("logs", str(sweep.path), "--job", f"{workers}_1").stdout
+    assert login.submit(space, site, "orphans").jobs[0] not in added.jobs
+    login.run("cancel", str(sweep.path))
+    sweep.until(lambda: not queued(sweep), timeout=60)
+
+
+def test_a_worker_does_not_start_before_its_head_and_a_later_link_replaces_it(login: Login) -> None:
+    cluster = login.cluster
+    block = cluster.run(
+        "sbatch", "--parsable", "-p", "apart", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"
+    )
+    cluster.wait_for(block, "RUNNING")
+    head = {"partition": "apart", "preempt": "requeue", "cpus": 1, "memory": "2G"}
+    sweep = login.submit(login.space(SLOW), login.site(mode="elastic", nodes=1, head=head), "late-head")
+    time.sleep(5)
+    assert queued(sweep) == ["PENDING", "PENDING"]
+    cluster.run("scancel", block)
+    sweep.until_trained()
+    cluster.run("scancel", f"{sweep.jobs[1]}_0")
+    cluster.run("scontrol", "requeue", sweep.jobs[0])
+    sweep.until(lambda: len(sweep.links("begin")) == 2, timeout=60)
+    sweep.until(lambda: len(queued(sweep)) == 2)
+    sweep.until_over()
+    assert len(sweep.results()) == 5
+    sweep.until(lambda: not queued(sweep), timeout=60)
