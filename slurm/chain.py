@@ -153,11 +153,12 @@ def end(here: Path, link: str, code: int, signal: str = "") -> str:
         say(f"{here / LINKS}: {error}; no further link")
         what = "stop"
     head = read_head(here)
-    if head and head["link"] == link:
-        try:
-            write_head(here, {**head, "state": "gone" if what == "again" else "over"})
-        except OSError:
-            (here / HEAD).unlink(missing_ok=True)
+    if not head or head["link"] != link:  # it has not come up yet, and need not
+        head = {"link": link}
+    try:
+        write_head(here, {**head, "state": "gone" if what == "again" else "over"})
+    except OSError:
+        (here / HEAD).unlink(missing_ok=True)
     return what
 
 

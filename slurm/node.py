@@ -216,6 +216,9 @@ class Node:
             ports = self.start(flags, ip, token, attempt)
             if self._started():
                 break
+            if self._over():
+                token.unlink(missing_ok=True)
+                return DONE
             say(f"ray start failed, try {attempt + 1} of {TRIES}:\n{self.last_words()}")
             self.end_ray()
         else:
@@ -239,14 +242,18 @@ class Node:
             say(f"dashboard: ssh -N -L 8265:127.0.0.1:{ports.first + 1} {to}   token: {token}")
         try:
             while self.ray is not None and self.ray.poll() is None:
-                now = read_head(self.here)
-                if now and now["link"] == self.args.link and now["state"] != "up":
+                if self._over():
                     return DONE
                 time.sleep(POLL_S)
             say(f"Ray's head has ended:\n{self.last_words()}")
             return FAILED
         finally:
             token.unlink(missing_ok=True)
+
+    def _over(self) -> bool:
+        """Whether the job's script has ended this link, be its head up or not."""
+        now = read_head(self.here)
+        return bool(now and now["link"] == self.args.link and now["state"] != "up")
 
     # a worker
 
@@ -255,7 +262,7 @@ class Node:
         waited_since, failures, joined = time.monotonic(), 0, ""
         while self.leave is None:
             head = read_head(self.here)
-            if head and head["state"] == "over":
+            if (head and head["state"] == "over") or (self.args.stay and self._over()):
                 return DONE
             if self.ray is not None and (self.ray.poll() is not None or not head or head["link"] != joined):
                 joined_file(self.here, joined).unlink(missing_ok=True)
@@ -296,7 +303,7 @@ class Node:
         while self.ray is not None and self.ray.poll() is None and time.monotonic() < deadline:
             if "Ray runtime started" in (self.directory / "ray.log").read_text(errors="replace"):
                 return True
-            if self.leave is not None:
+            if self.leave is not None or self._over():
                 break
             time.sleep(POLL_S)
         return False
