@@ -251,6 +251,8 @@ def _render(template: str, job: Job, **values: object) -> str:
         flags.append(f"--grace={max(site.warn_s - MARGIN_S, site.warn_s / 2):g}")
     flags += ["--dashboard"] if site.dashboard else []
     flags += [f"--login={site.login}"] if site.login else []
+    flags += [f"--interface={site.interface}"] if site.interface else []
+    flags += [f"--network={site.address}"] if site.address else []
     return environment.get_template(template).render(
         job=job,
         node_flags=flags,

@@ -209,7 +209,7 @@ class Node:
         fd = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(os.urandom(32).hex())
-        ip = own_ip(None)
+        ip = own_ip(None, self.args.interface, self.args.network)
         for attempt in range(TRIES):
             flags = ["--head", f"--node-ip-address={ip}", "--dashboard-host=127.0.0.1"]
             flags.append(f"--include-dashboard={'true' if self.args.dashboard else 'false'}")
@@ -293,7 +293,7 @@ class Node:
         return LEAVING
 
     def _join(self, head: Mapping[str, Any], failures: int) -> None:
-        ip = own_ip(head["address"])
+        ip = own_ip(head["address"], self.args.interface, self.args.network)
         flags = [f"--address={head['address']}", f"--node-ip-address={ip}"]
         self.start(flags, ip, Path(head["token"]), failures)
 
@@ -401,6 +401,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scratch", default="/tmp")
     parser.add_argument("--no-slots", action="store_true", help="offer no CPU and no GPU")
     parser.add_argument("--dashboard", action="store_true")
+    parser.add_argument("--interface", default="", help="the network interface that other nodes reach")
+    parser.add_argument("--network", default="", help="its network, such as 10.4.0.0/16")
     parser.add_argument("--login", help="host for the ssh -L line")
     parser.add_argument(
         "--stay", action="store_true", help="signals change nothing; the head says when it's over"

@@ -1,10 +1,16 @@
 """Ports and addresses of one Ray node, its own also beside other jobs. Standard library only."""
 
+import contextlib
+import fcntl
 import socket
+import struct
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 
 # Ports of one Ray node: nine for its services, the rest for its workers. Below Linux's ephemeral ports.
 FIRST_PORT, LAST_PORT, PORT_UNIT, SERVICES = 20000, 32700, 20, 9
+
+SIOCGIFADDR = 0x8915  # Linux, netdevice(7): the address of an interface
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,42 @@ def _free(ip: str, port: int) -> bool:
     return True
 
 
-def own_ip(peer: str | None) -> str:
-    """This node's address: the one that reaches `peer` (IP:PORT), or the one its name stands for."""
+def own_ip(peer: str | None = None, interface: str = "", network: str = "") -> str:
+    """This node's IPv4 address, as other nodes reach it. Raises OSError when there is no such address.
+
+    interface, network: which one is meant on a node that has several ("ib0", "10.4.0.0/16"). Without them,
+    the one that reaches `peer` (IP:PORT); without a peer, the one that the name of the host stands for. If
+    that is of the loopback (Debian has 127.0.1.1 in /etc/hosts), the first of another interface.
+    """
+    if interface or network:
+        for name, address in addresses():
+            if interface in ("", name) and (not network or ip_address(address) in ip_network(network)):
+                return address
+        there = ", ".join(f"{name} {address}" for name, address in addresses()) or "none"
+        raise OSError(
+            f"{socket.gethostname()} has no address on interface {interface or 'any'}, network "
+            f"{network or 'any'}: it has {there}: correct interface or address in the site profile"
+        )
     if peer:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             host, _, port = peer.rpartition(":")
             probe.connect((host, int(port)))  # sends nothing
             return str(probe.getsockname()[0])
-    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
-    return next((a for a in addresses if not a.startswith("127.")), addresses[0])
+    named: list[str] = []
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)
+        named = [str(entry[4][0]) for entry in found]
+    others = [address for _, address in addresses()]
+    return next((a for a in [*named, *others] if not ip_address(a).is_loopback), "127.0.0.1")
+
+
+def addresses() -> list[tuple[str, str]]:
+    """(interface, IPv4 address) of every interface that has one, loopback last."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has no IPv4 address
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
+                found.append((name, socket.inet_ntoa(answer[20:24])))
+    return sorted(found, key=lambda pair: ip_address(pair[1]).is_loopback)

@@ -6,6 +6,7 @@ only text that a shell runs as it stands is `setup`, which is the site's own she
 
 import difflib
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,6 +51,16 @@ def _time(value: str) -> str:
 
 
 Time = Annotated[str, AfterValidator(_time)]
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ip_network(value))
+    except ValueError as error:
+        raise ValueError(f"{error}: write a network such as 10.4.0.0/16") from None
+
+
+Network = Annotated[str, AfterValidator(_network)]
 
 # sbatch options that kdsweep sets itself; a profile's `options` may not say them again
 # fmt: off
@@ -108,6 +119,8 @@ class Site(_Model):
     python: str | None = None  # default: the Python that runs kdsweep now
     scratch: str = "/tmp"  # node-local, for Ray's sockets and logs; may be $TMPDIR and the like
     dashboard: bool = True
+    interface: Word | None = None  # nodes with several networks: the interface that the others reach
+    address: Network | None = None  # or its network: 10.4.0.0/16
     login: Word | None = None  # host for the ssh -L line
     mail_user: Word | None = None
     mail_type: Word = "END,FAIL"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from slurm.check import partitions, refusals
 from slurm.command import Slurm
 from slurm.errors import Away, Refused, SiteError
 from slurm.site import LONGEST_SCRATCH, Site, load_site
@@ -103,68 +104,67 @@ def _slurm(slurm: Slurm, site: Site) -> Iterator[Line]:
         return
     new = tuple(int(part) for part in said.split(".")[:2]) >= OLDEST_SLURM
     yield Line("Slurm", new, said if new else f"{said} is older than 20.11, which has no srun --overlap")
-    for name in dict.fromkeys(p for p in (site.partition, site.head.partition) if p):
-        try:
-            text = slurm.run("scontrol", "--oneliner", "show", "partition", name)
-            up = "State=UP" in text
-            yield Line(
-                f"partition {name}", up, "up" if up else "not up: ask your site, or choose another partition"
-            )
-        except (Away, Refused) as error:
-            yield Line(f"partition {name}", False, f"{error}; `sinfo -s` lists the partitions")
-    yield from _test_only(slurm, site)
-
-
-def _test_only(slurm: Slurm, site: Site) -> Iterator[Line]:
-    """What sbatch says of the very scripts a sweep would submit."""
-    from slurm.job import Job, scripts
-
-    with tempfile.TemporaryDirectory() as folder:
-        driver = (site.python or sys.executable, "-c", "pass")
-        job = Job(id="doctor", sweep="doctor", here=Path(folder), site=site, driver=driver)
-        for name, text in scripts(job).items():
-            path = Path(folder) / name
-            path.write_text(text)
-            try:
-                slurm.run("sbatch", "--test-only", str(path), cwd=Path(folder))
-                yield Line(f"sbatch --test-only {name}", True, "accepted: account, partition, qos, limits")
-            except (Away, Refused) as error:
-                yield Line(f"sbatch --test-only {name}", False, f"{error}; correct the profile")
+    for name, trouble in partitions(slurm, site).items():
+        yield Line(f"partition {name}", not trouble, trouble or "up, and long enough")
+    for name, trouble in refusals(slurm, site).items():
+        text = f"{trouble}; correct the profile" if trouble else "accepted: account, partition, qos, limits"
+        yield Line(f"sbatch --test-only {name}", not trouble, text)
 
 
 def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]:
     """What a node sees."""
     from slurm.job import Job, gang_options
 
+    nodes = min(site.nodes, 2)  # the second calls the first, as Ray will
     shared.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=shared, prefix=".doctor-") as folder:
         word = secrets.token_hex(8)
         at = Path(folder).absolute()
         (at / "word").write_text(word)
-        job = Job(id="doctor", sweep="doctor", here=at, site=site.model_copy(update={"nodes": 1}), driver=())
-        options = [f"--{name}={value}" for name, value in gang_options(job) if name in SRUN]
+        asked = site.model_copy(update={"nodes": nodes})
+        job = Job(id="doctor", sweep="doctor", here=at, site=asked, driver=())
+        wanted = SRUN | site.options.keys()
+        options = [
+            f"--{name}{f'={value}' if value else ''}" for name, value in gang_options(job) if name in wanted
+        ]
         command = [*job.python, "-P", "-m", "slurm.probe", str(at), word, site.scratch]
+        command += [site.interface or "", site.address or ""]
         patient = Slurm(patience_s=0, limit_s=wait_s + 60)
         try:
             text = patient.run(
-                "srun", "--quiet", f"--immediate={wait_s}", "--ntasks=1", "--time=5", *options, *command
+                "srun",
+                "--quiet",
+                f"--immediate={wait_s}",
+                f"--ntasks={nodes}",
+                "--time=5",
+                *options,
+                *command,
             )
-            seen = json.loads(text.strip().splitlines()[-1])
+            seen = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+            if len(seen) != nodes:
+                raise ValueError(f"{len(seen)} answers")
         except (Away, Refused) as error:
             yield Line("a node", False, f"{error}; wait longer with --wait, or skip this with --no-node")
             return
-        except (ValueError, IndexError):
+        except ValueError:
             yield Line("a node", False, f"answered {text!r}; check `python` and `setup` in the profile")
             return
-        yield from _seen(seen, site, at, word)
+        if nodes > 1:
+            bad = next((s for s in seen if s.get("peer", s.get("ports_error"))), None)
+            text = ", ".join(f"{s['host']} at {s.get('ip')}" for s in seen)
+            why = bad and (bad.get("peer") or bad.get("ports_error"))
+            remedy = f"{why} ({text}): set interface or address in the profile to the nodes' common network"
+            yield Line("two nodes reach each other", bad is None, remedy if bad else text)
+        for one in seen:
+            back = at / f"answer-{one['rank']}"
+            yield from _seen(one, site, at, back.exists() and back.read_text(encoding="utf-8") == word)
 
 
 SRUN = {"account", "partition", "qos", "nodes", "cpus-per-task", "gres", "gpus-per-node", "mem"}
 
 
-def _seen(seen: dict[str, Any], site: Site, folder: Path, word: str) -> Iterator[Line]:
+def _seen(seen: dict[str, Any], site: Site, folder: Path, back: bool) -> Iterator[Line]:
     host = seen["host"]
-    back = (folder / "answer").exists() and (folder / "answer").read_text() == word
     shared = bool(seen.get("read") and seen.get("written") and back)
     why = seen.get("shared_error", "files written on one side are not visible on the other")
     text = f"{host} reads and writes {folder.parent}"
@@ -182,7 +182,8 @@ def _seen(seen: dict[str, Any], site: Site, folder: Path, word: str) -> Iterator
     yield Line("ports", ports, text if ports else f"{seen['ports_error']}: ask your site")
     share = seen["share"]
     given = share["cpus"] >= site.cpus and share["gpus"] == site.gpus
-    text = f"{share['cpus']} CPUs, {share['gpus']} GPUs, {share['memory_mb']} MB"
+    memory = f"{share['memory_mb']} MB" if share["memory_mb"] else "memory not limited by Slurm"
+    text = f"{share['cpus']} CPUs, {share['gpus']} GPUs, {memory}"
     yield Line(
         "allocation", given, text if given else f"{text}: the profile says {site.cpus} and {site.gpus}"
     )

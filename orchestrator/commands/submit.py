@@ -16,6 +16,7 @@ from orchestrator.run.status import is_running
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import duration
 from slurm import chain
+from slurm.check import partitions, refusals
 from slurm.command import Slurm
 from slurm.errors import Away, Refused, SiteError
 from slurm.site import Site, load_site
@@ -115,6 +116,9 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
         return {"submission": None, "state": "done", "jobs": []}
     for why in opened.plan.refused:
         say(f"refused: {why}")
+    found = [*partitions(slurm, site).values(), *refusals(slurm, site).values()]
+    if any(found):
+        raise Refused("\n".join(text for text in found if text))
     job = submission.job_of(opened, site)
     max_array = site.max_array or (slurm.max_array() if site.mode == "elastic" else 1001)
     record = submission.write_intent(opened, job, site_name, max_array)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from world import Login
+from world import FAST, Login
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
 
@@ -14,9 +14,13 @@ def findings(login: Login, *args: str, expect: int) -> dict[str, tuple[bool, str
 
 
 def test_all_is_well(login: Login) -> None:
-    site = login.site(gpus_per_node=0)
+    site = login.site(gpus_per_node=0, nodes=2, partition="batch,scavenge", options={"exclude": "node1"})
     found = findings(login, "--site", site, expect=0)
     assert all(ok for ok, _ in found.values())
+    assert {"partition batch", "partition scavenge"} <= found.keys()
+    there = found["two nodes reach each other"][1]
+    assert "node2 at 10." in there, "the profile's options were not used"
+    assert "node3 at 10." in there
     assert found["shared folder"][1].startswith("node")
     assert "2 CPUs, 0 GPUs" in found["allocation"][1]
     assert found["sbatch --test-only gang.sbatch"][0]
@@ -31,6 +35,12 @@ def test_what_is_wrong_is_said_with_a_remedy(login: Login) -> None:
     assert "partition" in text
     too_much = findings(login, "--site", login.site(cpus_per_node=64), "--no-node", expect=1)
     assert not too_much["sbatch --test-only gang.sbatch"][0]
+    site, space = login.site(time="02:00:00"), login.space(FAST)
+    too_long = findings(login, "--site", site, "--no-node", expect=1)
+    assert "above its MaxTime 01:00:00" in too_long["partition batch"][1]
+    refused = login.run("submit", space, "--site", site, "--out", str(login.home / "sweeps" / "x"), expect=1)
+    assert "above its MaxTime" in refused.stderr
+    assert not list((login.home / "sweeps" / "x").glob("slurm/2*")), "it would wait for ever"
     fake = findings(login, "--site", login.site(), expect=1)
     assert "install torch for this GPU's driver" in fake["torch on a node"][1]  # fake GPUs are none
     assert [what for what, (ok, _) in fake.items() if not ok] == ["torch on a node"]

@@ -103,6 +103,30 @@ def test_a_scratch_too_deep_for_sockets_is_not_used(tmp_path: Path) -> None:
     assert directory.parent == Path("/tmp")
 
 
+def test_the_address_that_other_nodes_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's /etc/hosts has the host's own name at 127.0.1.1."""
+    named = ["127.0.1.1"]
+    monkeypatch.setattr(
+        ports.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (address, 0)) for address in named]
+    )
+    there = [("eth0", "192.0.2.7"), ("ib0", "10.4.1.9"), ("lo", "127.0.0.1")]
+    monkeypatch.setattr(ports, "addresses", lambda: there)
+    assert ports.own_ip() == "192.0.2.7"
+    named[:] = ["127.0.1.1", "198.51.100.3"]
+    assert ports.own_ip() == "198.51.100.3", "what the name says comes first"
+    assert ports.own_ip(interface="ib0") == "10.4.1.9"
+    assert ports.own_ip("192.0.2.1:1", network="10.4.0.0/16") == "10.4.1.9"
+    with pytest.raises(OSError, match=r"eth0 192\.0\.2\.7.*correct interface"):
+        ports.own_ip(interface="eth1")
+    named.clear()
+    monkeypatch.setattr(ports, "addresses", lambda: there[2:])
+    assert ports.own_ip() == "127.0.0.1", "a machine without a network"
+
+
+def test_loopback_comes_last() -> None:
+    assert ports.addresses()[-1][1].startswith("127.")
+
+
 def test_starting_costs_no_heavy_import() -> None:
     heavy = ("ray", "torch", "numpy", "pydantic", "jinja2")
     code = f"import sys, slurm.node, slurm.chain; print([m for m in {heavy} if m in sys.modules])"
