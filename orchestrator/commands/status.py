@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import textwrap
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
 
 WATCH_S = 2.0
+EXIT = {"partly failed": 3, "unknown": 69, "stopped": 75}  # as `run`; 69: Slurm doesn't answer
 
 
 @click.command()
@@ -29,10 +31,9 @@ def status(sweep: str, watch: bool, show_all: bool, as_json: bool) -> None:
     """Show the status of SWEEP: points done, running, failed, blocked; rate, ETA, best so far; Slurm jobs."""
     folder = sweep_folder(sweep)
     if not watch:
-        _show(standing(folder), show_all, as_json)
-        return
-    import sys
-
+        now = standing(folder)
+        _show(now, show_all, as_json)
+        sys.exit(EXIT.get(now["state"], 0))
     from orchestrator.run.submission import Jobs
 
     jobs = Jobs(folder)
@@ -43,7 +44,7 @@ def status(sweep: str, watch: bool, show_all: bool, as_json: bool) -> None:
             click.clear()
         _show(now, show_all, as_json)
         if now["state"] != "running" and not _active(now.get("jobs", [])):
-            return
+            sys.exit(EXIT.get(now["state"], 0))
         time.sleep(WATCH_S)
 
 
@@ -76,6 +77,18 @@ def _table(points: list[dict[str, Any]]) -> None:
     )
 
 
+def job_line(job: dict[str, Any]) -> str:
+    """A Slurm job: for one that waits, why, and when Slurm expects to start it."""
+    from orchestrator.words import escaped
+
+    said = "  ".join(escaped(str(job[k])) for k in ("id", "kind", "state", "reason") if job.get(k))
+    if job.get("why"):
+        said += f": {job['why']}"
+    if job["state"] == "PENDING" and job.get("start"):
+        said += time.strftime("; expected to start %Y-%m-%d %H:%M", time.localtime(job["start"]))
+    return f"  job      {said}"
+
+
 def in_words(now: dict[str, Any]) -> str:
     """The same as text."""
     from orchestrator.words import duration, escaped
@@ -104,11 +117,7 @@ def in_words(now: dict[str, Any]) -> str:
         lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now["failures"]:
         lines.append(f"  why:     kdsweep logs {now['folder']} --failed")
-    lines += [
-        "  job      "
-        + "  ".join(escaped(str(job[k])) for k in ("id", "kind", "state", "reason") if job.get(k))
-        for job in now.get("jobs", [])
-    ]
+    lines += [job_line(job) for job in now.get("jobs", [])]
     if now.get("ray_nodes"):
         lines.append(f"  Ray      {len(now['ray_nodes'])} nodes: {', '.join(now['ray_nodes'])}")
     used = now["used"]

@@ -72,6 +72,7 @@ def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = Non
         from orchestrator.run.submission import jobs_of, ray_nodes
 
         out["jobs"], out["ray_nodes"] = jobs() if jobs else jobs_of(folder), ray_nodes(folder)
+        out["state"] = with_jobs(out["state"], out["jobs"])
     return out
 
 
@@ -98,6 +99,16 @@ def state_of(running: bool, left: int, failed: int, missing: int) -> str:
     if not missing:
         return "done"
     return "partly failed" if failed and not left else "stopped"
+
+
+def with_jobs(state: str, jobs: Iterable[Mapping[str, Any]]) -> str:
+    """The state of a sweep with Slurm jobs: one that would be stopped is queued, starting, or unknown."""
+    active = [job for job in jobs if job["active"] is not False]
+    if state != "stopped" or not active:
+        return state
+    if any(job["active"] is None for job in active):
+        return "unknown"
+    return "starting" if any(job["state"] == "RUNNING" for job in active) else "queued"
 
 
 def blocked_of(plan: Plan, failed: set[str], done: set[str]) -> set[str]:

@@ -21,6 +21,7 @@ from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
 from slurm.node import read_head
+from slurm.pending import why
 from slurm.states import UNKNOWN, JobState, task_numbers, tasks
 
 if TYPE_CHECKING:
@@ -372,6 +373,7 @@ def _as_dict(row: JobState, role: str, links: list[dict[str, Any]], away: str) -
         "kind": "workers" if role.startswith("workers") else role,
         "state": row.state,
         "reason": row.reason,
+        "why": why(row.reason) if row.state == "PENDING" else "",
         "active": None if away else row.active,
         "nodes": row.nodes,
         "start": row.start,

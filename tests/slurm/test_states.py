@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import states
+from slurm import pending, states
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -69,3 +69,29 @@ def test_config_values() -> None:
     text = "MaxArraySize            = 1001\nMaxJobCount             = 10000\n"
     assert states.parse_config(text, "MaxArraySize") == "1001"
     assert states.parse_config(text, "Nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("Resources", "free nodes"),
+        ("Priority", "higher priority"),
+        ("ReqNodeNotAvail, UnavailableNodes:node7", "free nodes"),
+        ("AssocGrpGRES", "at a limit"),
+        ("QOSMaxJobsPerUserLimit", "at a limit"),
+        ("Dependency", "another job"),
+        ("JobHeldUser", "scontrol release"),
+        ("PartitionTimeLimit", "lower `time`"),
+        ("QOSMaxWallDurationPerJobLimit", "lower `time`"),
+        ("AssocMaxCpuPerJobLimit", "than a job may have"),
+        ("BadConstraints", "no node has"),
+    ],
+)
+def test_why_a_job_waits(reason: str, said: str) -> None:
+    assert said in pending.why(reason)
+    never = ("PartitionTimeLimit", "BadConstraints")
+    assert pending.why(reason).startswith("can never start") == (reason in never or "PerJob" in reason)
+
+
+def test_an_unknown_reason_is_left_as_it_is() -> None:
+    assert pending.why("SomethingNew") == ""

@@ -26,7 +26,7 @@ seeds: [0, 1]
 
 def call(command, *args: object) -> str:
     out = CliRunner().invoke(command, [str(a) for a in args], catch_exceptions=False)
-    assert out.exit_code == 0, out.output
+    assert out.exit_code in (0, 3, 75), out.output  # the last two are of `status`
     return out.stdout
 
 

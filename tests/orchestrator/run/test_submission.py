@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from kd.errors import InputError
+from orchestrator.commands import status
 from orchestrator.run import submission
+from orchestrator.run.status import with_jobs
 from orchestrator.run.submission import Record, Request
 from slurm import chain
 from slurm.errors import Away, Refused
@@ -236,3 +238,38 @@ def test_a_job_id_is_no_pattern(tmp_path: Path, job: str) -> None:
 def test_no_submission_no_jobs(tmp_path: Path) -> None:
     assert submission.jobs_of(tmp_path) == []
     assert submission.ray_nodes(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("jobs", "state"),
+    [
+        ([], "stopped"),
+        ([{"state": "FAILED", "active": False}], "stopped"),
+        ([{"state": "PENDING", "active": True}], "queued"),
+        ([{"state": "RUNNING", "active": True}, {"state": "PENDING", "active": True}], "starting"),
+        ([{"state": "UNKNOWN", "active": None}], "unknown"),
+    ],
+)
+def test_a_sweep_whose_jobs_wait_is_not_stopped(jobs: list[dict[str, Any]], state: str) -> None:
+    assert with_jobs("stopped", jobs) == state
+    assert with_jobs("done", jobs) == "done"
+
+
+def test_a_waiting_job_says_why_and_until_when(here: Path) -> None:
+    record(here, "7")
+    slurm = pretended(JobState("7", "7", "PENDING", "Priority", start=1795698164.0))
+    (job,) = submission.jobs_of(here.parent.parent, slurm)
+    line = status.job_line(job)
+    assert "7  head  PENDING  Priority: waits behind jobs of higher priority; expected to start 2026-" in line
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("done", 0), ("queued", 0), ("partly failed", 3), ("unknown", 69), ("stopped", 75)]
+)
+def test_status_ends_with_what_it_says(state: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    monkeypatch.setattr(status, "sweep_folder", Path)
+    monkeypatch.setattr(status, "standing", lambda *_: {"state": state})
+    done = CliRunner().invoke(status.status, ["x", "--json"])
+    assert (done.exit_code, json.loads(done.output)) == (code, {"state": state})
