@@ -27,7 +27,7 @@ def read_links(here: Path) -> list[dict[str, Any]]:
     links: dict[str, dict[str, Any]] = {}
     for entry in _lines(here / LINKS):
         if entry["event"] == "begin":
-            links[entry["link"]] = {"code": None, "verdict": None, "ended": None, **entry}
+            links[entry["link"]] = {"code": None, "verdict": None, "why": None, "ended": None, **entry}
         elif entry["event"] == "end" and entry["link"] in links:
             links[entry["link"]] |= {k: entry.get(k) for k in ("code", "verdict", "why", "ended", "signal")}
             links[entry["link"]]["progress_after"] = entry["progress"]

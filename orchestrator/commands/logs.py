@@ -64,6 +64,7 @@ def logs(
         return
     if not errors:
         click.echo("no point has failed")
+        _print(_jobs_end(store, lines))
     for id, error in errors.items():
         _print(_told(store, id, error, lines, whole=failed or point is not None))
 
@@ -71,6 +72,25 @@ def logs(
 def _print(lines: list[str]) -> None:
     for line in lines:
         click.echo(escaped(line))
+
+
+def _jobs_end(store: Store, lines: int) -> list[str]:
+    """Why the chain of a sweep's Slurm jobs stopped before all was done, and what the last job printed."""
+    from orchestrator.run.submission import latest
+    from slurm.chain import read_links
+
+    here = latest(store.path)
+    if here is None or is_running(store.progress()):
+        return []
+    links = read_links(here)
+    if links and links[-1]["verdict"] == "done":
+        return []
+    said = [f"the last job ended: {links[-1]['why'] or 'without a word'}"] if links else []
+    outputs = sorted(here.glob("*.out"), key=lambda path: path.stat().st_mtime)
+    for path in outputs[-1:]:
+        text = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        said += [f"the end of {path}:", *(f"    {line}" for line in text)]
+    return said
 
 
 def _told(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool) -> list[str]:

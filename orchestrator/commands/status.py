@@ -118,6 +118,9 @@ def in_words(now: dict[str, Any]) -> str:
     if now["failures"]:
         lines.append(f"  why:     kdsweep logs {now['folder']} --failed")
     lines += [job_line(job) for job in now.get("jobs", [])]
+    last = now.get("last_link") or {}
+    if last.get("verdict") == "stop" and now["state"] != "running":
+        lines.append(f"  stopped  {escaped(last['why'])}")
     if now.get("ray_nodes"):
         lines.append(f"  Ray      {len(now['ray_nodes'])} nodes: {', '.join(now['ray_nodes'])}")
     used = now["used"]

@@ -336,6 +336,13 @@ def _unmentioned(request: Request, rows: list[JobState]) -> list[str]:
     return [f"{request.job}_{i}" for i in range(size) if i not in waiting]
 
 
+def last_link(folder: Path) -> dict[str, Any] | None:
+    """How the last link of a sweep's chain ended: its code, the verdict (done, again, stop), and why."""
+    here = latest(folder)
+    links = chain.read_links(here) if here else []
+    return {key: links[-1].get(key) for key in ("code", "verdict", "why")} if links else None
+
+
 def ray_nodes(folder: Path) -> list[str]:
     """Hosts in the Ray cluster of a sweep's Slurm jobs, the head first; empty when there is none."""
     here = latest(folder)

@@ -144,7 +144,7 @@ def test_follow_a_job(store: Store, monkeypatch) -> None:
             file.write(b" a line\n\x1bnext\n")
 
     states = iter([True, True, False])
-    monkeypatch.setattr(module, "_job_runs", lambda store, job: next(states))
+    monkeypatch.setattr(module, "_job_runs", lambda store, job, jobs: next(states))
     lines = follow(store, monkeypatch, [lambda: None, more], "--job", "77", "-n", "1")
     assert lines == ["second", "half a line", "\\x1bnext"]
 

@@ -273,3 +273,31 @@ def test_status_ends_with_what_it_says(state: str, code: int, monkeypatch: pytes
     monkeypatch.setattr(status, "standing", lambda *_: {"state": state})
     done = CliRunner().invoke(status.status, ["x", "--json"])
     assert (done.exit_code, json.loads(done.output)) == (code, {"state": state})
+
+
+def test_logs_show_why_the_jobs_ended(here: Path) -> None:
+    from click.testing import CliRunner
+
+    from orchestrator.commands.logs import logs
+
+    sweep = here.parent.parent
+    record(here, "7")
+    (sweep / "space.yaml").touch()
+    (here / "kds-s-7.out").write_text("line\npython: command not found\n")
+    said = CliRunner().invoke(logs, [str(sweep)]).output
+    assert "no point has failed" in said
+    assert "    python: command not found" in said
+    begin = {"event": "begin", "link": "7-0", "job": "7", "time": 1.0, "progress": [0, 0], "host": "n"}
+    end = {
+        "event": "end",
+        "link": "7-0",
+        "code": 1,
+        "verdict": "stop",
+        "why": "the driver failed",
+        "ended": 2.0,
+    }
+    (here / chain.LINKS).write_text(
+        "".join(f"{json.dumps(e | {'progress': [0, 0]})}\n" for e in (begin, end))
+    )
+    assert "the last job ended: the driver failed" in CliRunner().invoke(logs, [str(sweep)]).output
+    assert submission.last_link(sweep) == {"code": 1, "verdict": "stop", "why": "the driver failed"}
