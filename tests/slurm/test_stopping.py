@@ -1,9 +1,10 @@
-"""A sweep that is stopped on a real Slurm, at any moment and by any half of it: nothing stays behind."""
+"""Stopping on a real Slurm, at any moment and by any half of a sweep; and nodes that can't run it."""
 
+import sys
 import time
 
 import pytest
-from world import SLOW, Login, Sweep
+from world import FAST, SLOW, Login, Sweep
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -71,4 +72,21 @@ def test_a_worker_does_not_start_before_its_head_and_a_later_link_replaces_it(lo
     sweep.until(lambda: len(sweep.links("begin")) == 2, timeout=60)
     sweep.until(lambda: len(queued(sweep)) == 2)
     login.run("cancel", str(sweep.path))
+    sweep.until(lambda: not queued(sweep), timeout=60)
+
+
+@pytest.mark.parametrize("mode", ["gang", "elastic"])
+def test_a_node_without_a_working_python_is_avoided(login: Login, mode: str) -> None:
+    python = login.home / "python"
+    python.write_text(
+        f'#!/bin/bash\n[[ $SLURMD_NODENAME == node1 ]] && exit 127\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    head = {"partition": "apart", "cpus": 1, "memory": "2G"}
+    site = login.site(mode=mode, python=str(python), head=head)
+    space = login.space({**FAST, "depth": 1, "width": 4}, strategies={"scratch": None})
+    sweep = login.submit(space, site, f"broken-{mode}")
+    sweep.until_over()
+    assert {r["host"] for r in sweep.results().values()} <= {"node2", "node3"}
+    assert "node1 can't run this job: it goes to another node" in sweep.said()
     sweep.until(lambda: not queued(sweep), timeout=60)
