@@ -266,7 +266,7 @@ def spoiled(recordings, share=0.05, seed=3):
     ],
 )
 def test_no_label_is_made_of_what_is_no_reading(settings, tmp_path):
-    """Labels that are all 80 BPM stay so, times the factor of a copy: before, 4 % were from 31 to 208."""
+    """Labels that are all 80 BPM stay so, times the factor of a copy: one in twenty was 31 to 208."""
     made = synthetic.recordings(synthetic.Synthetic(subjects=5, minutes=2, motion=0))
     made = [dataclasses.replace(r, dataset="wrist", hr=np.full_like(r.hr, 80)) for r in made]
     write_recordings(tmp_path / "bad.npz", spoiled(made))
