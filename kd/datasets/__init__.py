@@ -6,7 +6,8 @@ A format is a module with
     OPTIONS             the loader's options with their defaults
     files(found)        of the files found at a path, those it reads, sorted; empty = none of this format
     load(files, **options) -> list[Recording]   raises InputError naming the file
-Adding one is a module and a line here.
+Adding one is a module and a line here. Labels are handed on as they are, 0 and 300 too: who cuts windows
+tests them. Only a loader whose labels are means (MEANS) takes bpm_range, and leaves out other readings first.
 """
 
 import difflib
@@ -22,7 +23,7 @@ from kd.datasets import bami, bidmc, galaxyppg, ppg_dalia, recordings_npz, spc, 
 from kd.datasets.reading import listing
 from kd.errors import InputError
 from kd.files import sha256, write_atomically
-from kd.recordings import Recording
+from kd.recordings import BPM_RANGE, Recording
 
 FORMATS: Mapping[str, ModuleType] = {
     "recordings_npz": recordings_npz,
@@ -33,6 +34,7 @@ FORMATS: Mapping[str, ModuleType] = {
     "wildppg": wildppg,
     "galaxyppg": galaxyppg,
 }
+MEANS = ("bidmc", "galaxyppg")
 
 
 def recognise(path: Path | str) -> str:
@@ -51,11 +53,19 @@ def recognise(path: Path | str) -> str:
 
 
 def load(
-    path: Path | str, format: str = "auto", options: Mapping[str, Any] | None = None
+    path: Path | str,
+    format: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    *,
+    bpm_range: tuple[float, float] = BPM_RANGE,
 ) -> tuple[str, list[Recording]]:
-    """The format's name and all recordings at `path`. Raises InputError."""
+    """The format's name and all recordings at `path`. Raises InputError.
+
+    bpm_range: lowest and highest class; readings outside it are left out before they are averaged.
+    """
     name, path, options = recognise(path) if format == "auto" else format, Path(path), options or {}
-    recordings = _module(name).load(_files(path, name), **full_options(name, options))
+    limits = {"bpm_range": bpm_range} if name in MEANS else {}
+    recordings = _module(name).load(_files(path, name), **full_options(name, options), **limits)
     names = [(r.dataset, r.name) for r in recordings]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from kd.datasets.reading import read_columns
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import Recording, readings
 
 LABEL = "a folder with BIDMC files: bidmc_01_Signals.csv and bidmc_01_Numerics.csv ..."
 OPTIONS = {"lag_s": 6.0}  # the monitor shows the heart rate about 6 s late (measured); 0 = leave it
@@ -26,9 +26,9 @@ def files(found: Sequence[Path]) -> list[Path]:
     return sorted({*signals, *(n for s in signals if (n := _numerics(s)).is_file())})
 
 
-def load(files: Sequence[Path], *, lag_s: float) -> list[Recording]:
+def load(files: Sequence[Path], *, lag_s: float, bpm_range: tuple[float, float]) -> list[Recording]:
     """One recording for each patient. Raises InputError naming the file."""
-    return [_recording(signal, lag_s) for signal in _signals(files)]
+    return [_recording(signal, lag_s, bpm_range) for signal in _signals(files)]
 
 
 def _signals(found: Sequence[Path]) -> list[Path]:
@@ -39,12 +39,13 @@ def _numerics(signal: Path) -> Path:
     return signal.with_name(signal.name.replace("_Signals", "_Numerics"))
 
 
-def _recording(signal: Path, lag_s: float) -> Recording:
+def _recording(signal: Path, lag_s: float, bpm_range: tuple[float, float]) -> Recording:
     time, pleth = read_columns(signal, ["Time [s]", "PLETH"])
     seconds, shown = read_columns(_numerics(signal), ["Time [s]", "HR"])
     if len(time) < 2 or not time[-1] > time[0]:
         raise InputError(f"{signal}: {len(time)} samples, too few or out of order: download it again")
     fs = (len(time) - 1) / (time[-1] - time[0])
+    shown, left_out = readings(shown, bpm_range)
     # The mean of what was shown during [2k, 2k + 8), for every k that fits; NaN as soon as a second lacks it.
     starts = np.arange(0.0, max(seconds[-1] + 1 - 8.0, 0.0) + 1e-6, 2.0) if len(seconds) else np.zeros(0)
     within = (seconds >= starts[:, None]) & (seconds < starts[:, None] + 8.0)
@@ -60,4 +61,5 @@ def _recording(signal: Path, lag_s: float) -> Recording:
         hr=hr.astype(np.float32),
         # what was shown during a window was true that much earlier; both files share a clock
         hr_start_s=-lag_s - float(time[0]),
+        readings_left_out=left_out,
     )

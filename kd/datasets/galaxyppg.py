@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kd.datasets.reading import read_columns
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import Recording, readings
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -42,7 +42,7 @@ def files(found: Sequence[Path]) -> list[Path]:
     return [p for p in found if p.name in NAMES and _participant(p) is not None]
 
 
-def load(files: Sequence[Path], *, device: str) -> list[Recording]:
+def load(files: Sequence[Path], *, device: str, bpm_range: tuple[float, float]) -> list[Recording]:
     """One recording for each participant who wore `device`. Raises InputError naming the file."""
     if device not in DEVICES:
         raise InputError(f"data.options.device is {device!r}: use one of {', '.join(DEVICES)}")
@@ -52,7 +52,7 @@ def load(files: Sequence[Path], *, device: str) -> list[Recording]:
         raise InputError(
             f"{files[0].parent}: no participant has {relative}: choose another data.options.device"
         )
-    return [_recording(folder, device) for folder in worn]
+    return [_recording(folder, device, bpm_range) for folder in worn]
 
 
 def _participant(file: Path) -> Path | None:
@@ -64,13 +64,14 @@ def _participant(file: Path) -> Path | None:
     return None
 
 
-def _recording(folder: Path, device: str) -> Recording:
+def _recording(folder: Path, device: str, bpm_range: tuple[float, float]) -> Recording:
     relative, column, fs, ticks = DEVICES[device]
     time, value = read_columns(folder / relative, ["timestamp", column])
     start, ppg = on_grid(time / ticks, value, fs)
     if len(ppg) < WINDOW_S * fs:
         raise InputError(f"{folder / relative}: shorter than one window of {WINDOW_S:g} s: remove it")
     shown, hr = read_columns(folder / STRAP, ["phoneTimestamp", "hr"])
+    hr, left_out = readings(np.where(hr == 0, np.nan, hr), bpm_range)
     windows = int((len(ppg) / fs - WINDOW_S) // STRIDE_S) + 1
     starts = start + STRIDE_S * np.arange(windows)
     labels = mean_within(shown / 1e3 - KOREA_S, hr, starts, WINDOW_S)
@@ -84,6 +85,7 @@ def _recording(folder: Path, device: str) -> Recording:
         ppg=ppg[None].astype(np.float32),
         fs=fs,
         hr=np.where(inside, labels, np.nan).astype(np.float32),
+        readings_left_out=left_out,
     )
 
 

@@ -84,7 +84,9 @@ def _recording(path: Path, archive: Any, entry: dict[str, Any], bidmc_lag_s: flo
             raise InputError(
                 f"{path}: meta_json lists {name}, but {key} is missing: add it or remove the entry"
             )
-    times = {k: float(entry[k]) for k in ("hr_window_s", "hr_stride_s", "hr_start_s") if k in entry}
+    times: dict[str, Any] = {
+        k: float(entry[k]) for k in ("hr_window_s", "hr_stride_s", "hr_start_s") if k in entry
+    }
     recording = Recording(
         name=str(name),
         dataset=str(entry["dataset"]),

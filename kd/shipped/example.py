@@ -194,13 +194,13 @@ def labelled_windows(recording: dict[str, Any], config: dict[str, Any]) -> tuple
     if not len(starts) or not grid.covered(ppg.shape[1], width, fs, config["fs"]):
         return np.zeros((0, 1, config["samples"])), np.zeros(0), np.zeros(0)
 
-    bpm = grid.labels_at(hr, labels, starts + width / 2)
+    lowest, highest = config["bpm_range"]
+    bpm = grid.labels_at(grid.readings(hr, lowest, highest), labels, starts + width / 2)
     signal = prepared(ppg, fs, config)
     first = grid.first_sample(starts, fs, config["fs"])
     keep = (first >= 0) & (first + config["samples"] <= signal.shape[1])
     keep &= grid.count_in(~np.isfinite(ppg).all(axis=0), starts, width, fs) == 0
-    lowest, highest = config["bpm_range"]
-    keep &= (bpm >= lowest) & (bpm <= highest)
+    keep &= ~np.isnan(bpm)
     changes = [grid.count_in(np.diff(c, append=c[-1:]) != 0, starts, width, fs) for c in ppg]
     keep &= np.max(changes, axis=0) >= 2 * width * lowest / 60
     return cut(signal, first[keep], config), bpm[keep], starts[keep]

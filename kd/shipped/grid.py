@@ -81,10 +81,20 @@ def covered(samples: int, window_s: float, fs: float, to: float) -> bool:
     return samples / fs >= window_s and resampled(samples, fs, to) >= length(window_s, to)
 
 
+def readings(hr: Any, lowest: float, highest: float) -> Any:
+    """hr (labels,) as float32, NaN for what is no heart rate from lowest to highest BPM, both included.
+
+    Before labels_at, never after: a 0 for "no reading" between two 80 would have become a 40.
+    """
+    hr = np.asarray(hr, np.float32)
+    return np.where(np.isfinite(hr) & (hr >= lowest) & (hr <= highest), hr, np.float32(np.nan))
+
+
 def labels_at(hr: Any, labels: Labels, centres_s: Any) -> Any:
     """Reference heart rate, float32 (W,), of windows centred at `centres_s` (W,): linear between the labels'.
 
-    hr: (labels,), BPM. A window centred on a label gets exactly it; NaN where either neighbour is NaN.
+    hr: (labels,), BPM, of `readings`. A window centred on a label gets exactly it; another needs both of its
+    neighbours, one label step apart: NaN where either is NaN, however short the gap.
     """
     position = (centres_s - labels.start_s - labels.window_s / 2) / labels.stride_s
     position = np.clip(position, 0, len(hr) - 1)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import BPM_RANGE, Recording
+from kd.shipped import grid
 from kd.signals.filters import bandpassed, bridged
 from kd.signals.preprocess import Preprocess
 
@@ -45,17 +46,26 @@ class Augment:
             )
 
 
-def augmented(recordings: Sequence[Recording], augment: Augment, preprocess: Preprocess) -> list[Recording]:
-    """The copies (without the originals) of `recordings`, deterministic by seed and recording name."""
+def augmented(
+    recordings: Sequence[Recording],
+    augment: Augment,
+    preprocess: Preprocess,
+    bpm_range: tuple[float, float] = BPM_RANGE,
+) -> list[Recording]:
+    """The copies (without the originals) of `recordings`, deterministic by seed and recording name.
+
+    bpm_range: labels outside it are no readings, and missing in the copies: 300 played slower isn't 210.
+    """
     copies = []
     for recording in recordings:
         if recording.seconds < preprocess.window_s:
             continue  # too short to filter, and for any window
         rng = _generator(recording, augment.seed)
+        original = replace(recording, hr=grid.readings(recording.hr, *bpm_range))
         for k in range(augment.copies):
             low, high = np.log(augment.stretch)
             factor = round(float(np.exp(rng.uniform(low, high))), 2)  # round: a short polyphase resampler
-            copy = stretch(recording, factor)
+            copy = stretch(original, factor)
             weights = rng.dirichlet(np.ones(recording.ppg.shape[0]))
             if augment.mix_channels and preprocess.channels == "mean" and len(weights) > 1:
                 copy = mix(copy, weights.astype(np.float32), preprocess)

@@ -19,15 +19,20 @@ import numpy as np
 
 from kd import datasets
 from kd.errors import InputError
+from kd.files import read_json, write_json
 from kd.recordings import Recording
 from kd.signals import augment as augmenting
 from kd.signals import splits, synthetic
 from kd.signals.augment import Augment
+from kd.signals.labels import faults
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
-from kd.signals.windows import Dropped, WindowSet, make_windows, subject_label
+from kd.signals.windows import BESIDE, Dropped, WindowSet, make_windows, subject_label
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
+# 2: labels outside the classes are left out before labels are mixed. Arrays are cached under 2; data whose
+# windows are those of version 1 keep its name, so that points trained on them stay the same points.
+LABELS_VERSION = 2
 STALE_S = 24 * 3600.0  # an unfinished folder this old belongs to nobody any more
 Progress = Callable[[str], None]
 
@@ -49,6 +54,11 @@ class DataConfig:
     min_bpm: int = 30  # the lowest class; WildPPG's code
     classes: int = 180  # 30..209 BPM, 1 BPM each; the paper's number, WildPPG's range
 
+    @property
+    def bpm_range(self) -> tuple[float, float]:
+        """Lowest and highest class, BPM."""
+        return _range(self.min_bpm, self.classes)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -66,10 +76,11 @@ class Data:
     classes: int
 
 
-def fingerprint(config: DataConfig, cache_dir: Path | None = None) -> str:
+def fingerprint(config: DataConfig, cache_dir: Path | None = None, labels_version: int = 1) -> str:
     """Hash of everything that can change the windows: 16 hex digits. Builds none of them.
 
     cache_dir: remembers the content hashes of large files there, by size and modification time.
+    labels_version: LABELS_VERSION names the cached arrays, and data with windows that version 1 mislabelled.
     """
     identity = {
         "version": PREPARE_VERSION,
@@ -80,21 +91,23 @@ def fingerprint(config: DataConfig, cache_dir: Path | None = None) -> str:
         "min_bpm": config.min_bpm,
         "classes": config.classes,
     }
+    if labels_version > 1:
+        identity["labels"] = labels_version
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def prepare(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> Data:
-    """The windows of `config`, from `cache_dir/windows/<fingerprint>/` or built into it.
+    """The windows of `config`, from a folder in `cache_dir/windows/` or built into it.
 
     The folder appears whole or not at all; when two processes build it, one wins and both read the winner's.
     progress: called now and then with one line. Raises InputError for bad data and too few subjects.
     """
-    name = fingerprint(config, cache_dir)
-    folder = Path(cache_dir) / "windows" / name
+    names = {version: fingerprint(config, cache_dir, version) for version in (1, LABELS_VERSION)}
+    folder = Path(cache_dir) / "windows" / names[LABELS_VERSION]
     if not folder.exists():
         _build(config, folder, progress)
-    return _load(folder, name, config)
+    return _load(folder, names, config)
 
 
 def windows_of(
@@ -108,10 +121,9 @@ def windows_of(
     progress: Progress | None = None,
 ) -> tuple[WindowSet, Dropped]:
     """All labelled windows of the recordings at `path`, unsplit: to evaluate a trained model on."""
-    _, recordings = datasets.load(path, format, options)
-    return make_windows(
-        recordings, preprocess or Preprocess(), bpm_range=_range(min_bpm, classes), progress=progress
-    )
+    bpm_range = _range(min_bpm, classes)
+    _, recordings = datasets.load(path, format, options, bpm_range=bpm_range)
+    return make_windows(recordings, preprocess or Preprocess(), bpm_range=bpm_range, progress=progress)
 
 
 def load_recordings(config: DataConfig, progress: Progress | None = None) -> list[Recording]:
@@ -120,21 +132,23 @@ def load_recordings(config: DataConfig, progress: Progress | None = None) -> lis
         return synthetic.recordings(_synthetic(config))
     if progress:
         progress(f"reading {config.path}")
-    return datasets.load(_path(config), config.source, config.options)[1]
+    return datasets.load(_path(config), config.source, config.options, bpm_range=config.bpm_range)[1]
 
 
 def _build(config: DataConfig, folder: Path, progress: Progress | None) -> None:
     """Build the windows in a temporary folder beside `folder` and rename it there."""
     recordings = load_recordings(config, progress)
-    bpm_range = _range(config.min_bpm, config.classes)
+    bpm_range = config.bpm_range
     windows, dropped = make_windows(recordings, config.preprocess, bpm_range=bpm_range, progress=progress)
+    mislabelled = BESIDE in dropped.by_reason or any(r.readings_left_out for r in recordings)
     index = splits.split_subjects(windows, config.split)
     sides = {side: windows.take(index[side]) for side in SIDES}
     if config.augment.copies:
         trained = set(sides["train"].subject)
         originals = [r for r in recordings if subject_label(r) in trained]
-        copies = augmenting.augmented(originals, config.augment, config.preprocess)
-        more, _ = make_windows(copies, config.preprocess, bpm_range=bpm_range, progress=progress)
+        copies = augmenting.augmented(originals, config.augment, config.preprocess, bpm_range)
+        more, _ = make_windows(copies, config.preprocess, bpm_range=bpm_range, tested=True, progress=progress)
+        mislabelled |= any(faults(r, bpm_range).outside for r in originals)
         sides["train"] = _joined(sides["train"], more)
     if progress:
         progress(f"writing {sum(len(s) for s in sides.values()):,} windows")
@@ -150,10 +164,11 @@ def _build(config: DataConfig, folder: Path, progress: Progress | None) -> None:
                     np.save(array, getattr(windows, key))
                     array.flush()
                     os.fsync(array.fileno())
-        with (temporary / "dropped.json").open("w") as file:
+        with (temporary / "dropped.json").open("w", encoding="utf-8") as file:
             json.dump(dropped.by_recording, file)
             file.flush()
             os.fsync(file.fileno())
+        write_json(temporary / "labels.json", {"version": LABELS_VERSION if mislabelled else 1})
         try:
             temporary.rename(folder)
         except OSError:
@@ -163,7 +178,7 @@ def _build(config: DataConfig, folder: Path, progress: Progress | None) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _load(folder: Path, name: str, config: DataConfig) -> Data:
+def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
     try:
         sides = {
             side: WindowSet(
@@ -174,8 +189,9 @@ def _load(folder: Path, name: str, config: DataConfig) -> Data:
             )
             for side in SIDES
         }
-        dropped = Dropped(json.loads((folder / "dropped.json").read_text()))
-    except (OSError, EOFError, ValueError) as error:
+        dropped = Dropped(read_json(folder / "dropped.json"))
+        name = names[read_json(folder / "labels.json")["version"]]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{folder}: the cached windows can't be read ({error}): delete this folder"
         ) from error

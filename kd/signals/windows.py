@@ -12,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import BPM_RANGE, Recording
 from kd.shipped import grid
 from kd.signals import filters
 from kd.signals.preprocess import Preprocess
-
-BPM_RANGE = (30.0, 209.0)  # lowest and highest of the 180 classes; WildPPG's code
 
 # Why a window was dropped; a window counts once, under the first reason that holds.
 NOT_COVERED = "window reaches outside the recording"
@@ -25,6 +23,7 @@ MISSING = "signal missing (NaN)"
 NO_LABEL = "no label (NaN)"
 OUTSIDE = "label outside the classes"
 FLAT = "flat signal"
+BESIDE = "label between two, one of them outside the classes"
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,14 @@ def make_windows(
     preprocess: Preprocess,
     *,
     bpm_range: tuple[float, float] = BPM_RANGE,
+    tested: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[WindowSet, Dropped]:
     """Cut every recording into labelled windows, in the order given.
 
-    bpm_range: windows with a label outside it (both ends belong to it) are dropped.
+    bpm_range: lowest and highest class. A label outside it is no reading and as good as missing, before
+    anything is interpolated; a window has a label only if all that it is made of are readings.
+    tested: hr holds readings only, as that of augmented copies, whose heart rates may leave the classes.
     Raises InputError if recordings disagree in channels under channels="all", or one makes no sense.
     """
     if preprocess.channels == "all" and len(counts := {r.ppg.shape[0] for r in recordings}) > 1:
@@ -94,7 +96,7 @@ def make_windows(
     for i, recording in enumerate(recordings):
         if progress and i % 10 == 0:
             progress(f"cutting windows: recording {i} of {len(recordings)}")
-        x, bpm, reasons = _windows(recording, preprocess, bpm_range)
+        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested)
         cut.append((x, bpm))
         if reasons:
             dropped[f"{recording.dataset}/{recording.name}"] = reasons
@@ -116,7 +118,7 @@ def labels_of(recording: Recording) -> grid.Labels:
 
 
 def _windows(
-    recording: Recording, preprocess: Preprocess, bpm_range: tuple[float, float]
+    recording: Recording, preprocess: Preprocess, bpm_range: tuple[float, float], tested: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]:
     """Windows x (N, C, S), labels (N,) and what was dropped, of one recording."""
     _check(recording)
@@ -132,23 +134,28 @@ def _windows(
     signal = filters.prepared(ppg, missing, recording.fs, preprocess)
     first = grid.first_sample(starts, *rates)
     fits = (first >= 0) & (first + preprocess.samples <= signal.shape[1])
-    bpm = grid.labels_at(recording.hr, labels, starts + window_s / 2)
+    every, centres = grid.readings(recording.hr, -math.inf, math.inf), starts + window_s / 2
+    mixed = grid.labels_at(
+        every, labels, centres
+    )  # with labels outside the classes: only to say what is lost
+    bpm = mixed if tested else grid.labels_at(grid.readings(every, *bpm_range), labels, centres)
     has_gap = grid.count_in(np.any(missing, axis=0), starts, window_s, recording.fs) > 0
     # Even at 30 BPM a pulse rises and falls 4 times in 8 s; a sensor that is off, or at its limit, doesn't.
     moves = [np.diff(channel, append=channel[-1:]) != 0 for channel in ppg]
     changes = np.stack([grid.count_in(m, starts, window_s, recording.fs) for m in moves])
     flat = changes.max(axis=0) < 2 * window_s * bpm_range[0] / 60
     with np.errstate(invalid="ignore"):
-        outside = (bpm < bpm_range[0]) | (bpm > bpm_range[1])
+        outside = (mixed < bpm_range[0]) | (mixed > bpm_range[1])
 
     reasons: dict[str, int] = {}
     keep = np.ones(len(starts), bool)
     checks = [
         (NOT_COVERED, ~fits),
         (MISSING, has_gap),
-        (NO_LABEL, np.isnan(bpm)),
+        (NO_LABEL, np.isnan(mixed)),
         (OUTSIDE, outside),
         (FLAT, flat),
+        (BESIDE, np.isnan(bpm)),  # last: these and no others would have had a wrong label
     ]
     for reason, bad in checks:
         if count := int((keep & bad).sum()):

@@ -1,20 +1,29 @@
-"""`kdsweep data check PATH`: which recordings are there, and what is kept or dropped."""
+"""`kdsweep data check PATH|SPACE`: which recordings are there, what is wrong with labels, what is kept."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kd.errors import InputError
+from orchestrator.commands.arguments import SPACE
+
 if TYPE_CHECKING:
     import numpy as np
 
     from kd.recordings import Recording
-    from kd.signals.windows import WindowSet
+    from kd.signals.prepare import DataConfig
+    from kd.signals.windows import Dropped, WindowSet
 
 BIN_BPM = 10
 BAR = 40  # characters of the longest bar
+SUFFIXES = (".yaml", ".yml")  # of a search space
+NAMED = 5  # recordings whose labels are named in words; --json has all
+Progress = Callable[[str], None]
 
 
 @click.group()
@@ -23,13 +32,16 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", default="auto", show_default=True, help="Format, if it isn't detected.")
+@click.argument("source", type=SPACE, metavar="PATH|SPACE")
+@click.argument("overrides", nargs=-1)
+@click.option("--format", help="Format of the recordings at PATH, if it isn't detected.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(path: Path, format: str, as_json: bool) -> None:
-    """Show which recordings are at PATH, and what is kept or dropped.
+def check(source: str, overrides: Sequence[str], format: str | None, as_json: bool) -> None:
+    """Show which recordings are at PATH, or those of SPACE, and what is kept or dropped.
 
-    Format, data sets, subjects, hours, windows, heart rates; what was dropped and why. Windows are cut
+    Format, data sets, subjects, hours, windows, heart rates; labels that are missing, zero, outside the
+    classes, or jump; what was dropped and why. Recordings of SPACE (a YAML file or a sweep) are cut and
+    divided as it says; OVERRIDES change single values, such as data.path=/data/ppg. Those at PATH are cut
     with the default settings of a search space.
     """
     import sys
@@ -38,36 +50,118 @@ def check(path: Path, format: str, as_json: bool) -> None:
         if sys.stderr.isatty():
             click.echo(line, err=True)
 
-    tell(f"reading {path}")
-    found = examine(path, format, tell)
+    if is_space(source):
+        if format:
+            raise InputError(f"--format is for recordings at a path: give {source} data.source={format}")
+        found = examine_space(source, overrides, tell)
+    elif overrides:
+        raise InputError(
+            f"{source} is no search space, and {overrides[0]} changes one: leave it out, or give a space"
+        )
+    else:
+        tell(f"reading {source}")
+        found = examine(Path(source), format or "auto", tell)
     click.echo(json.dumps(found, indent=2) if as_json else in_words(found))
 
 
-def examine(path: Path, format: str, progress: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """Everything `data check` says, as a JSON-ready dict. Raises InputError when nothing is recognised."""
+def is_space(source: str) -> bool:
+    """Whether a search space is meant: a YAML file, a sweep, or a sweep's name where no such path is."""
+    path = Path(source)
+    folder = path if path.exists() else Path("sweeps") / source
+    return path.suffix in SUFFIXES or (folder / "space.yaml").is_file()
+
+
+def examine(path: Path, format: str, progress: Progress | None = None) -> dict[str, Any]:
+    """All that `data check PATH` says, as a JSON-ready dict. Raises InputError when nothing is recognised."""
     from kd import datasets
-    from kd.signals.preprocess import Preprocess
-    from kd.signals.windows import make_windows, subject_label
+    from kd.signals.prepare import DataConfig
 
     name, recordings = datasets.load(path, format)
-    windows, dropped = make_windows(recordings, Preprocess(), progress=progress)
-    sets = sorted({r.dataset for r in recordings})
+    return _findings(DataConfig(source=name, path=str(path)), name, recordings, progress)[0]
+
+
+def examine_space(
+    space: str, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> dict[str, Any]:
+    """All that `data check SPACE` says: the same, cut as the space says, and how subjects are divided.
+
+    Raises InputError for a space, recordings or a division that `run` would refuse.
+    """
+    import numpy as np
+
+    from kd import datasets
+    from kd.signals.prepare import load_recordings
+    from kd.signals.splits import split_subjects
+    from orchestrator.space.resolve import space_of
+
+    config = space_of(space, overrides, None)[0].data_config()
+    recordings = load_recordings(config, progress)
+    found_by_itself = config.path is not None and config.source == "auto"
+    name = datasets.recognise(str(config.path)) if found_by_itself else config.source
+    found, windows = _findings(config, name, recordings, progress)
+    sides = {side: windows.take(at) for side, at in split_subjects(windows, config.split).items()}
+
+    def divided(dataset: str | None = None) -> dict[str, dict[str, int]]:
+        parts = {s: w if dataset is None else w.take(w.dataset == dataset) for s, w in sides.items()}
+        return {s: {"subjects": len(np.unique(w.subject)), "windows": len(w)} for s, w in parts.items()}
+
+    for dataset in found["datasets"]:
+        found["datasets"][dataset]["split"] = divided(dataset)
+    return {"space": space, **found, "split": divided(), "copies": config.augment.copies}
+
+
+def _findings(
+    config: "DataConfig", name: str, recordings: "list[Recording]", progress: Progress | None
+) -> "tuple[dict[str, Any], WindowSet]":
+    """What holds of a path and a space, and the windows that are kept."""
+    from kd.signals.labels import JUMP_BPM_PER_S, LabelFaults, faults
+    from kd.signals.windows import make_windows, subject_label
+
+    lowest, highest = config.bpm_range
+    windows, dropped = make_windows(
+        recordings, config.preprocess, bpm_range=config.bpm_range, progress=progress
+    )
     lost = {subject_label(r) for r in recordings} - set(windows.subject.tolist())
-    return {
-        "path": str(path),
+    labels = {_name(r): faults(r, config.bpm_range) for r in recordings}
+
+    def summary(part: "list[Recording]", cut: "WindowSet") -> dict[str, Any]:
+        return {
+            **_summary(part, cut),
+            "labels": asdict(sum((labels[_name(r)] for r in part), LabelFaults())),
+            "dropped": _dropped(part, dropped),
+        }
+
+    found = {
+        "path": config.path,
         "format": name,
-        **_summary(recordings, windows),
+        "settings": {**asdict(config.preprocess), "bpm_range": [lowest, highest]},
+        "jump_bpm_per_s": JUMP_BPM_PER_S,
+        **summary(recordings, windows),
         "datasets": {
-            s: _summary([r for r in recordings if r.dataset == s], windows.take(windows.dataset == s))
-            for s in sets
+            s: summary([r for r in recordings if r.dataset == s], windows.take(windows.dataset == s))
+            for s in sorted({r.dataset for r in recordings})
         },
-        "dropped": {
-            "windows": dropped.total,
-            "by_reason": dropped.by_reason,
-            "by_recording": dropped.by_recording,
-            "subjects_without_windows": sorted(lost),
+        "labels_by_recording": {
+            name: asdict(f) for name, f in labels.items() if f != LabelFaults(labels=f.labels)
         },
     }
+    found["dropped"] |= {
+        "by_recording": dropped.by_recording,
+        "subjects_without_windows": sorted(lost),
+    }
+    return found, windows
+
+
+def _name(recording: "Recording") -> str:
+    return f"{recording.dataset}/{recording.name}"
+
+
+def _dropped(recordings: "list[Recording]", dropped: "Dropped") -> dict[str, Any]:
+    """How many windows of some recordings were dropped, in all and for each reason."""
+    reasons: Counter[str] = Counter()
+    for recording in recordings:
+        reasons.update(dropped.by_recording.get(_name(recording), {}))
+    return {"windows": reasons.total(), "by_reason": dict(reasons)}
 
 
 def _summary(recordings: "list[Recording]", windows: "WindowSet") -> dict[str, Any]:
@@ -106,12 +200,15 @@ def _heart_rates(bpm: "np.ndarray") -> dict[str, Any] | None:
 
 def in_words(found: dict[str, Any]) -> str:
     """The same as text."""
-    rows = [(name, s) for name, s in found["datasets"].items()]
+    rows = list(found["datasets"].items())
     if len(rows) > 1:
         rows.append(("all", found))
     wide = max(len("data set"), *(len(name) for name, _ in rows))
+    cut, (lowest, highest) = found["settings"], found["settings"]["bpm_range"]
     lines = [
-        f"{found['path']}: {found['format']}",
+        f"{found['path'] or found['space']}: {found['format']}",
+        f"windows of {cut['window_s']:g} s every {cut['stride_s']:g} s at {cut['fs']:g} Hz, "
+        f"{cut['low_hz']:g} to {cut['high_hz']:g} Hz; classes {lowest:g} to {highest:g} BPM",
         "",
         f"{'data set':{wide}}  subjects  recordings    hours  windows  channels    Hz  heart rate, BPM",
     ]
@@ -122,15 +219,63 @@ def in_words(found: dict[str, Any]) -> str:
             f"{s['windows']:7,}  {_range(s['channels']):>8}  {_range(s['fs_hz']):>4}  "
             + (f"{hr['min']:.0f} to {hr['max']:.0f}, median {hr['median']:.0f}" if hr else "no window")
         )
+    lines += ["", *_labels_in_words(found, rows, wide)]
+    if "split" in found:
+        lines += ["", *_split_in_words(found, rows, wide)]
     if found["hr_bpm"]:
         lines += ["", "heart rate, windows for each 10 BPM", *bars(found["hr_bpm"]["histogram"])]
     dropped = found["dropped"]
-    total = found["windows"] + dropped["windows"]
-    lines += ["", f"dropped {dropped['windows']:,} of {total:,} windows"]
-    lines += [f"{n:8,}  {reason}" for reason, n in sorted(dropped["by_reason"].items(), key=lambda i: -i[1])]
+    lines += ["", f"dropped {dropped['windows']:,} of {found['windows'] + dropped['windows']:,} windows"]
+    lines += [f"{n:8,}  {reason}" for reason, n in _most_first(dropped)]
+    for name, s in found["datasets"].items() if len(rows) > 1 else ():
+        why = ", ".join(f"{n:,} {reason}" for reason, n in _most_first(s["dropped"]))
+        total = s["windows"] + s["dropped"]["windows"]
+        lines.append(f"{name}: {s['dropped']['windows']:,} of {total:,}" + (f" ({why})" if why else ""))
     if dropped["subjects_without_windows"]:
         lines.append(f"no usable window: {', '.join(dropped['subjects_without_windows'])}")
     return "\n".join(lines)
+
+
+def _most_first(dropped: dict[str, Any]) -> list[tuple[str, int]]:
+    return sorted(dropped["by_reason"].items(), key=lambda item: -item[1])
+
+
+def _labels_in_words(found: dict[str, Any], rows: list[tuple[str, dict[str, Any]]], wide: int) -> list[str]:
+    """What is wrong with labels, a line a data set; and the recordings where most is."""
+    faults = ("missing", "zero", "out_of_range", "jumps")
+    lines = [
+        f"labels; a jump changes by more than {found['jump_bpm_per_s']:g} BPM in a second",
+        f"{'data set':{wide}}   labels  missing     zero  out of range    jumps",
+    ]
+    for name, s in rows:
+        n = s["labels"]
+        lines.append(
+            f"{name:{wide}}  {n['labels']:7,}  {n['missing']:7,}  {n['zero']:7,}  {n['out_of_range']:12,}  "
+            f"{n['jumps']:7,}"
+        )
+    if left_out := found["labels"]["left_out"]:
+        lines.append(f"{left_out:,} more readings outside the classes were left out of labels that are means")
+    by_recording = {r: sum(n[f] for f in faults) for r, n in found["labels_by_recording"].items()}
+    worst = sorted(by_recording.items(), key=lambda item: -item[1])
+    if worst:
+        more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
+        lines.append("most in " + ", ".join(f"{name} ({n:,})" for name, n in worst[:NAMED]) + more)
+    return lines
+
+
+def _split_in_words(found: dict[str, Any], rows: list[tuple[str, dict[str, Any]]], wide: int) -> list[str]:
+    """Windows and subjects of each side, a line a data set."""
+    sides = {"train": "train", "val": "validation", "test": "test"}
+    lines = [
+        "windows (subjects)",
+        f"{'data set':{wide}}  " + "  ".join(f"{title:>15}" for title in sides.values()),
+    ]
+    for name, s in rows:
+        cells = (f"{s['split'][side]['windows']:,} ({s['split'][side]['subjects']:,})" for side in sides)
+        lines.append(f"{name:{wide}}  " + "  ".join(f"{cell:>15}" for cell in cells))
+    if found["copies"]:
+        lines.append(f"for training, {found['copies']} changed copies of each training recording are added")
+    return lines
 
 
 def bars(histogram: list[dict[str, int]]) -> list[str]:

@@ -209,6 +209,19 @@ def test_bidmc_a_second_without_a_rate_costs_the_windows_it_is_in(tmp_path):
     )
 
 
+def test_bidmc_a_second_without_a_reading_is_missing_before_the_mean(tmp_path):
+    shown = rate(np.arange(121.0))
+    shown[50], shown[90] = 0, 300
+    write_bidmc(tmp_path, hr=shown)
+    (recording,) = datasets.load(tmp_path, options={"lag_s": 0})[1]
+    assert np.flatnonzero(np.isnan(recording.hr)).tolist() == [22, 23, 24, 25, 42, 43, 44, 45]
+    assert recording.readings_left_out == 2
+    (narrow,) = datasets.load(tmp_path, options={"lag_s": 0}, bpm_range=(30, 301))[1]
+    assert narrow.readings_left_out == 1
+    windows, _ = windows_of(tmp_path, options={"lag_s": 0}, min_bpm=30, classes=272)
+    assert windows.bpm.max() > rate(90.0) + 10  # 300 was said to be a heart rate
+
+
 def test_bidmc_refusals(tmp_path):
     write_bidmc(tmp_path, seconds=20)
     (tmp_path / "bidmc_01_Numerics.csv").unlink()
@@ -443,6 +456,17 @@ def test_galaxyppg_clocks_meet(tmp_path, device, fs):
     assert np.flatnonzero(np.isfinite(recordings[0].hr)).tolist() == inside
     assert len(windows) == len(inside) * len(worn)
     assert set(dropped.by_reason) == {"no label (NaN)"}
+
+
+def test_galaxyppg_what_the_strap_cannot_have_read_is_in_no_mean(tmp_path):
+    write_galaxy(tmp_path / "P02")
+    strap = tmp_path / "P02/PolarH10/HR.csv"
+    lines = strap.read_text(encoding="utf-8").splitlines()
+    for second, shown in [(40, 0), (60, 300), (61, 12)]:
+        lines[1 + second] = f"{lines[1 + second].split(',')[0]},{shown}"
+    strap.write_text("\n".join(lines), encoding="utf-8")
+    (recording,), _, _ = check_alignment(tmp_path, "galaxyppg", tolerance=0.4)
+    assert recording.readings_left_out == 2  # 0 is the strap's own word for no reading
 
 
 def test_galaxyppg_only_the_files_it_reads_are_in_the_fingerprint(tmp_path):

@@ -77,8 +77,11 @@ FLAT[:, 2000:3500] = 17.0
 LABELS = recording().hr.astype(np.float32)
 LABELS[[3, 4, 20]] = np.nan
 LABELS[8:10] = [250, 20]
+SPOILED = recording().hr.astype(np.float32)
+SPOILED[[3, 11, 12, 25]] = [0, 300, 0, np.inf]
 HARD = {
     "plain": {},
+    "no readings on another grid": {"hr": SPOILED, "hr_stride_s": 1.5},
     "gaps": {"ppg": GAP},
     "flat": {"ppg": FLAT},
     "labels": {"hr": LABELS},

@@ -45,6 +45,13 @@ def test_labels_of_another_grid_are_interpolated_between_their_centres():
     np.testing.assert_allclose(at, [60, 65, 70, np.nan, np.nan, 90, 95, 100])
 
 
+def test_readings_are_numbers_from_the_lowest_to_the_highest():
+    hr = np.array([0, 29.9, 30, 209, 209.1, -80, np.nan, np.inf, -np.inf])
+    got = grid.readings(hr, 30, 209)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, [*[np.nan] * 2, 30, 209, *[np.nan] * 5])
+
+
 def test_labels_too_few_for_a_window_allow_none():
     assert len(grid.labelled_starts(Labels(0, 0.0, 8.0, 2.0), 8.0, 2.0)) == 0
     assert len(grid.labelled_starts(Labels(2, 0.0, 1.0, 1.0), 8.0, 2.0)) == 0

@@ -8,7 +8,7 @@ from kd.recordings import Recording
 from kd.signals.augment import Augment, augmented, mix, stretch
 from kd.signals.baselines import fft_peak
 from kd.signals.preprocess import Preprocess
-from kd.signals.windows import make_windows
+from kd.signals.windows import NO_LABEL, OUTSIDE, make_windows
 
 
 def pulse(bpm=80.0, channels=1, name="r", seconds=60):
@@ -25,6 +25,32 @@ def test_a_stretched_recording_is_that_much_faster_in_signal_and_label(factor):
     np.testing.assert_allclose(windows.bpm, 80 * factor, rtol=1e-5)
     np.testing.assert_allclose(fft_peak(windows.x, 25.0), 80 * factor, atol=1.0)
     assert len(windows) == pytest.approx((60 / factor - 8) / 2 + 1, abs=2)
+
+
+def test_what_is_no_reading_stays_none_in_copies():
+    """300 for "no reading", played at 0.65, would be 195; and a 0 beside 80 would be anything."""
+    source = pulse(channels=2)
+    source.hr[[3, 9, 10]] = [300, 0, np.inf]
+    augment, chosen = Augment(copies=3, stretch=(0.65, 0.69)), Preprocess()
+    copies = augmented([source], augment, chosen)
+    for copy in copies:
+        assert np.flatnonzero(np.isnan(copy.hr)).tolist() == [3, 9, 10]
+        windows, dropped = make_windows([copy], chosen, tested=True)
+        np.testing.assert_allclose(windows.bpm, 80 * copy.fs / 25, rtol=1e-5)
+        assert set(dropped.by_reason) == {NO_LABEL}
+    assert source.hr[3] == 300
+
+
+def test_a_copys_heart_may_leave_the_classes_and_costs_only_its_own_windows():
+    """Its labels are true: between 205 and 213 lies a window of 209."""
+    source = pulse(bpm=160, seconds=120)
+    source.hr[:] = np.linspace(140, 170, len(source.hr))
+    copy = stretch(source, 1.3)
+    windows, dropped = make_windows([copy], Preprocess(), tested=True)
+    assert set(dropped.by_reason) == {OUTSIDE}
+    assert windows.bpm.max() > 208
+    fewer, more = make_windows([copy], Preprocess())
+    assert len(fewer) + more.total == len(windows) + dropped.total
 
 
 def test_labels_stay_with_their_signal_when_stretched():

@@ -15,11 +15,11 @@ from kd.errors import InputError
 from kd.recordings import Recording
 from kd.signals import prepare as module
 from kd.signals import synthetic
-from kd.signals.augment import Augment
+from kd.signals.augment import Augment, augmented
 from kd.signals.prepare import DataConfig, fingerprint, prepare, windows_of
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
-from kd.signals.windows import NO_LABEL, make_windows
+from kd.signals.windows import BESIDE, NO_LABEL, OUTSIDE, make_windows
 
 TINY = DataConfig(options={"subjects": 4, "minutes": 1.0})
 
@@ -246,6 +246,64 @@ def test_what_was_dropped_is_remembered(wrist, tmp_path):
         assert prepare(config, tmp_path).dropped.by_recording == {"wrist/synthetic_000": {NO_LABEL: 2}}
 
 
+def spoiled(recordings, share=0.05, seed=3):
+    """The recordings with that share of labels replaced by 0 and 300, as by a device without a reading."""
+    rng, made = np.random.default_rng(seed), []
+    for r in recordings:
+        hr = r.hr.copy()
+        hr[rng.random(len(hr)) < share] = rng.choice([0.0, 300.0])
+        made.append(dataclasses.replace(r, hr=hr))
+    return made
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"preprocess": Preprocess(stride_s=1.5)},
+        {"preprocess": Preprocess(window_s=10.0)},
+        {"augment": Augment(copies=2)},
+        {"augment": Augment(copies=1, stretch=(0.5, 0.6)), "preprocess": Preprocess(stride_s=1.0)},
+    ],
+)
+def test_no_label_is_made_of_what_is_no_reading(settings, tmp_path):
+    """Labels that are all 80 BPM stay so, times the factor of a copy: one in twenty was 31 to 208."""
+    made = synthetic.recordings(synthetic.Synthetic(subjects=5, minutes=2, motion=0))
+    made = [dataclasses.replace(r, dataset="wrist", hr=np.full_like(r.hr, 80)) for r in made]
+    write_recordings(tmp_path / "bad.npz", spoiled(made))
+    config = DataConfig(source="auto", path=str(tmp_path / "bad.npz"), **settings)
+    data = prepare(config, tmp_path)
+    factors = {1.0, *(round(c.fs / 25, 2) for c in augmented(made, config.augment, config.preprocess))}
+    allowed = np.array(sorted(80 * f for f in factors))
+    for side in SIDES:
+        bpm = getattr(data, side).bpm
+        assert len(bpm) > 20
+        assert np.abs(bpm[:, None] - allowed).min(axis=1).max() < 0.01
+        assert side == "train" or set(bpm) == {80}
+    assert {OUTSIDE, BESIDE} & set(data.dropped.by_reason)
+
+
+def test_only_windows_that_were_mislabelled_get_another_name(wrist, tmp_path):
+    """Points trained on good labels stay the same points; arrays with wrong labels are not read again."""
+    assert fingerprint(TINY) == "9af58fc38b1dfe74"  # the name before labels were tested first
+    assert prepare(TINY, tmp_path).fingerprint == fingerprint(TINY)
+    made = [dataclasses.replace(r, dataset="wrist") for r in synthetic.recordings(synthetic.Synthetic(5, 1))]
+    for recordings, settings, same in [
+        (made, {"augment": Augment(copies=1), "preprocess": Preprocess(stride_s=1.5)}, True),
+        (spoiled(made), {}, True),  # each window has a label of its own
+        (spoiled(made), {"preprocess": Preprocess(stride_s=1.5)}, False),
+        (spoiled(made), {"augment": Augment(copies=1)}, False),
+    ]:
+        write_recordings(wrist, recordings)
+        config = DataConfig(source="auto", path=str(wrist), **settings)
+        before = fingerprint(config, tmp_path)
+        older = tmp_path / "windows" / before  # of an older version, with who knows what in it
+        older.mkdir()
+        data = prepare(config, tmp_path)
+        assert data.fingerprint == prepare(config, tmp_path).fingerprint
+        assert (data.fingerprint == before) == same
+        assert list(older.iterdir()) == []
+
+
 RACER = """
 import sys, time
 from pathlib import Path
@@ -268,8 +326,7 @@ def test_processes_that_build_at_once_end_with_one_and_the_same(tmp_path):
     got = [racer.communicate(timeout=60)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0]
     assert len(set(got)) == 1
-    name = got[0].split()[0]
-    assert [p.name for p in (tmp_path / "windows").iterdir()] == [name], "something is left behind"
+    assert len(list((tmp_path / "windows").iterdir())) == 1, "something is left behind"
 
 
 def test_who_comes_second_reads_what_the_first_has_built(tmp_path, monkeypatch):
@@ -280,7 +337,7 @@ def test_who_comes_second_reads_what_the_first_has_built(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "make_windows", overtaken)
     data = prepare(TINY, tmp_path)
-    assert [p.name for p in (tmp_path / "windows").iterdir()] == [data.fingerprint]
+    assert len(list((tmp_path / "windows").iterdir())) == 1
     assert len(data.train) > 0
 
 
@@ -305,10 +362,12 @@ def test_what_a_killed_preparation_left_goes_after_a_day_and_no_sooner(tmp_path)
 
 
 def test_damaged_windows_are_named_and_not_used(tmp_path):
-    data = prepare(TINY, tmp_path)
-    (tmp_path / "windows" / data.fingerprint / "val_bpm.npy").write_bytes(b"")
-    with pytest.raises(InputError, match="delete this folder"):
-        prepare(TINY, tmp_path)
+    prepare(TINY, tmp_path)
+    (folder,) = (tmp_path / "windows").iterdir()
+    for name, content in [("labels.json", "{}"), ("dropped.json", ""), ("val_bpm.npy", "")]:
+        (folder / name).write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match="delete this folder"):
+            prepare(TINY, tmp_path)
 
 
 def test_labels_outside_the_classes_are_dropped(tmp_path):

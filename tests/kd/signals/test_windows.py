@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.signal import butter, resample_poly, sosfiltfilt
 
 from kd.errors import InputError
@@ -9,6 +11,7 @@ from kd.recordings import Recording
 from kd.signals.baselines import fft_peak
 from kd.signals.preprocess import Preprocess
 from kd.signals.windows import (
+    BESIDE,
     FLAT,
     MISSING,
     NO_LABEL,
@@ -131,6 +134,42 @@ def test_what_is_dropped_is_counted_under_its_first_reason():
     assert dropped.by_recording == {"set/r": dropped.by_reason}
     assert np.isfinite(windows.x).all()
     np.testing.assert_allclose(windows.x.std(axis=-1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [0.0, 300.0, -1.0, 29.9, 209.1, np.nan, np.inf, -np.inf])
+def test_no_reading_is_missing_before_labels_are_mixed(bad):
+    """A 0 between two 80 is no 40, and a 300 no 190; what is centred on a reading keeps it."""
+    hr = np.full(47, 80.0)
+    hr[[10, 11, 20]] = bad
+    windows, dropped = make_windows([recording(noise(100), hr=hr)], Preprocess(stride_s=0.5))
+    assert set(windows.bpm.tolist()) == {80.0}
+    # windows every quarter of a label's stride; those centred on labels 9, 12, 19 and 21 are kept
+    assert dropped.total == (4 * 3 - 1) + (4 * 2 - 1)
+    if np.isfinite(bad):
+        assert dropped.by_reason[OUTSIDE] >= 3
+        assert set(dropped.by_reason) <= {OUTSIDE, BESIDE}
+    else:
+        assert set(dropped.by_reason) == {NO_LABEL}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    bad=st.dictionaries(st.integers(0, 26), st.sampled_from([0.0, 300.0, 215.0, 25.0, np.nan, np.inf])),
+    stride=st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0]),
+    window=st.sampled_from([6.0, 8.0, 10.0]),
+)
+def test_whatever_is_missing_no_label_differs_from_that_of_whole_labels(bad, stride, window):
+    true = np.linspace(60, 180, 27)
+    signal, chosen = noise(60), Preprocess(stride_s=stride, window_s=window)
+    whole, outside = make_windows([recording(signal, hr=true)], chosen)
+    hr = true.copy()
+    hr[list(bad)] = list(bad.values())
+    cut, dropped = make_windows([recording(signal, hr=hr)], chosen)
+    position = (whole.bpm - 60) / (120 / 26)  # of each window, in labels
+    needed = [{round(p)} if abs(p - round(p)) < 1e-3 else {int(p), int(p) + 1} for p in position]
+    kept = np.array([not (n & set(bad)) for n in needed])
+    np.testing.assert_array_equal(cut.bpm, whole.bpm[kept])
+    assert dropped.total == outside.total + (~kept).sum()
 
 
 def test_a_gap_spoils_only_the_windows_it_is_in():

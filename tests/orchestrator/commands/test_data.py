@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.commands import main as cli
-from orchestrator.commands.data import bars, examine, in_words
+from orchestrator.commands.data import bars, examine, examine_space, in_words
 
 
 @pytest.fixture
@@ -71,6 +71,120 @@ def test_people_and_programs_read_the_same(mixed):
     assert "no usable window: W/b" in text
     assert ["70", "#" * 40, "26"] in lines
     assert ["80", "0"] in lines
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    """Two sets of four subjects, 1 min each, at 80 BPM; what one device showed isn't always a reading."""
+    rng = np.random.default_rng(0)
+    entries, arrays = [], {}
+    for k in range(8):
+        name, dataset = f"r{k}", "AB"[k % 2]
+        entries.append({"name": name, "dataset": dataset, "subject": name, "fs": 25})
+        arrays[f"{name}/ppg"] = rng.standard_normal((1, 1500)).astype(np.float32)
+        arrays[f"{name}/hr"] = np.full(27, 80, np.float32)
+    arrays["r1/hr"][[3, 4, 9]] = [0, 0, 300]
+    arrays["r1/hr"][[15, 20]] = [np.nan, 125]
+    path = tmp_path / "spoiled.npz"
+    np.savez(path, meta_json=np.frombuffer(json.dumps(entries).encode(), np.uint8), **arrays)
+    space = tmp_path / "mine.yaml"
+    space.write_text(
+        "data:\n"
+        "  preprocess: {stride_s: 1.0, fs: 32, high_hz: 3.5}\n"
+        f"  path: {path}\n"
+        "  split: {fractions: [0.5, 0.25, 0.25]}\n"
+        "  augment: {copies: 2}\n"
+        "task: {min_bpm: 40, classes: 100}\n"
+        "teachers: [{arch: mlp, depth: 1, width: 8}]\n",
+        encoding="utf-8",
+    )
+    return space, path
+
+
+def test_labels_that_are_none_are_counted_by_kind(spoiled):
+    found = examine(spoiled[1], "auto")
+    none = {"missing": 0, "zero": 0, "out_of_range": 0, "jumps": 0, "left_out": 0}
+    bad = {"missing": 1, "zero": 2, "out_of_range": 1, "jumps": 2, "left_out": 0}
+    assert found["datasets"]["A"]["labels"] == {"labels": 4 * 27, **none}
+    assert found["datasets"]["B"]["labels"] == {"labels": 4 * 27, **bad}
+    assert found["labels"] == {"labels": 8 * 27, **bad}
+    assert found["labels_by_recording"] == {"B/r1": {"labels": 27, **bad}}
+    assert found["datasets"]["B"]["dropped"]["by_reason"] == {
+        "no label (NaN)": 1,
+        "label outside the classes": 3,
+    }
+    lines = [line.split() for line in in_words(found).splitlines()]
+    assert ["B", "108", "1", "2", "1", "2"] in lines
+    assert "most in B/r1 (6)" in in_words(found)
+
+
+def test_a_search_space_is_checked_with_its_own_settings(spoiled):
+    space, path = spoiled
+    run = CliRunner().invoke(cli.cli, ["data", "check", str(space), "--json"])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert (found["path"], found["format"], found["copies"]) == (str(path), "recordings_npz", 2)
+    assert found["settings"]["bpm_range"] == [40, 139]
+    assert (found["settings"]["stride_s"], found["settings"]["fs"]) == (1.0, 32)
+    b = found["datasets"]["B"]
+    assert b["windows"] + b["dropped"]["windows"] == 4 * 53  # twice as many as labels
+    assert b["dropped"]["by_reason"]["label between two, one of them outside the classes"] >= 2
+    assert b["hr_bpm"]["max"] == 125
+    assert {side: s["subjects"] for side, s in b["split"].items()} == {"train": 2, "val": 1, "test": 1}
+    assert sum(s["windows"] for s in found["split"].values()) == found["windows"]
+    text = CliRunner().invoke(cli.cli, ["data", "check", str(space)]).stdout
+    assert text == in_words(found) + "\n"
+    assert "windows of 8 s every 1 s at 32 Hz, 0.5 to 3.5 Hz; classes 40 to 139 BPM" in text
+    assert "2 changed copies" in text
+
+
+def test_it_keeps_the_windows_that_are_trained_on(spoiled, tmp_path):
+    from kd.signals.prepare import prepare
+    from orchestrator.space.resolve import space_of
+
+    found = examine_space(str(spoiled[0]), ["data.augment.copies=0"])
+    data = prepare(space_of(str(spoiled[0]), ["data.augment.copies=0"], None)[0].data_config(), tmp_path)
+    assert {side: s["windows"] for side, s in found["split"].items()} == {
+        side: len(getattr(data, side)) for side in ("train", "val", "test")
+    }
+    assert found["dropped"]["by_recording"] == data.dropped.by_recording
+
+
+def test_a_space_without_files_and_a_sweep_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps/one").mkdir(parents=True)
+    (tmp_path / "sweeps/one/space.yaml").write_text(
+        "data: {options: {subjects: 4, minutes: 1}}\nteachers: [{arch: mlp, depth: 1, width: 8}]\n",
+        encoding="utf-8",
+    )
+    found = examine_space("one", ["data.options.subjects=5"])
+    assert (found["format"], found["subjects"], found["labels"]["labels"]) == ("synthetic", 5, 5 * 27)
+    run = CliRunner().invoke(cli.cli, ["data", "check", "one"])
+    assert run.exit_code == 0
+    assert run.stdout.startswith("one: synthetic\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["no.yaml"], "no.yaml: no such search space"),
+        (["mine.yaml", "--format", "spc"], "give mine.yaml data.source=spc"),
+        (["mine.yaml", "data.path=nowhere"], "nowhere: no such file or folder"),
+        (["mine.yaml", "data.preproces.fs=25"], "did you mean"),
+        (["mine.yaml", "data.options.datasets=C"], "no recording of C"),
+        (["spoiled.npz", "data.path=x"], "spoiled.npz is no search space"),
+    ],
+)
+def test_what_cannot_be_checked_is_a_usage_error(spoiled, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(spoiled[0].parent)
+    monkeypatch.setattr(sys, "argv", ["kdsweep", "data", "check", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert "Traceback" not in err
 
 
 def test_a_bar_is_as_long_as_its_share_and_never_lost():
