@@ -88,7 +88,7 @@ def training(dtype: torch.dtype, folder: Path) -> dict[str, Figures]:
     for arch in ARCHITECTURES:
         teachers[arch] = folder / f"teacher {arch}"
         trained(
-            Spec("t", "teacher", arch, DEPTH, WIDTH + 2, seed=7, recipe=RECIPE), data, teachers[arch], dtype
+            Spec("t", "teacher", arch, DEPTH, WIDTH + 2, seed=1, recipe=RECIPE), data, teachers[arch], dtype
         )
     found = {}
     for name, fields in cases().items():
