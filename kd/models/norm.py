@@ -11,17 +11,23 @@ VECTOR, FEWEST_PIXELS = 8, 8192  # torch's own is faster with channels in whole 
 
 
 class BatchNormRelu(nn.BatchNorm2d):
-    """relu(batch norm(x)) of (N, C, 1, L) in channels-last layout.
+    """relu(batch norm(x)) of (N, C, H, W), fastest in channels-last layout.
 
     torch's own channels-last batch norm vectorises over channels, so that with the 2 to 7 filters of a tiny
     student it takes more time than the convolution before it. There, in training on a CPU, `_Fused` takes a
-    third of it; everywhere else (other widths, evaluation, export, CUDA) these are the two ordinary layers.
+    third of it; everywhere else (other widths, evaluation, export, CUDA, half precision) these are the two
+    ordinary layers. Always has weights, statistics and a momentum, as `_Fused` needs them.
     """
 
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+
     def forward(self, x: Tensor) -> Tensor:
-        pixels = x.numel() // max(self.num_features, 1)
-        slow = self.num_features > 1 and self.num_features % VECTOR and pixels >= FEWEST_PIXELS
-        if not (self.training and slow and x.device.type == "cpu"):
+        channels = self.num_features
+        # Cheapest first: a step asks this at every norm.
+        slow = self.training and channels > 1 and channels % VECTOR and x.ndim == 4 and x.shape[1] == channels
+        pixels = x.numel() // channels if slow else 0
+        if pixels < FEWEST_PIXELS or x.device.type != "cpu" or not _full(x, self.weight):
             return torch.relu(super().forward(x))
         y, mean, var = _Fused.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
@@ -30,6 +36,11 @@ class BatchNormRelu(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
             self.running_var.lerp_(var * (pixels / (pixels - 1)), self.momentum)  # type: ignore[union-attr, arg-type]
         return y
+
+
+def _full(x: Tensor, weight: Tensor) -> bool:
+    """Whether both are of one precision in which sums may be taken."""
+    return x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
 
 
 class _Fused(torch.autograd.Function):
@@ -47,9 +58,9 @@ class _Fused(torch.autograd.Function):
         inverse = (var + eps).rsqrt_()
         y = torch.addcmul(bias.repeat(g), centred, (inverse * weight).repeat(g)).relu_()
         ctx.save_for_backward(centred, y, weight, inverse)
-        ctx.shape, ctx.strides = x.shape, x.stride()
+        ctx.shape = x.shape
         ctx.mark_non_differentiable(mean, var)
-        return y.as_strided(x.shape, x.stride()), mean, var
+        return _map(y, x.shape), mean, var
 
     @staticmethod
     @once_differentiable
@@ -64,17 +75,23 @@ class _Fused(torch.autograd.Function):
         dx = grad.mul_(scale.repeat(g))
         dx.addcmul_(centred, (scale * inverse * to_weight).div_(-count).repeat(g))
         dx.sub_((scale * to_bias).div_(count).repeat(g))
-        return dx.as_strided(ctx.shape, ctx.strides), to_weight, to_bias, None
+        return _map(dx, ctx.shape), to_weight, to_bias, None
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(N, C, 1, L) in channels-last order as (N * L / g, g * C), for a power of two g."""
-    n, c, _, length = x.shape
-    pixels = x.permute(0, 2, 3, 1).reshape(n * length, c)  # a view, unless x isn't channels-last
+    """(N, C, H, W) as (N * H * W / g, g * C) in channels-last order, for a power of two g."""
+    c = x.shape[1]
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, c)  # a view, unless x isn't channels-last
     g = 1
-    while g * c < LANES and n * length % (2 * g) == 0:
+    while g * c < LANES and len(pixels) % (2 * g) == 0:
         g *= 2
     return pixels.reshape(-1, g * c)
+
+
+def _map(rows: Tensor, shape: torch.Size) -> Tensor:
+    """`_rows` undone: (N, C, H, W) in channels-last layout, whatever the layout of what it was given."""
+    _, c, h, w = shape
+    return rows.as_strided(shape, (h * w * c, 1, w * c, c))
 
 
 def _sum(rows: Tensor, g: int) -> Tensor:

@@ -37,7 +37,7 @@ class Layout:
         owners: list[Tensor] = []
         self.size = 0
         for name, (tensor, whose) in tensors.items():
-            place = Place(self.size, tensor.shape, tensor.stride(), tuple(whose))
+            place = Place(self.size, tensor.shape, _stride(tensor), tuple(whose))
             self.places[name] = place
             each, padding = place.numel // len(whose), -place.numel % ALIGN
             owners += [torch.full((each,), member) for member in whose]
@@ -83,6 +83,14 @@ class Layout:
         if self._gather is None:
             return flat.sum().unsqueeze(0)
         return torch.cat([flat, flat.new_zeros(1)])[self._gather].sum(1)
+
+
+def _stride(tensor: Tensor) -> tuple[int, ...]:
+    """Its own strides if they fill a piece of memory member by member, else those of a contiguous copy."""
+    own = tensor.is_contiguous() or (
+        tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+    return tensor.stride() if own else torch.empty(tensor.shape, device="meta").stride()
 
 
 def _by_member(owner: Tensor, members: int) -> Tensor:

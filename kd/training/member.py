@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kd.files import write_atomically
+from kd.files import sha256, write_atomically
 from kd.models import inits
 from kd.models.layers import linear
 from kd.signals.prepare import Data
@@ -17,7 +17,7 @@ from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
 from kd.training.strategies import STRATEGIES
-from kd.training.teacher import TeacherOutputs
+from kd.training.teacher import MODEL, TeacherOutputs
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 Row = dict[str, float]
@@ -44,6 +44,7 @@ class Member:
 
     def __init__(self, spec: Spec, folder: Path, teacher: TeacherOutputs | None) -> None:
         self.spec, self.folder, self.teacher = spec, Path(folder), teacher
+        self.teacher_sha256 = teacher.sha256 if teacher else None  # also of one it only starts from
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
         self.place = 0
@@ -62,6 +63,9 @@ class Member:
         path, history = self.folder / CHECKPOINT, self.folder / HISTORY
         for half_written in self.folder.glob(".*.tmp"):  # by a process that was killed
             half_written.unlink(missing_ok=True)
+        if inits.needs_teacher(self.spec.init) and teacher_folder is not None:
+            weights = Path(teacher_folder) / MODEL
+            self.teacher_sha256 = sha256(weights) if weights.exists() else None
         if not path.exists():
             history.unlink(missing_ok=True)
             return self._fresh(shape, teacher_folder, data)

@@ -148,7 +148,8 @@ class Stack:
         self._running = torch.zeros(self._statistics.size, dtype=self.dtype, device=self.device)
         for name, view in self._statistics.views(self._running).items():
             module_name, _, buffer = name.rpartition(".")
-            setattr(self.model.get_submodule(module_name), buffer, view)
+            # `data`: one's update must not count as a change of another's, which autograd may have kept.
+            setattr(self.model.get_submodule(module_name), buffer, view.data)
         self._best = (self.optimiser.flat.clone(), self._running.clone())
         for member, start in enumerate(starts):
             if start.best:

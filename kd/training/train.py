@@ -290,7 +290,7 @@ def figures(member: Member, shape: Shape, model: nn.Module, errors: dict[str, An
         "train_seconds": round(member.train_seconds, 3),
         "device": device_name(next(model.parameters()).device),
         "model_sha256": sha256(member.folder / MODEL),
-        "teacher_sha256": member.teacher.sha256 if member.teacher else None,
+        "teacher_sha256": member.teacher_sha256,
     }
 
 

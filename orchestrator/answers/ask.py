@@ -32,6 +32,8 @@ def ask(
         result = answer(document, budget)
     else:
         result = smallest(document, max_mae, CONFIDENCE if confidence is None else confidence, budget)
+    if result["verdict"] == "ok":
+        result["why"] = "; ".join(filter(None, [result["why"], *document["made"].get("mixed", [])]))
     return with_costs(document, budget, result)
 
 

@@ -123,6 +123,8 @@ def in_words(now: dict[str, Any]) -> str:
         lines.append(f"  stopped  {escaped(last['why'])}")
     if now.get("ray_nodes"):
         lines.append(f"  Ray      {len(now['ray_nodes'])} nodes: {', '.join(now['ray_nodes'])}")
+    for line in now["mixed"]:
+        lines += textwrap.wrap(f"  mixed    {escaped(line)}", columns, subsequent_indent=" " * 11)
     used = now["used"]
     lines.append(
         f"  used     {used['slot_hours']:.2f} slot-hours, {used['gpu_hours']:.2f} GPU-hours, "

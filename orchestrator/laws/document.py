@@ -29,6 +29,7 @@ from orchestrator.laws.prefer import preference
 from orchestrator.laws.record import calibration_record
 from orchestrator.laws.refuse import REFUSE_FACTOR
 from orchestrator.laws.teachers import teacher_effect
+from orchestrator.store.mixed import mixed
 
 SCHEMA = "kdsweep-laws/2"
 KNOTS = 49  # sizes at which the draws are kept; in between they are interpolated in ln size
@@ -47,6 +48,8 @@ def make_document(
     """
     made = _provenance(results, rng)
     results, notes = comparable(sorted(results, key=lambda r: str(r["id"])))
+    made["mixed"] = mixed(results)
+    notes += made["mixed"]
     arms = group_arms(results)
     if not arms:
         raise InputError(f"sweep {name} has no finished student: run it first (kdsweep run)")

@@ -1,7 +1,7 @@
 """The tables of failures, costs, inits, runs, and what is needed to reproduce them."""
 
-import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.report.costs import Inits, costs, inits
@@ -127,18 +127,19 @@ def runs(sweep: Sweep, most: int = RUNS) -> Table:
 def reproduce(sweep: Sweep) -> list[tuple[str, str]]:
     """What the numbers come from, as (term, value)."""
     made = sweep.document["made"]
-    versions = _distinct(
-        json.dumps(r["versions"], sort_keys=True) for r in sweep.results if r.get("versions")
+    versions = Counter(
+        ", ".join(f"{k} {v}" for k, v in sorted(r["versions"].items()))
+        for r in sweep.results
+        if r.get("versions")
     )
-    said = [", ".join(f"{k} {v}" for k, v in json.loads(v).items()) for v in versions]
-    devices = _distinct(str(r["device"]) for r in sweep.results if r.get("device"))
+    devices = Counter(str(r["device"]) for r in sweep.results if r.get("device"))
     return [
         ("data", sweep.source or "not recorded"),
         ("data fingerprint", _joined(made["data_fingerprint"])),
         ("recipe version", _joined(made["recipe_version"])),
         ("commit of the training code", _joined(made["git_commit"])),
-        ("trained with", "; ".join(said) or "not recorded"),
-        ("trained on", ", ".join(devices) or "not recorded"),
+        ("trained with", _counts(versions)),
+        ("trained on", _counts(devices)),
         (
             "laws",
             f"kdsweep {made['kdsweep']}, numpy {made['numpy']}, seed {made['seed']}, {made['draws']} draws, "
@@ -153,5 +154,8 @@ def _joined(value: Any) -> str:
     return "several: " + ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def _distinct(values: Iterable[str]) -> list[str]:
-    return sorted(set(values))
+def _counts(counts: Mapping[str, int]) -> str:
+    """Each, with how many models it is true of where there are several."""
+    if len(counts) < 2:
+        return "".join(counts) or "not recorded"
+    return "; ".join(f"{name} ({counts[name]} models)" for name in sorted(counts))

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.signals.prepare import DataConfig, prepare
+from orchestrator.run.commit import git_commit
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, remove_run_directory, worker_env
@@ -301,16 +301,6 @@ class Beside:
             thread.join()
         if self._errors:
             raise self._errors[0]
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout this code runs from; None outside one."""
-    here = Path(__file__).resolve().parent
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-        ).stdout.strip()
-    return None
 
 
 def _import_slow() -> None:

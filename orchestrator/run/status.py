@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.run.usage import by_kind
 from orchestrator.run.usage import left as hours_left
 from orchestrator.space.plan import Plan
+from orchestrator.store.mixed import mixed
 from orchestrator.store.store import Store
 
 SILENT_S = 60.0  # a heartbeat comes every 3 s; one this old means that the driver is gone
@@ -63,6 +64,7 @@ def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = Non
         "host": beat["host"] if beat else None,
         "failures": {id: f"{e['type']}: {e['message']}" for id, e in failed.items()},
         "best": _best(results.values()),
+        "mixed": mixed(results.values()),
         "points": _points(plan, results, set(failed), blocked, {row["point"] for row in now}),
         "used": usage(store.ledger()),
         "used_by": by_kind(plan, store.ledger()),

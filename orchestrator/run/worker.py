@@ -120,13 +120,9 @@ class PackTrainer:
                 break
         where = {}
         if self.runs is not None:
-            i = self.stacked.index(self.ids[0])
-            recipe = self.runs.members[i].spec.recipe
-            where = {
-                "point": self.ids[0],
-                "epoch": self.runs.members[i].epoch,
-                "max_epochs": recipe.max_epochs,
-            }
+            id = self._current()  # of the stack: the first of `ids` may not be in it
+            point = self.runs.members[self.stacked.index(id)]
+            where = {"point": id, "epoch": point.epoch, "max_epochs": point.spec.recipe.max_epochs}
             where["val_mae_bpm"] = self._row.get("val_mae_bpm")
         return {"events": events, "left": len(self.ids), **where}
 
@@ -142,12 +138,12 @@ class PackTrainer:
         from kd.training.train import Runs
 
         id = self.ids[0]
+        self.stacked = [id]
         if self.store.is_done(id):  # by a worker that died before it could report
             stored = self.store.result(id)
             events.append(_event("done", id, **{key: stored[key] for key in HEADLINES}))
             self._close(id)
             return False
-        self.stacked = [id]
         if not self.lock.take(byte_of(id), ORPHAN_PATIENCE_S):
             raise InputError(
                 f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "

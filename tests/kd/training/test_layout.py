@@ -18,3 +18,17 @@ def test_a_layout_gives_each_member_its_slices_and_sums():
     assert layout.sums(flat).tolist() == [0 + 1 + 2 + 3 + 102 + 103, 4 + 5 + 6 + 7, 38 + 201]
     mine = layout.spread(torch.tensor([1.0, 2.0, 3.0]))
     assert np.allclose(layout.sums(mine).tolist()[1], 4 * 2.0)
+
+
+def test_a_tensor_that_is_no_piece_of_memory_gets_one():
+    """A transposed weight's members are interleaved, a slice's numbers lie far apart."""
+    transposed, sliced = torch.arange(8.0).view(2, 4).t(), torch.arange(16.0).view(4, 4)[:, :2]
+    layout = Layout({"a": (transposed, range(2)), "b": (sliced, range(2))}, 2)
+    flat = torch.zeros(layout.size)
+    for view, tensor in zip(layout.views(flat).values(), (transposed, sliced), strict=True):
+        view.copy_(tensor)
+    for view, tensor in zip(layout.views(flat).values(), (transposed, sliced), strict=True):
+        assert torch.equal(view, tensor)
+    assert layout.of_member(flat, 1)["a"].tolist() == transposed[2:].tolist()
+    halves = (slice(0, 2), slice(2, 4))
+    assert layout.sums(flat).tolist() == [float(transposed[h].sum() + sliced[h].sum()) for h in halves]

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from kd.errors import InputError
+from kd.files import sha256
 from kd.models import inits
 from kd.models.architectures import build
 from kd.signals.prepare import Data
 from kd.training.prune import initial_state, pruned_state
 from kd.training.recipe import Recipe, Spec
-from kd.training.train import Run
+from kd.training.strategies import STRATEGIES, needs_teacher
+from kd.training.train import Run, Runs
 
 RECIPE = Recipe(max_epochs=2, batch_size=32, lr=3e-3)
 TEACHER = Spec(id="t", role="teacher", arch="resnet1d", depth=3, width=8, recipe=RECIPE)
@@ -144,6 +146,15 @@ def test_unknown_births_are_refused():
         inits.needs_teacher("prune")
 
 
+@pytest.mark.parametrize("init", inits.INITS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_whoever_uses_a_teacher_records_its_hash(small_data, teacher, tmp_path, init, strategy):
+    spec = dataclasses.replace(TEACHER, id="s", role="student", width=5, init=init, strategy=strategy)
+    uses = needs_teacher(strategy) or inits.needs_teacher(init)
+    member = Runs([spec], small_data, [tmp_path], teacher_folders=[teacher if uses else None]).members[0]
+    assert member.teacher_sha256 == (sha256(teacher / "model.safetensors") if uses else None)
+
+
 @pytest.mark.parametrize(("init", "strategy"), [("pruned", "scratch"), ("pruned_taylor", "soft")])
 def test_a_run_starts_from_its_birth_and_resumes_to_the_bit(
     small_data: Data, teacher, tmp_path, init, strategy
@@ -163,5 +174,7 @@ def test_a_run_starts_from_its_birth_and_resumes_to_the_bit(
     second = Run(spec, small_data, tmp_path / "b", teacher_folder=teacher)
     assert second.epoch == 1
     second.step()
-    assert second.finish()["model_sha256"] == whole["model_sha256"]
+    ended = second.finish()
+    assert ended["model_sha256"] == whole["model_sha256"]
+    assert ended["teacher_sha256"] == whole["teacher_sha256"] == sha256(teacher / "model.safetensors")
     assert whole["weight_bytes_int8"] < whole["weight_bytes"]

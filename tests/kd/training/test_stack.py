@@ -10,8 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kd.models import norm
 from kd.models.layers import CONVOLUTIONS, linear
 from kd.signals.prepare import Data
 from kd.training.objective import Labels
@@ -252,6 +255,38 @@ def test_convolutions_as_matrix_products_are_convolutions(small_data, teachers, 
         ends.append([weights(runs, i) for i in range(3)])
     for grouped, matmul in zip(*ends, strict=True):
         torch.testing.assert_close(grouped, matmul, rtol=0, atol=1e-9)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    depth=st.integers(1, 6),
+    width=st.integers(1, 6),
+    members=st.integers(1, 3),
+    channels=st.integers(1, 3),
+    batch=st.sampled_from([24, 64]),
+)
+@example(depth=5, width=1, members=1, channels=1, batch=64)  # one filter, then two: torch's norm, then ours
+@example(depth=5, width=1, members=3, channels=2, batch=64)
+def test_training_with_the_fused_norm_is_training_with_torchs_own(depth, width, members, channels, batch):
+    """Weights, moments and running statistics after 2 steps; whichever layers are large enough to fuse."""
+    shape = Shape("resnet1d", depth, width, channels, 520, 30)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2 * batch, channels, 520, generator=g, dtype=torch.float64)
+    bpm = 30 + torch.rand(2 * batch, generator=g, dtype=torch.float64) * 29
+    labels = Labels(torch.arange(30.0, 60.0, dtype=torch.float64), 1.5)
+    recipe = Recipe(max_epochs=1, batch_size=batch)
+    specs = [Spec("p", "student", "resnet1d", depth, width, seed=m, recipe=recipe) for m in range(members)]
+    torch.manual_seed(0)
+    starts = [Start(shape.build().state_dict(), {}) for _ in specs]
+    ends = []
+    for fewest in (norm.FEWEST_PIXELS, x.numel() * 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(norm, "FEWEST_PIXELS", fewest)
+            one = Stack(specs, shape, starts, [None] * members, x, bpm, labels, dtype=torch.float64)
+            loss = one.epoch([0] * members)
+            ends.append((loss, one.optimiser.flat, one.optimiser.square, one._running))
+    for fused, own in zip(*ends, strict=True):
+        torch.testing.assert_close(fused, own, rtol=1e-7, atol=1e-9)
 
 
 class Recorded(TorchDispatchMode):

@@ -137,6 +137,18 @@ def test_draws_are_paired_across_strategies(document: dict[str, Any]) -> None:
     assert apart < 0.95 * alone
 
 
+def test_mixed_versions_of_torch_are_named_and_stay() -> None:
+    results = SMALL.results(0)
+    for r in results:
+        r |= {"versions": {"torch": "2.12" if r["width"] == 32 else "2.13"}, "device": "cpu"}
+    document = make_document("mixed", results, {})
+    assert document["made"]["mixed"] == [
+        "trained with torch 2.12 (3 students), 2.13 (9): small differences between these may come from that"
+    ]
+    assert document["notes"] == document["made"]["mixed"]
+    assert max(run["width"] for arm in document["arms"] for run in arm["runs"]) == 32
+
+
 def test_results_of_another_recipe_are_set_aside() -> None:
     results = SMALL.results(0)
     for r in results:

@@ -147,6 +147,47 @@ def test_a_failing_point_takes_nobody_with_it(setup, kind):
     assert trainer.runs is None
 
 
+def test_a_stack_that_skips_a_point_goes_on_when_its_first_ends_early(setup):
+    """The second of the pack was done already: what is first of the pack's rest isn't in the stack."""
+    trainer = Stacked(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    train(trainer)
+    first, done, last = students[:3]
+    trainer.take([done])
+    train(trainer)
+    recipe = {**trainer.points[first].recipe, "max_epochs": 2}
+    trainer.points[first] = dataclasses.replace(trainer.points[first], recipe=recipe)
+    trainer.take([first, done, last])
+    events, places = [], []
+    while trainer.ids:
+        slice_ = trainer.advance(0.0)
+        events += slice_["events"]
+        places.append((slice_.get("point"), slice_.get("epoch")))
+    assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted([first, done, last])
+    assert [id for id, _ in places if id] == [first] * 2 + [last] * 4
+    assert places[2:6] == [(last, epoch) for epoch in (3, 4, 5, 6)]
+
+
+def test_a_done_point_that_cannot_be_read_fails_by_its_own_name(setup):
+    """It is not in the stack that was trained before it."""
+    trainer = Stacked(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    train(trainer)
+    bad, good = students[:2]
+    (trainer.store.folder(bad)).mkdir(parents=True, exist_ok=True)
+    (trainer.store.folder(bad) / "result.json").write_text("{}")
+    trainer.most = 1
+    trainer.take([good, bad])
+    events = train(trainer)
+    assert [(event["kind"], event["id"]) for event in events] == [
+        ("began", good),
+        ("done", good),
+        ("failed", bad),
+    ]
+
+
 def test_a_stack_that_cannot_begin_is_tried_point_by_point(setup):
     """A teacher's outputs are missing: the points that need them fail, the others of their stack don't."""
     trainer = Stacked(setup)
