@@ -353,12 +353,12 @@ def test_wildppg_refusals(tmp_path):
     with pytest.raises(InputError, match="location is 'foot': use one of sternum, head, wrist, ankle"):
         datasets.load(tmp_path, options={"location": "foot"})
     refused(tmp_path, "differ in rate or length", options={"sensors": ["ppg_g", "ppg_ir"]})
-    refused(tmp_path, "no wrist.ppg_r with v and fs", options={"sensors": "ppg_r"})
+    refused(tmp_path, "no variable wrist.ppg_r.v", options={"sensors": "ppg_r"})
     (tmp_path / "WildPPG_Part_an0.mat").unlink()
     write_whole(tmp_path)
     refused(tmp_path, "no variable data_ppg_g_head", options={"location": "head"})
-    write_whole(tmp_path, data_bpm_values=cells([np.zeros(10)]))
-    refused(tmp_path, "2 participants and data_bpm_values 1")
+    write_whole(tmp_path, data_bpm_values=cells([np.zeros(10)] * 3))
+    refused(tmp_path, "2 participants and data_bpm_values 3")
     write_whole(tmp_path, data_bpm_values=cells([np.zeros(3), np.zeros(15)]))
     refused(tmp_path, "participant 1 has 10 rows of signal and 3 labels")
 
