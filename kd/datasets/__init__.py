@@ -11,6 +11,7 @@ Adding one is a module and a line here.
 
 import difflib
 import hashlib
+import reprlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -63,10 +64,7 @@ def load(
             f"{where}: can't be read ({error}): check its permissions and the machine"
         ) from error
     if not recordings:
-        raise InputError(f"{path}: no recording in {len(found)} files of {name}: give another path")
-    for r in recordings:
-        if bad := [text for text in (r.name, r.subject) if not text.isprintable()]:
-            raise InputError(f"{path}: a recording is called {bad[0]!r}: rename its file in printable UTF-8")
+        raise InputError(f"{path}: its {name} files hold no recording: give another path")
     names = [(r.dataset, r.name) for r in recordings]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
@@ -104,11 +102,11 @@ def _check_kind(where: str, value: Any, default: Any) -> None:
         checks.number(where, value, (-1e6, 1e6), "")
     texts = [value] if isinstance(value, str) else value
     if isinstance(default, str) and not isinstance(value, str):
-        raise InputError(f"{where} is {value!r:.40}: give text, as {default!r}")
+        raise InputError(f"{where} is {reprlib.repr(value)}: give text, as {default!r}")
     if isinstance(default, tuple) and not (
         isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
     ):
-        raise InputError(f"{where} is {value!r:.40}: give a list of texts")
+        raise InputError(f"{where} is {reprlib.repr(value)}: give a list of texts")
 
 
 def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None) -> str:

@@ -1,5 +1,6 @@
 """What every recording must be, whoever read it. Each error names the file and what is wrong in it."""
 
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,12 @@ Array = npt.NDArray[Any]
 def number(where: str, value: Any, limits: tuple[float, float], unit: str) -> float:
     """A finite number within limits. where: file and key."""
     low, high = limits
-    if isinstance(value, int | float | np.number) and not isinstance(
-        value, bool | complex | np.complexfloating
-    ):
-        try:
-            if low <= float(value) <= high:
-                return float(value)
-        except OverflowError:  # whole numbers of JSON have no end
-            pass
-    raise InputError(f"{where} is {value!r:.40}: give a number from {low:g} to {high:g} {unit}")
+    if isinstance(value, np.integer | np.floating):
+        value = float(value)
+    if type(value) in (int, float) and low <= value <= high:
+        return float(value)
+    wanted = f"give a number from {low:g} to {high:g} {unit}".rstrip()
+    raise InputError(f"{where} is {reprlib.repr(value)}: {wanted}")
 
 
 def name(where: str, value: Any) -> str:
@@ -34,7 +32,7 @@ def name(where: str, value: Any) -> str:
     text = str(value) if type(value) in (str, int) else ""
     if not text or text != text.strip() or not text.isprintable():
         raise InputError(
-            f"{where} is {value!r:.40}: give printable text without blanks around it, or a number"
+            f"{where} is {reprlib.repr(value)}: give printable text without blanks around it, or a number"
         )
     return text
 

@@ -31,19 +31,20 @@ def listing(path: Path) -> list[Path]:
 def read_columns(path: Path, columns: Sequence[str]) -> list[npt.NDArray[np.float64]]:
     """The named columns of a CSV file with a header, each (rows,); an empty cell is NaN."""
     header = [name.strip() for name in read_lines(path, 1)[0].split(",")]
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in header)[:200]
     for name in columns:
         if header.count(name) != 1:
             said = f"the column {name} twice" if name in header else f"no column {name}"
-            raise InputError(
-                f"{path}: {said}; it has {', '.join(header)[:200] or 'no header'}: use the original file"
-            )
+            raise InputError(f"{path}: {said}; it has {shown or 'no header'}: use the original file")
     at = [header.index(name) for name in columns]
     try:
         table = _table(path, at)
     except UnicodeDecodeError as error:
         raise _no_text(path, error) from None
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{path}: a cell isn't a number ({error}): copy or download it again") from error
+        raise InputError(
+            f"{path}: a cell isn't a number or is missing ({error}): copy or download it again"
+        ) from error
     return list(table.reshape(-1, len(at)).T)
 
 
