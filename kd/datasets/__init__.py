@@ -6,7 +6,8 @@ A format is a module with
     OPTIONS             the loader's options with their defaults
     files(found)        of the files found at a path, those it reads, sorted; empty = none of this format
     load(files, **options) -> list[Recording]   raises InputError naming the file
-Adding one is a module and a line here.
+Adding one is a module and a line here. Files come from strangers: what a reader takes from them goes through
+`checks`, and formats whose parsers can crash are parsed in a process of their own, as `matlab` does.
 """
 
 import difflib

@@ -2,7 +2,8 @@
 
 meta_json: uint8 bytes of a UTF-8 JSON list of {name, dataset, subject, fs, ...}. NAME/ppg: any number type,
 (channels, samples). NAME/hr: (windows,), BPM; window k starts at 2k seconds and lasts 8, unless the entry has
-hr_window_s, hr_stride_s or hr_start_s.
+hr_window_s, hr_stride_s or hr_start_s. Names, data sets and subjects are text or whole numbers, all other
+entries finite numbers.
 """
 
 import json
