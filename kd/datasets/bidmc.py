@@ -71,7 +71,7 @@ def _recording(signal: Path, lag_s: float) -> Recording:
 
 def _check_times(file: Path, seconds: npt.NDArray[np.float64], most_s: float) -> None:
     """Raise InputError unless the numerics come one after another, at most twice a second, until most_s."""
-    ordered = np.isfinite(seconds).all() and (np.diff(seconds) > 0).all()
+    ordered = np.isfinite(seconds).all() and (np.diff(seconds) >= 0).all()
     if not ordered or len(seconds) > 2 * most_s or (len(seconds) and not 0 <= seconds[-1] <= most_s):
         raise InputError(
             f"{file}: Time [s] is out of order, or ends long after the signal does: download it again"

@@ -80,6 +80,8 @@ def _recording(folder: Path, device: str) -> Recording:
     if len(ppg) < WINDOW_S * fs:
         raise InputError(f"{folder / relative}: shorter than one window of {WINDOW_S:g} s: remove it")
     shown, hr = read_columns(folder / STRAP, ["phoneTimestamp", "hr"])
+    if not len(shown):
+        raise InputError(f"{folder / STRAP}: no heart rate in it: copy or download it again")
     windows = int((len(ppg) / fs - WINDOW_S) // STRIDE_S) + 1
     starts = start + STRIDE_S * np.arange(windows)
     labels = mean_within(shown / 1e3 - KOREA_S, hr, starts, WINDOW_S)

@@ -4,7 +4,7 @@
 
 Files are ordinary ones with bytes changed, or with values, types, shapes and sizes changed where the format
 has them. What loads is cut into windows too. Prints how it ended, by format; any other exception, or more
-memory than MEMORY, ends it.
+memory than MEMORY, ends it. KDSWEEP_FUZZ=20 makes the tests try 20 times as many.
 """
 
 import contextlib
