@@ -83,18 +83,23 @@ def _asked(
             raise InputError(answer["error"])
         return {name: _received(child.stdout, answer[name], memory) for name in names}
     except (OSError, EOFError, json.JSONDecodeError):
-        child.kill()
+        end = _end(child)
         said.seek(0)
         last = said.read()[-500:].decode(errors="replace").strip().rpartition("\n")[2]
         raise InputError(
-            f"{file}: reading it {_end(child.wait())}{f' ({last})' if last else ''}: download it again"
+            f"{file}: reading it {end}{f' ({last})' if last else ''}: download it again"
         ) from None
     finally:
         clock.cancel()
 
 
-def _end(code: int) -> str:
+def _end(child: "subprocess.Popen[bytes]") -> str:
     """How a process ended that had more to say."""
+    try:
+        code = child.wait(timeout=5)  # it says nothing more before it is quite gone
+    except subprocess.TimeoutExpired:
+        child.kill()
+        code = child.wait()
     names = {-9: "took too long or too much memory", -24: "took too long"}  # SIGKILL, SIGXCPU
     return names.get(code, f"crashed with signal {-code}" if code < 0 else f"failed with exit code {code}")
 

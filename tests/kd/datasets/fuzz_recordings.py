@@ -32,43 +32,13 @@ from kd.signals.preprocess import Preprocess
 from kd.signals.windows import make_windows
 
 MEMORY = 4 * 2**30
-MATLAB = ("spc", "bami", "wildppg")
 SCALARS = (
-    *(
-        None,
-        True,
-        float("nan"),
-        float("inf"),
-        -float("inf"),
-        0,
-        -1,
-        1,
-        25,
-        2.5,
-        1e-300,
-        1e308,
-        10**400,
-        -(10**19),
-    ),
+    *(None, True, 0, -1, 1, 25, 2.5, 1e-300, 1e308, 10**400, -(10**19), np.nan, np.inf, -np.inf),
     *("", " ", "a", "25", "\ud800", "\x1b]0;x\x07", "é", [], {}, [1], {"a": None}, [[]]),
 )
 CELLS = (
-    "",
-    "nan",
-    "inf",
-    "-inf",
-    "1e308",
-    "-1",
-    "0",
-    "x",
-    '"',
-    "1,2",
-    "\0",
-    "#",
-    "9" * 400,
-    "1e400",
-    "1_0",
-    "ENTER",
+    *("", "nan", "inf", "-inf", "1e308", "-1", "0", "x", '"', "1,2", "\0", "#", "1_0", "ENTER"),
+    *("9" * 400, "1e400"),
 )
 
 
