@@ -59,6 +59,12 @@ class Npz:
             return np.frombuffer(content, dtype).reshape(shape, order="F" if by_column else "C")
 
 
+def names_in(path: Path) -> set[str]:
+    """The arrays of an .npz, also of one that would unpack to too much; InputError if it is damaged."""
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+
+
 @contextmanager
 def open_npz(path: Path) -> Iterator[Npz]:
     """Open an .npz. Raises InputError for one that is damaged, or that would unpack to too much."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kd.datasets import checks
-from kd.datasets.npz import Npz, open_npz
+from kd.datasets.npz import Npz, names_in, open_npz
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -29,8 +29,10 @@ TIMES = {"hr_window_s": checks.STEPS_S, "hr_stride_s": checks.STEPS_S, "hr_start
 
 
 def files(found: Sequence[Path]) -> list[Path]:
-    """Every .npz that holds meta_json; a broken one only if it is all there is, for its loader to say how."""
-    return [p for p in found if p.suffix == ".npz" and _holds_recordings(p, broken=len(found) == 1)]
+    """Every .npz that holds meta_json; beside them, or alone, a broken one too, for its loader to say how."""
+    names = {p: _names(p) for p in found if p.suffix == ".npz" and p.is_file()}  # a pipe would be waited for
+    told = len(found) == 1 or any(META in inside for inside in names.values() if inside is not None)
+    return [p for p, inside in names.items() if (told if inside is None else META in inside)]
 
 
 def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[str]) -> list[Recording]:
@@ -45,14 +47,12 @@ def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[
     return [r for r in recordings if not chosen or r.dataset in chosen]
 
 
-def _holds_recordings(path: Path, *, broken: bool) -> bool:
-    if not path.is_file():  # a pipe would be waited for
-        return False
+def _names(path: Path) -> set[str] | None:
+    """The arrays of an .npz; None if it is broken."""
     try:
-        with open_npz(path) as archive:
-            return META in archive.names
-    except (InputError, OSError):
-        return broken
+        return names_in(path)
+    except InputError:
+        return None
 
 
 def _recordings(path: Path, bidmc_lag_s: float) -> list[Recording]:

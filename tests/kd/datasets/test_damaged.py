@@ -277,7 +277,19 @@ def test_what_packs_too_well_is_refused_and_what_is_large_is_not(tmp_path, monke
     assert len(datasets.load(path)[1]) == 2
     with np.load(path) as archive:
         np.savez_compressed(path, **{name: archive[name] for name in archive.files})
-    refused(path, "would unpack to 0.0 GiB, over 100 times its size: if that is meant, save it with np.savez")
+    write_npz(tmp_path / "s.npz")  # beside others it is not passed over
+    refused(
+        tmp_path, "r.npz: would unpack to 0.0 GiB, over 100 times its size: if that is meant, save it with"
+    )
+
+
+def test_a_half_copied_file_beside_others_is_not_passed_over(tmp_path):
+    """Its subjects would be missing, and nobody the wiser."""
+    write_npz(tmp_path / "a.npz")
+    write_npz(tmp_path / "b.npz", with_entry(name="c"))
+    (tmp_path / "b.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:3000])
+    np.savez(tmp_path / "other.npz", x=HR)
+    refused(tmp_path, r"b\.npz: not a readable \.npz")
 
 
 # ---- CSV files
