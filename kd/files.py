@@ -47,6 +47,15 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     write_atomically(path, write)
 
 
+def load_array(path: Path, remedy: str) -> npt.NDArray[Any]:
+    """An array of a .npy, as a memory map. Raises InputError, ending with `remedy`, for a damaged file."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+    except Exception as error:  # numpy raises whatever the broken header leads to: also errors of tokens
+        raise InputError(f"{path} is not a readable array ({error}): {remedy}") from None
+
+
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=durable)

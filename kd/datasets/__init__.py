@@ -8,21 +8,23 @@ A format is a module with
     load(files, **options) -> list[Recording]   raises InputError naming the file
 Adding one is a module and a line here. Labels are handed on as they are, 0 and 300 too: who cuts windows
 tests them. Only a loader whose labels are means (MEANS) takes bpm_range, and leaves out other readings first.
+Files come from strangers: what a reader takes from them goes through `checks`, and formats whose parsers can
+crash are parsed in a process of their own, as `matlab` does.
 """
 
 import difflib
 import hashlib
-import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kd.datasets import bami, bidmc, galaxyppg, ppg_dalia, recordings_npz, spc, wildppg
+from kd.datasets import bami, bidmc, checks, galaxyppg, ppg_dalia, recordings_npz, spc, wildppg
 from kd.datasets.reading import listing
 from kd.errors import InputError
-from kd.files import sha256, write_atomically
+from kd.files import read_json, sha256, write_json
 from kd.recordings import BPM_RANGE, Recording
 
 FORMATS: Mapping[str, ModuleType] = {
@@ -65,11 +67,25 @@ def load(
     """
     name, path, options = recognise(path) if format == "auto" else format, Path(path), options or {}
     limits = {"bpm_range": bpm_range} if name in MEANS else {}
-    recordings = _module(name).load(_files(path, name), **full_options(name, options), **limits)
+    found, known = _files(path, name), full_options(name, options)
+    try:
+        recordings = _module(name).load(found, **known, **limits)
+    except (OSError, MemoryError) as error:
+        where = getattr(error, "filename", None) or path
+        raise InputError(
+            f"{where}: can't be read ({error}): check its permissions and the machine"
+        ) from error
+    if not recordings:
+        raise InputError(f"{path}: its {name} files hold no recording: give another path")
     names = [(r.dataset, r.name) for r in recordings]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError(f"{path}: two recordings are called {'/'.join(twice)}: rename one")
+    subjects = {(r.dataset, r.subject) for r in recordings}
+    labels = [f"{dataset}/{subject}" for dataset, subject in subjects]
+    if len(set(labels)) < len(labels):
+        both = next(label for label in labels if labels.count(label) > 1)
+        raise InputError(f"{path}: subjects of two data sets would both be {both}: rename one data set")
     return name, recordings
 
 
@@ -77,6 +93,8 @@ def full_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a format's loader with its defaults filled in. Raises InputError for an unknown one."""
     defaults = _module(name).OPTIONS
     check_options(options, defaults, f"data.options of {name}")
+    for key, value in options.items():
+        _check_kind(f"data.options.{key}", value, defaults[key])
     return {**defaults, **options}
 
 
@@ -90,6 +108,19 @@ def check_options(options: Mapping[str, Any], known: Iterable[str], where: str) 
             raise InputError(f"{where}: unknown option {key!r}; {hint}")
 
 
+def _check_kind(where: str, value: Any, default: Any) -> None:
+    """Raise InputError unless an option is of its default's kind: a number, a text, or texts."""
+    if isinstance(default, float):
+        checks.number(where, value, (-1e6, 1e6), "")
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(default, str) and not isinstance(value, str):
+        raise InputError(f"{where} is {reprlib.repr(value)}: give text, as {default!r}")
+    if isinstance(default, tuple) and not (
+        isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+    ):
+        raise InputError(f"{where} is {reprlib.repr(value)}: give a list of texts")
+
+
 def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None) -> str:
     """Hash of the content of every file the format reads at `path`, and of their names below it.
 
@@ -99,17 +130,16 @@ def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None) -> s
     path = Path(path)
     files = _files(path, name)
     memory = cache_dir / "hashes.json" if cache_dir else None
-    known: dict[str, str] = json.loads(memory.read_text()) if memory and memory.exists() else {}
+    known = _remembered(memory) if memory else {}
     keys = [f"{f.resolve()}|{(stat := f.stat()).st_size}|{stat.st_mtime_ns}" for f in files]
     hashes = {key: known.get(key) or _hash(file, key) for key, file in zip(keys, files, strict=True)}
     if memory and not set(hashes) <= set(known):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        merged = json.dumps({**known, **hashes})
-        write_atomically(memory, lambda temporary: temporary.write_text(merged))
+        write_json(memory, {**known, **hashes})
     # A single file may be renamed; in a folder, names say whose recording it is.
     names = [f.relative_to(path) if path.is_dir() else "" for f in files]
     lines = [f"{name} {hashes[key]}" for name, key in zip(names, keys, strict=True)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _found(path: Path) -> list[Path]:
@@ -124,13 +154,27 @@ def _files(path: Path, name: str) -> list[Path]:
     files: list[Path] = module.files(_found(path))
     if not files:
         raise InputError(f"{path}: no {name} recordings here: expected {module.LABEL}")
+    for file in files:  # a pipe would be waited for
+        if not file.is_file():
+            raise InputError(f"{file}: not a file that can be read: remove it, or mend the link")
     return files
 
 
 @lru_cache(maxsize=4096)
 def _hash(file: Path, key: str) -> str:
     """Content hash, remembered for this process under path, size and modification time."""
-    return sha256(file)
+    try:
+        return sha256(file)
+    except OSError as error:
+        raise InputError(f"{file}: can't be read ({error.strerror}): check its permissions") from error
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    """Hashes that were kept; none where the file is missing or damaged, since they can be made again."""
+    try:
+        return {key: value for key, value in read_json(memory).items() if isinstance(value, str)}
+    except (InputError, OSError):
+        return {}
 
 
 def _module(name: str) -> ModuleType:

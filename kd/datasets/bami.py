@@ -9,7 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd.datasets.reading import numbers, read_mat
+from kd.datasets.checks import checked
+from kd.datasets.matlab import Read, mat_reader
+from kd.datasets.reading import numbers
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -26,11 +28,12 @@ def files(found: Sequence[Path]) -> list[Path]:
 
 def load(files: Sequence[Path]) -> list[Recording]:
     """One recording for each file; each is another subject. Raises InputError naming the file."""
-    return [_recording(file) for file in files]
+    with mat_reader() as read:
+        return [_recording(file, read) for file in files]
 
 
-def _recording(file: Path) -> Recording:
-    content = read_mat(file, "rawPPG", "bpm_ecg")
+def _recording(file: Path, read: Read) -> Recording:
+    content = read(file, "rawPPG", "bpm_ecg")
     ppg = numbers(file, "rawPPG", content["rawPPG"], (3, None))
     hr = numbers(file, "bpm_ecg", content["bpm_ecg"], (None,))
     windows = int((ppg.shape[1] / FS - WINDOW_S) // STRIDE_S) + 1
@@ -40,7 +43,7 @@ def _recording(file: Path) -> Recording:
         )
     match = NAME.fullmatch(file.name)
     assert match is not None
-    return Recording(
+    recording = Recording(
         name=file.stem,
         dataset=f"BAMI-{match.group(1)}",
         subject=file.stem,
@@ -49,3 +52,4 @@ def _recording(file: Path) -> Recording:
         hr=hr[-windows:],  # one too many: the first goes
         hr_start_s=STRIDE_S * max(windows - len(hr), 0),  # one too few: the first window has none
     )
+    return checked(recording, f"{file}: rawPPG", f"{file}: bpm_ecg")

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from kd.datasets import checks
 from kd.datasets.reading import read_columns
 from kd.errors import InputError
 from kd.recordings import Recording, readings
@@ -44,7 +46,10 @@ def _recording(signal: Path, lag_s: float, bpm_range: tuple[float, float]) -> Re
     seconds, shown = read_columns(_numerics(signal), ["Time [s]", "HR"])
     if len(time) < 2 or not time[-1] > time[0]:
         raise InputError(f"{signal}: {len(time)} samples, too few or out of order: download it again")
-    fs = (len(time) - 1) / (time[-1] - time[0])
+    fs = checks.number(
+        f"{signal}: the rate by its Time [s]", (len(time) - 1) / (time[-1] - time[0]), checks.RATES_HZ, "Hz"
+    )
+    _check_times(_numerics(signal), seconds, 2 * len(time) / fs + 60)
     shown, left_out = readings(shown, bpm_range)
     # The mean of what was shown during [2k, 2k + 8), for every k that fits; NaN as soon as a second lacks it.
     starts = np.arange(0.0, max(seconds[-1] + 1 - 8.0, 0.0) + 1e-6, 2.0) if len(seconds) else np.zeros(0)
@@ -52,7 +57,7 @@ def _recording(signal: Path, lag_s: float, bpm_range: tuple[float, float]) -> Re
     count = within.sum(axis=1)
     total = np.where(within, shown, 0.0).sum(axis=1)
     hr = np.divide(total, count, out=np.full(len(starts), np.nan), where=count > 0)
-    return Recording(
+    recording = Recording(
         name=signal.name.removesuffix("_Signals.csv"),
         dataset="BIDMC",
         subject=signal.name.removesuffix("_Signals.csv"),
@@ -63,3 +68,13 @@ def _recording(signal: Path, lag_s: float, bpm_range: tuple[float, float]) -> Re
         hr_start_s=-lag_s - float(time[0]),
         readings_left_out=left_out,
     )
+    return checks.checked(recording, f"{signal}: PLETH", f"{_numerics(signal)}: HR")
+
+
+def _check_times(file: Path, seconds: npt.NDArray[np.float64], most_s: float) -> None:
+    """Raise InputError unless the numerics come one after another, at most twice a second, until most_s."""
+    ordered = np.isfinite(seconds).all() and (np.diff(seconds) >= 0).all()
+    if not ordered or len(seconds) > 2 * most_s or (len(seconds) and not 0 <= seconds[-1] <= most_s):
+        raise InputError(
+            f"{file}: Time [s] is out of order, or ends long after the signal does: download it again"
+        )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
 
+RATES_HZ = (40.0, 10_000.0)  # the band of the QRS complex ends at 15 Hz
 INTEGRATION_S = 0.15  # the widest QRS complex; Pan and Tompkins
 REFRACTORY_S = 0.25  # no two beats closer: 240 BPM
 THRESHOLD = 0.25  # of the usual QRS energy; Pan and Tompkins' weight between noise and signal level
@@ -24,7 +25,7 @@ def r_peaks(ecg: FloatArray, fs: float) -> npt.NDArray[np.intp]:
     from scipy.ndimage import median_filter, uniform_filter1d
     from scipy.signal import butter, find_peaks, sosfiltfilt
 
-    ecg = np.nan_to_num(np.asarray(ecg, np.float64))
+    ecg = np.nan_to_num(np.asarray(ecg, np.float64), posinf=0.0, neginf=0.0)
     if len(ecg) < 4 * fs:
         return np.zeros(0, np.intp)
     band = sosfiltfilt(butter(1, (5.0, 15.0), "bandpass", fs=fs, output="sos"), ecg)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kd.datasets.reading import read_columns
+from kd.datasets import checks
+from kd.datasets.reading import read_columns, read_lines
 from kd.errors import InputError
 from kd.recordings import Recording, readings
 
@@ -29,6 +30,7 @@ DEVICES = {
     "e4": ("E4/BVP.csv", "value", 64.0, 1e6),
 }
 KOREA_S = 32_400.0  # the strap's clock runs in Korean time, 9 hours ahead of the others
+MOST_S = 7 * 86_400.0  # ours, of a recording; sessions of the set last hours
 GAP_S = 1.0  # a longer silence is missing signal, not a straight line
 WINDOW_S, STRIDE_S = 8.0, 2.0
 NAME = re.compile(r"P\d+")
@@ -67,10 +69,19 @@ def _participant(file: Path) -> Path | None:
 def _recording(folder: Path, device: str, bpm_range: tuple[float, float]) -> Recording:
     relative, column, fs, ticks = DEVICES[device]
     time, value = read_columns(folder / relative, ["timestamp", column])
+    known = time[np.isfinite(time)]
+    if len(known) and known.max() - known.min() > MOST_S * ticks:
+        days = (known.max() - known.min()) / ticks / 86_400
+        raise InputError(
+            f"{folder / relative}: its timestamps span {days:,.0f} days, so that some must be damaged: "
+            "copy or download it again"
+        )
     start, ppg = on_grid(time / ticks, value, fs)
     if len(ppg) < WINDOW_S * fs:
         raise InputError(f"{folder / relative}: shorter than one window of {WINDOW_S:g} s: remove it")
     shown, hr = read_columns(folder / STRAP, ["phoneTimestamp", "hr"])
+    if not len(shown):
+        raise InputError(f"{folder / STRAP}: no heart rate in it: copy or download it again")
     hr, left_out = readings(np.where(hr == 0, np.nan, hr), bpm_range)
     windows = int((len(ppg) / fs - WINDOW_S) // STRIDE_S) + 1
     starts = start + STRIDE_S * np.arange(windows)
@@ -78,7 +89,7 @@ def _recording(folder: Path, device: str, bpm_range: tuple[float, float]) -> Rec
     inside = np.zeros(windows, bool)
     for enter, leave in _sessions(folder / EVENTS):
         inside |= (starts >= enter) & (starts + WINDOW_S <= leave)
-    return Recording(
+    recording = Recording(
         name=f"{folder.name}_{device}",
         dataset="GalaxyPPG",
         subject=folder.name,
@@ -87,6 +98,7 @@ def _recording(folder: Path, device: str, bpm_range: tuple[float, float]) -> Rec
         hr=np.where(inside, labels, np.nan).astype(np.float32),
         readings_left_out=left_out,
     )
+    return checks.checked(recording, f"{folder / relative}: {column}", f"{folder / STRAP}: hr")
 
 
 def on_grid(time: FloatArray, value: FloatArray, fs: float) -> tuple[float, FloatArray]:
@@ -121,19 +133,19 @@ def mean_within(time: FloatArray, value: FloatArray, starts: FloatArray, window_
 
 def _sessions(path: Path) -> list[tuple[float, float]]:
     """Start and end of each session, seconds."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: copy or download the data set again")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file, skipinitialspace=True))
+    lines = read_lines(path)
     sessions: list[tuple[float, float]] = []
     entered: dict[str, float] = {}
     try:
+        rows: list[dict[str, Any]] = list(csv.DictReader(lines, skipinitialspace=True))
         for row in sorted(rows, key=lambda r: float(r["timestamp"])):
             at, status = float(row["timestamp"]) / 1e3, row["status"].strip().upper()
             if status == "ENTER":
                 entered[row["session"]] = at
             elif status == "EXIT" and row["session"] in entered:
                 sessions.append((entered.pop(row["session"]), at))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: needs the columns timestamp, session and status ({error!r})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: needs the columns timestamp, session and status ({error!r}): use the original file"
+        ) from error
     return sessions

@@ -34,7 +34,8 @@ class _Name:
     """A function or class that the pickle names. It is only ever compared."""
 
     def __init__(self, module: str, name: str) -> None:
-        self.text = f"{module}.{name}"
+        text = f"{module}.{name}"
+        self.text = text if text.isprintable() else repr(text)  # it goes into messages
 
 
 class _Dtype:

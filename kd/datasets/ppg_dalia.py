@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kd.datasets.checks import checked
 from kd.datasets.pickles import read_pickle
 from kd.datasets.reading import numbers
 from kd.errors import InputError
@@ -39,7 +40,7 @@ def _recording(file: Path) -> Recording:
             f"{file}: no signal/wrist/BVP or no label in it ({error!r}): use PPG-DaLiA's original file "
             "(WESAD's pickles look alike, but hold no heart rate)"
         ) from error
-    return Recording(
+    recording = Recording(
         name=file.stem,
         dataset="PPG-DaLiA",
         subject=file.stem,
@@ -47,3 +48,4 @@ def _recording(file: Path) -> Recording:
         fs=FS,
         hr=numbers(file, "label", label, (None,)),
     )
+    return checked(recording, f"{file}: signal/wrist/BVP", f"{file}: label")

@@ -2,12 +2,11 @@
 
 meta_json: uint8 bytes of a UTF-8 JSON list of {name, dataset, subject, fs, ...}. NAME/ppg: any number type,
 (channels, samples). NAME/hr: (windows,), BPM; window k starts at 2k seconds and lasts 8, unless the entry has
-hr_window_s, hr_stride_s or hr_start_s.
+hr_window_s, hr_stride_s or hr_start_s. Names, data sets and subjects are text or whole numbers, all other
+entries finite numbers.
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from kd.datasets import checks
+from kd.datasets.npz import Npz, names_in, open_npz
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -24,11 +25,14 @@ OPTIONS = {
     "datasets": (),  # only these; () = all
 }
 META = "meta_json"
+TIMES = {"hr_window_s": checks.STEPS_S, "hr_stride_s": checks.STEPS_S, "hr_start_s": checks.STARTS_S}
 
 
 def files(found: Sequence[Path]) -> list[Path]:
-    """Every .npz that holds meta_json; a broken one only if it is all there is, for its loader to say how."""
-    return [p for p in found if p.suffix == ".npz" and _holds_recordings(p, broken=len(found) == 1)]
+    """Every .npz that holds meta_json; beside them, or alone, a broken one too, for its loader to say how."""
+    names = {p: _names(p) for p in found if p.suffix == ".npz" and p.is_file()}  # a pipe would be waited for
+    told = len(found) == 1 or any(META in inside for inside in names.values() if inside is not None)
+    return [p for p, inside in names.items() if (told if inside is None else META in inside)]
 
 
 def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[str]) -> list[Recording]:
@@ -43,59 +47,76 @@ def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[
     return [r for r in recordings if not chosen or r.dataset in chosen]
 
 
-def _holds_recordings(path: Path, *, broken: bool) -> bool:
+def _names(path: Path) -> set[str] | None:
+    """The arrays of an .npz; None if it is broken."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return f"{META}.npy" in archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        return broken
+        return names_in(path)
+    except InputError:
+        return None
 
 
 def _recordings(path: Path, bidmc_lag_s: float) -> list[Recording]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [_recording(path, archive, e, bidmc_lag_s) for e in _entries(path, archive[META])]
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(
-            f"{path}: not a readable .npz of recordings ({error}): copy or build it again"
-        ) from error
+    with open_npz(path) as archive:
+        if META not in archive.names:
+            raise InputError(f"{path}: no {META} in it, which lists the recordings: build the file again")
+        entries = _entries(path, archive.read(META))
+        names = [entry["name"] for entry in entries]
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            dataset = next(entry["dataset"] for entry in entries if entry["name"] == twice)
+            raise InputError(f"{path}: {META}: two recordings are called {dataset}/{twice}: rename one")
+        return [_recording(path, archive, entry, bidmc_lag_s) for entry in entries]
 
 
 def _entries(path: Path, meta: Any) -> list[dict[str, Any]]:
+    """The entries of meta_json, with name, dataset, subject, rate and times checked."""
     try:
-        entries = json.loads(bytes(np.asarray(meta, np.uint8)).decode())
-    except ValueError as error:
-        raise InputError(f"{path}: meta_json is not UTF-8 JSON ({error}): build the file again") from error
+        if meta.dtype != np.uint8:
+            raise ValueError(f"an array of {meta.dtype}, not of uint8")
+        entries = json.loads(meta.tobytes().decode(), object_pairs_hook=_unique, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: {META} is not UTF-8 JSON in uint8 ({error}): build the file again"
+        ) from error
+    found = []
     for i, entry in enumerate(entries if isinstance(entries, list) else [None]):
+        where = f"{path}: {META} entry {i}"
         missing = [
             k for k in ("name", "dataset", "subject", "fs") if not isinstance(entry, dict) or k not in entry
         ]
         if missing:
-            raise InputError(f"{path}: meta_json entry {i} has no {', '.join(missing)}: add it")
-    return list(entries)
+            raise InputError(f"{where} has no {', '.join(missing)}: add it")
+        texts = {key: checks.name(f"{where}: {key}", entry[key]) for key in ("name", "dataset", "subject")}
+        fs = checks.number(f"{where}: fs", entry["fs"], checks.RATES_HZ, "Hz")
+        times = {
+            key: checks.number(f"{where}: {key}", entry[key], limits, "s")
+            for key, limits in TIMES.items()
+            if key in entry
+        }
+        found.append({**texts, "fs": fs, **times})
+    return found
 
 
-def _recording(path: Path, archive: Any, entry: dict[str, Any], bidmc_lag_s: float) -> Recording:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one entry")
+    return dict(pairs)
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _recording(path: Path, archive: Npz, entry: dict[str, Any], bidmc_lag_s: float) -> Recording:
     name = entry["name"]
-    for key in (f"{name}/ppg", f"{name}/hr"):
-        if key not in archive:
-            raise InputError(
-                f"{path}: meta_json lists {name}, but {key} is missing: add it or remove the entry"
-            )
-    times: dict[str, Any] = {
-        k: float(entry[k]) for k in ("hr_window_s", "hr_stride_s", "hr_start_s") if k in entry
-    }
-    recording = Recording(
-        name=str(name),
-        dataset=str(entry["dataset"]),
-        subject=str(entry["subject"]),
-        ppg=np.asarray(archive[f"{name}/ppg"], np.float32),
-        fs=float(entry["fs"]),
-        hr=np.asarray(archive[f"{name}/hr"], np.float32),
-        **times,
-    )
+    keys = (f"{name}/ppg", f"{name}/hr")
+    for key in keys:
+        if key not in archive.names:
+            raise InputError(f"{path}: {META} lists {name}, but {key} is missing: add it or remove the entry")
+    ppg, hr = (checks.float32(archive.read(key)) for key in keys)
+    recording = Recording(**entry, ppg=ppg, hr=hr)
+    checks.checked(recording, *(f"{path}: {key}" for key in keys))
     if recording.dataset == "BIDMC" and bidmc_lag_s:
         # What the monitor shows for a window was true that much earlier: move the labels back in time.
         return replace(recording, hr_start_s=recording.hr_start_s - bidmc_lag_s)

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from kd.datasets.reading import numbers, read_mat
+from kd.datasets.checks import checked
+from kd.datasets.matlab import Read, mat_reader
+from kd.datasets.reading import numbers
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -36,7 +36,8 @@ def files(found: Sequence[Path]) -> list[Path]:
 
 def load(files: Sequence[Path]) -> list[Recording]:
     """One recording for each signal file. Raises InputError naming the file."""
-    return [_recording(signal, _reference(files, signal)) for signal in _signals(files)]
+    with mat_reader() as read:
+        return [_recording(signal, _reference(files, signal), read) for signal in _signals(files)]
 
 
 def _signals(found: Sequence[Path]) -> list[Path]:
@@ -59,19 +60,23 @@ def _reference(found: Sequence[Path], signal: Path) -> Path | None:
     return next((p for p in found if p.name == name), None)
 
 
-def _recording(signal: Path, reference: Path | None) -> Recording:
+def _recording(signal: Path, reference: Path | None, read: Read) -> Recording:
     subject, dataset, name = _kind(signal)
     if reference is None:
         raise InputError(f"{signal}: its reference heart rate {name} is missing: put it beside the signal")
-    sig = np.asarray(read_mat(signal, "sig")["sig"])
-    if sig.ndim != 2 or sig.shape[0] not in (5, 6):
-        raise InputError(f"{signal}: sig has shape {sig.shape}: expected 6 rows (with ECG) or 5 (without)")
+    sig = numbers(signal, "sig", read(signal, "sig")["sig"], (None, None))
+    if sig.shape[0] not in (5, 6):
+        turned = "it looks transposed; " if sig.shape[1] in (5, 6) else ""
+        raise InputError(
+            f"{signal}: sig has shape {sig.shape}: {turned}expected 6 rows (with ECG) or 5 (without)"
+        )
     first = sig.shape[0] - 5  # the row of PPG1: ECG, if it is there, comes first
-    return Recording(
+    recording = Recording(
         name=signal.stem,
         dataset=dataset,
         subject=subject,
-        ppg=numbers(signal, "sig", sig[first : first + 2], (2, None)),
+        ppg=sig[first : first + 2],
         fs=FS,
-        hr=numbers(reference, "BPM0", read_mat(reference, "BPM0")["BPM0"], (None,)),
+        hr=numbers(reference, "BPM0", read(reference, "BPM0")["BPM0"], (None,)),
     )
+    return checked(recording, f"{signal}: sig", f"{reference}: BPM0")

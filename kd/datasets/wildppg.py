@@ -11,14 +11,15 @@ Meier, Demirel, Holz, NeurIPS 2024 (arXiv 2412.17540); stretches its authors exc
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from kd.datasets import ecg
-from kd.datasets.reading import numbers, read_mat
+from kd.datasets import checks, ecg
+from kd.datasets.matlab import Read, Value, mat_reader
+from kd.datasets.reading import numbers
 from kd.errors import InputError
 from kd.recordings import Recording
 
@@ -49,28 +50,33 @@ def load(
     """One recording for each participant. Raises InputError naming the file."""
     if location not in LOCATIONS:
         raise InputError(f"data.options.location is {location!r}: use one of {', '.join(LOCATIONS)}")
+    checks.number("data.options.rows_fs", rows_fs, checks.RATES_HZ, "Hz")
+    chosen = (sensors,) if isinstance(sensors, str) else tuple(sensors)
+    if not chosen:
+        raise InputError("data.options.sensors is empty: name at least one, as ppg_g")
     recordings: list[Recording] = []
-    for file in files:
-        if file.name == WHOLE:
-            recordings.extend(_cells(file, location, rows_fs))
-        else:
-            chosen = (sensors,) if isinstance(sensors, str) else tuple(sensors)
-            recordings.append(_participant(file, location, chosen))
+    with mat_reader() as read:
+        for file in files:
+            if file.name == WHOLE:
+                recordings.extend(_cells(file, read, location, rows_fs))
+            else:
+                recordings.append(_participant(file, read, location, chosen))
     return recordings
 
 
-def _participant(file: Path, location: str, sensors: tuple[str, ...]) -> Recording:
+def _participant(file: Path, read: Read, location: str, sensors: tuple[str, ...]) -> Recording:
     """Layout (a)."""
-    content = read_mat(file, *dict.fromkeys(("id", "sternum", location)))
-    name = str(content["id"])
-    heart, heart_fs = _sensor(file, content, "sternum", "ecg")
-    channels, rates = zip(*(_sensor(file, content, location, s) for s in sensors), strict=True)
+    signals = [f"{location}.{sensor}" for sensor in sensors]
+    content = read(file, "id", *(f"{s}.{part}" for s in ("sternum.ecg", *signals) for part in ("v", "fs")))
+    name = checks.name(f"{file}: id", content["id"])
+    heart, heart_fs = _sensor(file, content, "sternum.ecg", ecg.RATES_HZ)
+    channels, rates = zip(*(_sensor(file, content, s, checks.RATES_HZ) for s in signals), strict=True)
     if len(set(rates)) > 1 or len({len(c) for c in channels}) > 1:
-        raise InputError(f"{file}: {', '.join(sensors)} differ in rate or length: choose one sensor")
+        raise InputError(f"{file}: {', '.join(signals)} differ in rate or length: choose one sensor")
     ppg = np.stack(channels)
     if (name, location) in EXCLUDED:
         ppg[:, EXCLUDED[name, location]] = np.nan
-    return Recording(
+    recording = Recording(
         name=file.stem,
         dataset="WildPPG",
         subject=name,
@@ -78,31 +84,34 @@ def _participant(file: Path, location: str, sensors: tuple[str, ...]) -> Recordi
         fs=rates[0],
         hr=ecg.heart_rate(heart, heart_fs),
     )
+    return checks.checked(recording, f"{file}: {signals[0]}.v", f"{file}: sternum.ecg.v")
 
 
-def _sensor(file: Path, content: dict[str, Any], location: str, sensor: str) -> tuple[np.ndarray, float]:
+def _sensor(
+    file: Path, content: Mapping[str, Value], sensor: str, limits: tuple[float, float]
+) -> tuple[npt.NDArray[np.float32], float]:
     """Values (n,) and rate of one sensor."""
-    try:
-        part = content[location][sensor]
-        values, fs = part["v"], float(part["fs"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(
-            f"{file}: no {location}.{sensor} with v and fs in it ({error!r}): use the original file"
-        ) from error
-    return numbers(file, f"{location}.{sensor}.v", values, (None,)), fs
+    fs = checks.numeric(f"{file}: {sensor}.fs", content[f"{sensor}.fs"]).ravel()
+    if len(fs) != 1:
+        raise InputError(f"{file}: {sensor}.fs has {len(fs)} values, not one: use the original file")
+    rate = checks.number(f"{file}: {sensor}.fs", fs[0], limits, "Hz")
+    return numbers(file, f"{sensor}.v", content[f"{sensor}.v"], (None,)), rate
 
 
-def _cells(file: Path, location: str, rows_fs: float) -> Iterator[Recording]:
+def _cells(file: Path, read: Read, location: str, rows_fs: float) -> Iterator[Recording]:
     """Layout (b)."""
     for name in (f"data_ppg_{location}", f"data_ppg_g_{location}"):
         try:
-            content = read_mat(file, name, "data_bpm_values")
+            content = read(file, name, "data_bpm_values")
             break
         except InputError as error:
             missing = error
     else:
         raise missing
-    signals, heart_rates = list(content[name]), list(content["data_bpm_values"])
+    signals, heart_rates = content[name], content["data_bpm_values"]
+    for key, value in content.items():
+        if not isinstance(value, list):
+            raise InputError(f"{file}: {key} has no cell for each participant: use the original file")
     if len(signals) != len(heart_rates):
         raise InputError(
             f"{file}: {name} has {len(signals)} participants and data_bpm_values {len(heart_rates)}: "
@@ -114,7 +123,7 @@ def _cells(file: Path, location: str, rows_fs: float) -> Iterator[Recording]:
         if abs(len(hr) - len(ppg)) > 1:  # the last, partial window may have a label and no row
             raise InputError(f"{file}: participant {i} has {len(ppg)} rows of signal and {len(hr)} labels")
         row_s = ppg.shape[1] / rows_fs
-        yield Recording(
+        recording = Recording(
             name=f"participant_{i:02d}",
             dataset="WildPPG",
             subject=f"p{i:02d}",
@@ -124,3 +133,4 @@ def _cells(file: Path, location: str, rows_fs: float) -> Iterator[Recording]:
             hr_window_s=row_s,
             hr_stride_s=row_s,
         )
+        yield checks.checked(recording, f"{file}: {name}[{i}]", f"{file}: data_bpm_values[{i}]")

@@ -18,7 +18,7 @@ def device(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """This machine's CPU: key (a short name, equal for equal CPUs), cpu, flags, machine, system."""
     fields: dict[str, str] = {}
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
             fields.setdefault(name.strip(), value.strip())
     cpu = fields.get("model name") or platform.processor() or platform.machine()

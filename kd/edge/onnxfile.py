@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from kd.errors import InputError
 from kd.training.teacher import as_tensor, outputs
 
 WINDOW, LOGITS = "window", "logits"
+MOST_BYTES = 2**29  # of a file that is opened; ours have a few MB
 CALIBRATION_WINDOWS = 256  # ours; the ranges of the activations move little beyond
 BATCH = 256
 # Not batch norm: onnxruntime 1.32 takes its scales for channels of a convolution and writes a broken graph.
@@ -102,12 +103,46 @@ def run_onnx(path: Path, windows: Windows) -> Tensor:
 
 
 def session(path: Path) -> Any:
-    """An onnxruntime session on one CPU thread."""
+    """An onnxruntime session on one CPU thread. Raises InputError as `check_whole` does, or if damaged."""
     _, onnxruntime = require_extra()
+    check_whole(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for every reason
+        raise _unreadable(path, error) from None
+
+
+def check_whole(path: Path) -> None:
+    """Raise InputError for a file that is no ONNX model, is too large, or has weights in other files.
+
+    A model may name any path to read its weights from; nothing but the file itself is opened here.
+    """
+    onnx, _ = require_extra()
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path}: no file of at most {MOST_BYTES >> 20} MiB: give another model")
+    try:
+        proto = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's parsers raise each their own
+        raise _unreadable(path, error) from None
+    # Tensors also stand in graphs inside nodes, in functions and in lists: whichever messages there are.
+    todo = [proto]
+    while todo:
+        message = todo.pop()
+        if isinstance(message, onnx.TensorProto):
+            if message.data_location == onnx.TensorProto.EXTERNAL or message.external_data:
+                raise InputError(f"{path}: has weights in other files: save it with all weights inside")
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                todo.extend(value if isinstance(value, Sequence) or hasattr(value, "add") else [value])
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    why = " ".join(str(error).split())[:200]
+    return InputError(f"{path}: not a readable ONNX model ({why}): export it again")
 
 
 def verify(path: Path, model: nn.Module, windows: Windows) -> float:

@@ -75,7 +75,7 @@ def build(depth: int, width: int, *, channels: int, samples: int, classes: int, 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     """Depth and width by the names and shapes of its weights; None if they aren't a ResNet's."""
-    if "stem.weight" not in shapes:
+    if not shapes.get("stem.weight"):
         return None
     blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
     return len(blocks), shapes["stem.weight"][0]

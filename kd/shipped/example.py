@@ -11,6 +11,7 @@ imported.
 import argparse
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,22 @@ def filtered(x: Any, sos: Any, state: Any) -> tuple[Any, Any]:
 
 
 def recordings(file: str, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every recording of an .npz: its meta_json entry with ppg, hr and the times of its labels."""
+    """Every recording of an .npz: its meta_json entry with ppg, hr and the times of its labels.
+
+    Exits with a line for a file that is damaged or would unpack to far more than any recording does.
+    """
+    try:
+        with zipfile.ZipFile(file) as packed:
+            size = sum(member.file_size for member in packed.infolist())
+        if size > max(2**28, 100 * Path(file).stat().st_size):
+            raise ValueError(f"would unpack to {size / 2**30:.1f} GiB")
+        return unpacked(file, config)
+    except Exception as error:  # broken bytes lead to errors of zip, zlib, JSON, numpy and memory
+        sys.exit(f"{file}: not a readable .npz of recordings ({error!r:.200}): copy or build it again")
+
+
+def unpacked(file: str, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `recordings` gives, of a file that is as large as it looks."""
     with np.load(file, allow_pickle=False) as archive:
         entries = json.loads(bytes(np.asarray(archive["meta_json"], np.uint8)).decode())
         found = []

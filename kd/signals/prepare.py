@@ -19,7 +19,7 @@ import numpy as np
 
 from kd import datasets
 from kd.errors import InputError
-from kd.files import read_json, write_json
+from kd.files import load_array, read_json, write_json
 from kd.recordings import Recording
 from kd.signals import augment as augmenting
 from kd.signals import splits, synthetic
@@ -183,7 +183,7 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
         sides = {
             side: WindowSet(
                 *(
-                    np.load(folder / f"{side}_{key}.npy", mmap_mode="r")
+                    load_array(folder / f"{side}_{key}.npy", "it must be made again")
                     for key in ("x", "bpm", "subject", "dataset")
                 )
             )

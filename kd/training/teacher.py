@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.errors import InputError
-from kd.files import save_array, sha256
+from kd.files import load_array, save_array, sha256
 from kd.training.recipe import Spec
 
 MODEL, LOGITS, FEATURES = "model.safetensors", "logits.npy", "features.npy"
@@ -33,8 +33,9 @@ class TeacherOutputs:
             )
         self.model = folder / MODEL
         self.sha256 = sha256(self.model)
-        self.logits = as_tensor(np.load(folder / LOGITS, mmap_mode="r")).to(device, dtype)
-        self.features = as_tensor(np.load(folder / FEATURES, mmap_mode="r")).to(device, dtype)
+        remedy = f"delete {folder} and train it again"
+        self.logits = as_tensor(load_array(folder / LOGITS, remedy)).to(device, dtype)
+        self.features = as_tensor(load_array(folder / FEATURES, remedy)).to(device, dtype)
         if len(self.logits) != windows or len(self.features) != windows:
             raise InputError(
                 f"teacher {spec.teacher} has outputs for {len(self.logits)} windows, the data has {windows}: "

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd.files import sha256, write_atomically
@@ -297,9 +296,9 @@ def figures(member: Member, shape: Shape, model: nn.Module, errors: dict[str, An
 def load_model(
     folder: Path, *, arch: str, depth: int, width: int, channels: int, samples: int, classes: int
 ) -> nn.Module:
-    """The trained model of a finished point, in evaluation mode."""
+    """The trained model of a finished point, in evaluation mode. Raises InputError for a damaged file."""
     model = build(arch, depth, width, channels=channels, samples=samples, classes=classes)
-    model.load_state_dict(load_file(Path(folder) / MODEL))
+    weights.fill(model, weights.read(Path(folder) / MODEL), Path(folder) / MODEL)
     return model.eval()
 
 

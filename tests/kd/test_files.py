@@ -1,14 +1,18 @@
 """Files whole or not there, and logs whose broken lines do no harm."""
 
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kd.errors import InputError
 from kd.files import (
     append_json_line,
+    load_array,
     read_json,
     read_json_lines,
+    save_array,
     write_atomically,
     write_json,
     write_text,
@@ -60,3 +64,28 @@ def test_text_that_is_not_utf8_and_json_that_is_no_mapping_are_told(tmp_path: Pa
         assert str(path) in str(caught.value)
     path.write_text('{"a": "é"}', encoding="utf-8")
     assert read_json(path) == {"a": "é"}
+
+
+def test_a_damaged_array_is_named_whatever_its_bytes(tmp_path: Path) -> None:
+    path, array, dice = tmp_path / "a.npy", np.arange(12.0).reshape(3, 4), random.Random(0)
+    save_array(path, array)
+    np.testing.assert_array_equal(load_array(path, "make it again"), array)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(500):
+        data = bytearray(whole)
+        for _ in range(dice.randrange(1, 4)):
+            data[dice.randrange(128)] = dice.randrange(256)
+        path.write_bytes(bytes(data[: dice.choice([len(data), dice.randrange(len(data))])]))
+        try:
+            load_array(path, "make it again")
+        except InputError as error:
+            refused += 1
+            said = str(error)
+            assert said.startswith(f"{path} is not a readable array")
+            assert said.endswith(": make it again")
+    assert refused > 400
+    with pytest.raises(InputError, match=r"gone\.npy is not a readable array"):
+        load_array(tmp_path / "gone.npy", "make it again")
+    np.save(path, np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(InputError, match="make it again"):
+        load_array(path, "make it again")

@@ -94,7 +94,7 @@ def broken_npz(path, kind):
         ("no subject", "entry 0 has no subject"),
         ("no list", "entry 0 has no name"),
         ("no hr", "a/hr is missing"),
-        ("fs", "not a readable .npz"),
+        ("fs", "meta_json entry 0: fs is 'fast'"),
         ("twice", "two recordings are called d/a"),
     ],
 )

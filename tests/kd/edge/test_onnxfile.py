@@ -1,5 +1,6 @@
 """ONNX files: whole, anonymous, equal to the model; int8 as promised; the stopwatch and its device."""
 
+import random
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from kd.edge import onnxfile
 from kd.edge.device import device
 from kd.edge.stopwatch import measure, time_model
+from kd.errors import InputError
 from kd.models import weights
 from kd.models.architectures import build
 from kd.training import metrics
@@ -154,3 +156,55 @@ def test_a_device_is_its_cpu_and_flags(tmp_path):
     file.write_text(CPUINFO.format(flags="avx512f avx512_vnni"))  # int8 behaves otherwise there
     assert device(file)["key"] != one["key"]
     assert device(tmp_path / "none")["cpu"]
+
+
+def test_weights_in_other_files_are_not_followed(tmp_path):
+    """Wherever a tensor may stand: as an initialiser, in a node, in a graph inside a node, in a function."""
+    helper, secret = onnx.helper, tmp_path / "secret"
+    secret.write_bytes(bytes(8))
+    tensor = helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1, 2])
+    outside = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[2])
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="secret")
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])
+
+    def model(initial, inner, attribute, function):
+        graph = helper.make_graph([helper.make_node("Constant", [], ["z"], value=inner)], "g", [], [])
+        nodes = [
+            helper.make_node("Identity", ["w"], ["y"]),
+            helper.make_node("Constant", [], ["c"], value=attribute),
+            helper.make_node("If", ["c"], [], then_branch=graph, else_branch=graph),
+        ]
+        node = helper.make_node("Constant", [], ["f"], value=function)
+        functions = [helper.make_function("d", "F", [], ["f"], [node], [])]
+        graph = helper.make_graph(nodes, "main", [], [y], [initial])
+        return helper.make_model(graph, functions=functions).SerializeToString()
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model(tensor, tensor, tensor, tensor))
+    onnxfile.check_whole(path)
+    for at in range(4):
+        path.write_bytes(model(*(outside if k == at else tensor for k in range(4))))
+        with pytest.raises(InputError, match=r"model\.onnx: has weights in other files"):
+            onnxfile.session(path)
+
+
+def test_damaged_files_are_named(written, tmp_path):
+    path, whole = tmp_path / "model.onnx", written[2].read_bytes()
+    dice = random.Random(0)
+    for n in range(60):
+        data = bytearray(whole)
+        for _ in range(3):
+            data[dice.randrange(min(len(data), 3000))] = dice.randrange(256)
+        path.write_bytes(bytes(data[: len(data) - n % 3 * 100]))
+        try:
+            onnxfile.session(path)
+        except InputError as error:
+            line = str(error)
+            assert line.startswith(str(path))
+            assert "\n" not in line
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"model\.onnx: not a readable ONNX model"):
+        onnxfile.session(path)
+    with pytest.raises(InputError, match="no file of at most"):
+        onnxfile.session(tmp_path / "none.onnx")
