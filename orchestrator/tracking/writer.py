@@ -10,30 +10,38 @@ import json
 import logging
 import os
 import queue
+import sys
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 from kd.files import write_json
 from orchestrator.space.plan import Plan
 from orchestrator.store.store import Store
+from orchestrator.tracking.database import make_whole
 from orchestrator.tracking.tags import FINAL, FINISHED_AT, POINT, SPACE, SWEEP, space_tags
 
+DATABASE = "mlflow.db"  # in the sweep directory
 BATCH = 1000  # metrics MLflow takes in one log_batch; params and tags: 100
 LABELS = {"id", "finished_at", "versions", "git_commit", "host", "device", "model_sha256", "teacher_sha256"}
 
 
 def default_uri(store: Store) -> str:
     """The sqlite database in the sweep directory."""
-    return f"sqlite:///{store.path.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{store.path.resolve() / DATABASE}"
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Tracker:
     """Writes one sweep to one tracking server. Creating it creates schema, experiment and parent run once."""
 
-    def __init__(self, store: Store, plan: Plan, uri: str) -> None:
+    def __init__(self, store: Store, plan: Plan, uri: str, say: Callable[[str], None] = warn) -> None:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -46,6 +54,8 @@ class Tracker:
         # MLflow writes the default experiment's place into SQL as it stands: the working directory, which may
         # have a quote in its name, unless another is given. A URI has none.
         os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", self._artifacts)
+        if said := make_whole(uri, self._artifacts, private=uri == default_uri(store)):
+            say(said)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = self._experiment()
         self.parent, self.children = self._runs()
@@ -200,6 +210,8 @@ def sync(store: Store, plan: Plan, uri: str, *, status: str, summary: dict[str, 
 
 def in_sync(store: Store, uri: str) -> bool:
     """Whether MLflow is known to show every done point, without importing mlflow."""
+    if uri == default_uri(store) and not (store.path / DATABASE).exists():
+        return False
     return bool(_memory(store).get(_key(uri)) == len(store.done()))
 
 

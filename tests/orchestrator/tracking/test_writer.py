@@ -1,10 +1,12 @@
 """MLflow as a view of the store: replayed any number of times, one run a point, whatever was cut short."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from kd.signals.prepare import Data
 from kd.signals.windows import Dropped, WindowSet
@@ -138,3 +140,22 @@ def test_trouble_with_the_server_is_kept_and_raised_nowhere(tmp_path: Path) -> N
     assert not live.close("FINISHED", {})
     assert live.error is not None
     assert store.is_done(made.points[0].id)
+
+
+def test_a_broken_database_is_made_again_from_the_results(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, made = Store(tmp_path / "tracked"), plan()
+    store.path.mkdir()
+    finish(store, made, 0)
+    uri = default_uri(store)
+    assert sync(store, made, uri, status="KILLED") == 1
+    database = store.path / "mlflow.db"
+    database.write_bytes(database.read_bytes()[:4096])  # the file that this process has open, too
+    os.utime(database, (0, 0))
+    assert sync(store, made, uri, status="KILLED") == 1
+    assert "mlflow.db was broken: moved to mlflow.db.broken-1, and made again" in capfd.readouterr().err
+    client = MlflowClient(tracking_uri=uri)
+    assert list(runs_of(client, made)[1]) == [made.points[0].id]
+    database.unlink()
+    assert not in_sync(store, uri)
