@@ -5,23 +5,27 @@ is made in a file beside, which then takes the name. Knows sqlite and MLflow's s
 """
 
 import contextlib
-import errno
-import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from kd.errors import InputError
+from orchestrator.tracking.memory import locked
 
 BESIDE = (
     "-journal",
     "-wal",
     "-shm",
 )  # files that sqlite keeps beside a database, and would apply to the next
-NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF}
+ARTIFACTS = [  # where MLflow keeps the places of artifacts
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+]
 QUIET_S = 3.0  # MLflow needs about 2 s for its schema: a file as new as this may still be in the making
 PATIENCE_S = 60.0
 
@@ -46,10 +50,14 @@ def make_whole(uri: str, artifacts: str, *, private: bool) -> str | None:
     it is broken: the caller writes the results again. Raises InputError for anybody else's.
     """
     path = sqlite_file(uri)
-    if path is None or _is_whole(path):
+    if path is None:
+        return None
+    if _is_whole(path):
+        if private:
+            _repoint(path, artifacts)
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(path):
+    with locked(path.with_name(f".{path.name}.lock"), PATIENCE_S):
         _wait_for_others(path)
         if _is_whole(path):
             return None
@@ -77,6 +85,20 @@ def make_whole(uri: str, artifacts: str, *, private: bool) -> str | None:
                 temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
         _forget_connections(uri)
         return said
+
+
+def _repoint(path: Path, artifacts: str) -> None:
+    """Have a sweep's own database that was moved with it name its artifacts where they are now."""
+    folder = artifacts.rpartition("/")[2]
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:
+        places = {place for (place,) in connection.execute("SELECT artifact_location FROM experiments")}
+        for old in {p for p in places if str(p).rpartition("/")[2] == folder} - {artifacts}:
+            for table, column in ARTIFACTS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (artifacts, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )
 
 
 def _is_missing(path: Path) -> bool:
@@ -159,26 +181,3 @@ def _forget_connections(uri: str) -> None:
 
     if engine := SqlAlchemyStore._engine_map.get(uri):
         engine.dispose()
-
-
-@contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process; none on a file system without locks."""
-    fd = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                break
-        yield
-    finally:
-        os.close(fd)

@@ -85,23 +85,6 @@ def test_a_database_that_was_killed_in_place_is_remade_if_it_is_the_sweeps_own(
     assert (tmp_path / "mlflow.db.broken-1").exists()
 
 
-def test_two_processes_at_once_make_one_database(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
-    uri = f"sqlite:///{path}"
-    other = os.fork()
-    if other == 0:
-        try:
-            make_whole(uri, "file:///a", private=True)
-            MlflowClient(tracking_uri=uri).create_experiment("theirs")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    make_whole(uri, "file:///a", private=True)
-    MlflowClient(tracking_uri=uri).create_experiment("ours")
-    assert os.waitpid(other, 0)[1] == 0
-    assert experiments(uri) == ["Default", "ours", "theirs"]
-
-
 def test_runs_of_an_earlier_mlflow_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     uri = f"sqlite:///{path}"
