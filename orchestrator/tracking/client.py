@@ -105,7 +105,8 @@ def _in_words(error: Exception, uri: str) -> InputError:
     chain = _chain(error)
     root, where = chain[-1], f"MLflow at {shown(uri)}"
     code = getattr(error, "error_code", None)
-    why = re.sub(r"://\S*@", "://***@", f"{root}".replace(uri, shown(uri)).strip()).split("\n")[0][:300]
+    why = re.sub(r"://\S*@", "://***@", f"{root}".replace(uri, shown(uri)).strip()).split("\n")[0]
+    why = plain(why)[:300]
     if isinstance(root, sqlite3.Error):
         if root.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return Away(f"{where} is being written by another process ({why}): try again later")
@@ -135,6 +136,11 @@ def _chain(error: BaseException) -> list[BaseException]:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
     return chain
+
+
+def plain(text: str) -> str:
+    """What a server says, without characters that steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def shown(uri: str) -> str:

@@ -5,6 +5,7 @@ is made in a file beside, which then takes the name. Knows sqlite and MLflow's s
 """
 
 import contextlib
+import glob
 import os
 import sqlite3
 import time
@@ -14,11 +15,7 @@ from urllib.parse import quote
 from kd.errors import InputError
 from orchestrator.tracking.memory import locked
 
-BESIDE = (
-    "-journal",
-    "-wal",
-    "-shm",
-)  # files that sqlite keeps beside a database, and would apply to the next
+BESIDE = ("-journal", "-wal", "-shm")  # what sqlite keeps beside a database, and would apply to the next
 ARTIFACTS = [  # where MLflow keeps the places of artifacts
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -26,21 +23,16 @@ ARTIFACTS = [  # where MLflow keeps the places of artifacts
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 ]
-QUIET_S = 3.0  # MLflow needs about 2 s for its schema: a file as new as this may still be in the making
+QUIET_S = 5.0  # MLflow needs about 2 s for its schema: a file as new as this may still be in the making
 PATIENCE_S = 60.0
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of a sqlite URI; None for every other URI, and for a database in memory."""
     scheme, colon, rest = uri.partition(":///")
-    if (
-        not colon
-        or scheme.partition("+")[0] != "sqlite"
-        or not rest
-        or rest.startswith((":memory:", "file:"))
-    ):
+    if not colon or scheme.partition("+")[0] != "sqlite" or rest.startswith((":memory:", "file:")):
         return None
-    return Path(rest.partition("?")[0])
+    return Path(rest.partition("?")[0]) if rest else None
 
 
 def make_whole(uri: str, artifacts: str, *, private: bool) -> str | None:
@@ -61,7 +53,7 @@ def make_whole(uri: str, artifacts: str, *, private: bool) -> str | None:
         _wait_for_others(path)
         if _is_whole(path):
             return None
-        for leftover in path.parent.glob(f".{path.name}.*.tmp*"):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
             leftover.unlink(missing_ok=True)
         said = None
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -131,7 +123,8 @@ def _wait_for_others(path: Path) -> None:
     """Until nobody seems to make this file in place, as `mlflow ui` and earlier versions do."""
     deadline = time.monotonic() + PATIENCE_S
     while path.exists() and not _is_whole(path) and time.monotonic() < deadline:
-        if abs(time.time() - path.stat().st_mtime) > QUIET_S:
+        files = (path, path.with_name(f"{path.name}-journal"))
+        if min(abs(time.time() - file.stat().st_mtime) for file in files if file.exists()) > QUIET_S:
             return
         time.sleep(0.2)
 

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import socket
 import time
 import uuid
@@ -67,7 +68,13 @@ def sweep_id(
         known, here = recall(store), _here(store)
         if "sweep" not in known:
             known = {**known, "sweep": uuid.uuid4().hex, "home": here}
-            write_json(store.path / FILE, known)
+            try:
+                write_json(store.path / FILE, known)
+            except OSError as error:
+                raise InputError(
+                    f"{store.path} can't be written ({error.strerror}), and MLflow doesn't know this "
+                    f"sweep yet: let its owner run `kdsweep sync`, or copy it"
+                ) from error
         id, home = str(known["sweep"]), known.get("home", here)
         copied = home != here and _copied(store, id, home, here)
         if copy and not copied:
@@ -78,7 +85,9 @@ def sweep_id(
             write_json(store.path / FILE, {"sweep": id, "home": here, "forked_from": forks})
         elif copied and copy is None:
             if not private:
-                command = f"kdsweep sync {store.path} --tracking-uri {as_option(uri)} --copy"
+                command = (
+                    f"kdsweep sync {shlex.quote(str(store.path))} --tracking-uri {as_option(uri)} --copy"
+                )
                 raise InputError(
                     f"{store.path} is a copy of {home.get('folder')} on {home.get('host')}, and MLflow shows "
                     f"that one: `{command} fork` makes it a sweep of its own there, `{command} same` lets it "
@@ -114,7 +123,7 @@ def _copied(store: Store, id: str, home: dict[str, Any], here: dict[str, Any]) -
 
 
 @contextlib.contextmanager
-def locked(path: Path, patience_s: float = 20.0) -> Iterator[int | None]:
+def locked(path: Path, patience_s: float = 60.0) -> Iterator[int | None]:
     """Hold a lock file, which ends with the process; its descriptor, None if it can't be written.
 
     On a file system without locks it is held at once. Raises Away if another process holds it for long.

@@ -8,7 +8,7 @@ from typing import Any
 
 from kd.errors import InputError
 from orchestrator.store.store import OLD_NAMES, Store
-from orchestrator.tracking.client import connect, experiment_id, shown, told
+from orchestrator.tracking.client import connect, experiment_id, plain, shown, told
 from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.tags import FINAL, POINT, SPACE, SWEEP
 
@@ -57,7 +57,9 @@ def _from_mlflow(client: Any, uri: str, experiment: str, sweep_id: str | None) -
     found = experiment_id(client, uri, experiment)
     if found is None:
         names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
-        raise InputError(f"--experiment {experiment}: {shown(uri)} has no such experiment; it has {names}")
+        raise InputError(
+            f"--experiment {experiment}: {shown(uri)} has no such experiment; it has {plain(names)}"
+        )
     if sweep_id and not re.fullmatch(r"[\w-]+", sweep_id):
         raise InputError(f"--sweep-id {sweep_id!r} is no id: leave the option out, and the ids are listed")
     where = f"tags.`{SWEEP}` = '{sweep_id}'" if sweep_id else ""
@@ -69,7 +71,7 @@ def _from_mlflow(client: Any, uri: str, experiment: str, sweep_id: str | None) -
     if len(ids) > 1:
         raise InputError(
             f"experiment {experiment} holds {len(ids)} sweeps: choose one with --sweep-id, "
-            f"of {', '.join(ids)}"
+            f"of {plain(', '.join(ids))}"
         )
     parent = next((run for run in runs if POINT not in run.data.tags), None)
     tags = parent.data.tags if parent else {}
@@ -110,8 +112,9 @@ def _result(run: Any) -> dict[str, Any]:
             raise ValueError(f"id {result['id']!r}")
         return result
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        why = plain(f"{type(error).__name__}: {error}")
         raise InputError(
-            f"run {run.info.run_id} in MLflow is no result of kdsweep ({type(error).__name__}: {error}): "
+            f"run {run.info.run_id} in MLflow is no result of kdsweep ({why}): "
             f"delete it there, and run `kdsweep sync` on the sweep's directory"
         ) from None
 

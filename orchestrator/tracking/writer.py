@@ -16,7 +16,7 @@ from kd.errors import InputError
 from orchestrator.space.plan import Plan
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import connect, experiment_id, told
-from orchestrator.tracking.database import make_whole
+from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.memory import key, locked, recall, remember, sweep_id
 from orchestrator.tracking.tags import FINAL, FINISHED_AT, POINT, SPACE, SWEEP, space_tags
 
@@ -58,6 +58,11 @@ class Tracker:
         self.store, self.plan, self.uri = store, plan, uri
         self.points = {point.id: point for point in plan.points}
         private = uri == default_uri(store)
+        if private and sqlite_file(uri) != store.path.resolve() / DATABASE:
+            raise InputError(
+                f"{store.path}: a database can't be in a directory with '?' in its name: rename it, or give "
+                f"--tracking-uri"
+            )
         self.sweep = sweep_id(store, uri, private=private, say=say, copy=copy)
         self._artifacts = artifacts_uri(store)
         # MLflow writes the default experiment's place into SQL as it stands: the working directory, which may

@@ -15,8 +15,6 @@ from kd.errors import InputError
 from orchestrator.tracking import database
 from orchestrator.tracking.database import make_whole, sqlite_file
 
-STATEMENTS = 1683  # of the schema of MLflow 3.17
-
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,32 +55,27 @@ def experiments(uri: str) -> list[str]:
     return sorted(e.name for e in MlflowClient(tracking_uri=uri).search_experiments())
 
 
-@pytest.mark.parametrize("statement", [2, STATEMENTS - 100])
-def test_a_kill_while_the_schema_is_made_leaves_no_file_of_that_name(tmp_path: Path, statement: int) -> None:
+def test_a_kill_while_the_schema_is_made_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert killed(lambda: make_whole(uri, "file:///a", private=True), statement)
-    assert not (tmp_path / "mlflow.db").exists()
+    for statement in (2, 900):
+        assert killed(lambda: make_whole(uri, "file:///a", private=True), statement)
+        assert not (tmp_path / "mlflow.db").exists()
     assert make_whole(uri, "file:///a", private=True) is None
     assert experiments(uri) == ["Default"]
     assert {p.name for p in tmp_path.iterdir()} == {"mlflow.db", ".mlflow.db.lock"}
 
 
-@pytest.mark.parametrize("private", [True, False])
-def test_a_database_that_was_killed_in_place_is_remade_if_it_is_the_sweeps_own(
-    tmp_path: Path, private: bool
-) -> None:
+def test_a_database_that_was_killed_in_place_is_remade_if_it_is_the_sweeps_own(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     uri = f"sqlite:///{path}"
     assert killed(lambda: SqlAlchemyStore(uri, "file:///a"), 900)  # as earlier versions made it
     before = path.read_bytes()
-    if not private:
-        with pytest.raises(InputError, match=r"mlflow.db has the schema of another MLflow.* db upgrade"):
-            make_whole(uri, "file:///a", private=False)
-        assert path.read_bytes() == before
-        return
+    with pytest.raises(InputError, match=r"mlflow.db has the schema of another MLflow.* db upgrade"):
+        make_whole(uri, "file:///a", private=False)
+    assert path.read_bytes() == before
     assert "moved to mlflow.db.broken-1" in (make_whole(uri, "file:///a", private=True) or "")
     assert experiments(uri) == ["Default"]
-    assert (tmp_path / "mlflow.db.broken-1").exists()
+    assert (tmp_path / "mlflow.db.broken-1").read_bytes() == before
 
 
 def test_runs_of_an_earlier_mlflow_are_kept(tmp_path: Path) -> None:
