@@ -62,4 +62,6 @@ def _source(
         return from_folder(folder), folder
     if sweep or not (uri and experiment):
         raise InputError("give a sweep's directory, or --tracking-uri and --experiment for a sweep in MLflow")
-    return from_mlflow(uri, experiment, sweep_id), Path("sweeps") / experiment
+    name = experiment.replace("/", "_")  # on a server it is no path
+    folder = Path("sweeps") / (f"_{name}" if name.startswith(".") else name)
+    return from_mlflow(uri, experiment, sweep_id), folder

@@ -83,11 +83,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: errors a user can mend become one line on stderr and exit code 2."""
+    """Entry point: errors a user can mend become one line on stderr and exit code 2, or theirs."""
     try:
         cli.main(prog_name="kdsweep", standalone_mode=False)
     except InputError as error:
-        _fail(str(error), 2)
+        _fail(str(error), getattr(error, "exit_code", 2))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

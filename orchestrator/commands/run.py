@@ -53,6 +53,7 @@ def run(
             print_plan(opened, None)
             return
         from orchestrator.run.start import train
+        from orchestrator.tracking.client import shown
 
         result = train(
             opened,
@@ -62,7 +63,7 @@ def run(
             dashboard=not no_dashboard,
             tracking_uri=tracking_uri,
             checkpoint_every_s=checkpoint_every,
-            command=shlex.join(["kdsweep", *sys.argv[1:]]),
+            command=shlex.join(["kdsweep", *(shown(argument) for argument in sys.argv[1:])]),
         )
     finally:
         display.close()
@@ -72,6 +73,7 @@ def run(
 
 def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> None:
     """The table of results on stdout, the summary on stderr."""
+    from orchestrator.tracking.client import as_option, shown
     from orchestrator.tracking.writer import default_uri
     from orchestrator.words import duration
 
@@ -107,8 +109,11 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     if result.stopped_by:
         say(f"stopped by {result.stopped_by.name}; run the same command again to resume")
     if result.tracking_error:
-        say(f"MLflow is incomplete ({result.tracking_error}): kdsweep sync {path}")
-    say(f"MLflow:  mlflow ui --backend-store-uri {shlex.quote(tracking_uri or default_uri(opened.store))}")
+        option = f" --tracking-uri {as_option(tracking_uri)}" if tracking_uri else ""
+        say(f"MLflow is incomplete ({result.tracking_error}): kdsweep sync {shlex.quote(str(path))}{option}")
+    uri = tracking_uri or default_uri(opened.store)
+    served = uri.startswith("http")
+    say(f"MLflow:  {shown(uri) if served else f'mlflow ui --backend-store-uri {as_option(uri)}'}")
     if result.done:
         say(f"next:    kdsweep fit {path}; kdsweep query {path} --max-params 20000; kdsweep report {path}")
 

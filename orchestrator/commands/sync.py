@@ -14,8 +14,13 @@ from orchestrator.store.store import Store
 @click.command()
 @click.argument("sweep", type=SWEEP)
 @click.option("--tracking-uri", help="MLflow server.  [default: sqlite in the sweep directory]")
+@click.option(
+    "--copy",
+    type=click.Choice(["fork", "same"]),
+    help="What a copied SWEEP is: a sweep of its own, or the one it was copied from.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be written where, and stop.")
-def sync(sweep: str, tracking_uri: str | None, dry_run: bool) -> None:
+def sync(sweep: str, tracking_uri: str | None, copy: str | None, dry_run: bool) -> None:
     """Write the results of SWEEP to MLflow: one parent run, one child run per point, no duplicates."""
     from orchestrator.tracking.writer import default_uri, in_sync
     from orchestrator.tracking.writer import sync as replay
@@ -32,5 +37,5 @@ def sync(sweep: str, tracking_uri: str | None, dry_run: bool) -> None:
     status = (
         "FINISHED" if done == len(plan.points) else "RUNNING" if is_running(store.progress()) else "KILLED"
     )
-    written = replay(store, plan, uri, status=status)
+    written = replay(store, plan, uri, status=status, copy=copy)
     click.echo(f"{written} runs written; {done} of {len(plan.points)} points done")

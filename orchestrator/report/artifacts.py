@@ -1,14 +1,18 @@
 """The report and its figures as artifacts of the sweep's parent run. mlflow is imported where it is used."""
 
-import json
-import logging
-import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from kd.errors import InputError
 from orchestrator.report.page import sheets
 from orchestrator.report.sweep import Sweep
+from orchestrator.store.store import Store
+from orchestrator.tracking.client import as_option, connect, shown, told
+from orchestrator.tracking.database import make_whole, sqlite_file
+from orchestrator.tracking.memory import recall, sweep_id
+from orchestrator.tracking.tags import POINT, SWEEP
+from orchestrator.tracking.writer import artifacts_uri, default_uri, warn
 
 FOLDER = "report"  # of the artifacts
 
@@ -16,19 +20,26 @@ FOLDER = "report"  # of the artifacts
 def log(sweep: Sweep, html: str, uri: str) -> str:
     """Write report.html and the figures to the parent run, over those of an earlier call; the run's id.
 
-    Raises InputError when the sweep is not on that server yet.
+    Raises InputError when the sweep is not on that server yet, or for trouble with it.
     """
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
+    with told(uri):
+        return _log(sweep, html, uri)
 
-    client = MlflowClient(tracking_uri=uri)
-    run = _parent(client, sweep.folder)
+
+def _log(sweep: Sweep, html: str, uri: str) -> str:
+    store = Store(sweep.folder)
+    own, path = default_uri(store), sqlite_file(uri)
+    run = None
+    if recall(store).get("sweep") and (path is None or path.is_file()):  # MLflow would make the file
+        id = sweep_id(store, uri, private=uri == own, say=warn)
+        make_whole(uri, artifacts_uri(store), private=uri == own)
+        client = connect(uri)
+        run = _parent(client, id)
     if run is None:
+        option = "" if uri == own else f" --tracking-uri {as_option(uri)}"
         raise InputError(
-            f"{sweep.folder} is not in MLflow at {_shown(uri)} yet: run `kdsweep sync {sweep.folder}` first, "
-            f"or give --no-mlflow"
+            f"{sweep.folder} is not in MLflow at {shown(uri)} yet: run `kdsweep sync {sweep.folder}{option}` "
+            f"first, or give --no-mlflow"
         )
     with tempfile.TemporaryDirectory() as folder:
         for name, content in {"report.html": html.encode(), **sheets(sweep)}.items():
@@ -37,17 +48,8 @@ def log(sweep: Sweep, html: str, uri: str) -> str:
     return run
 
 
-def _parent(client: "object", folder: Path) -> str | None:
+def _parent(client: Any, sweep: str) -> str | None:
     """The run that has the sweep's tag and no point's."""
-    from mlflow import MlflowClient
-
-    from orchestrator.tracking.tags import POINT, SWEEP
-
-    assert isinstance(client, MlflowClient)
-    try:
-        sweep = json.loads((folder / "mlflow.json").read_text())["sweep"]
-    except (FileNotFoundError, KeyError):
-        return None
     experiments = [e.experiment_id for e in client.search_experiments()]
     token = None
     while experiments:
@@ -65,8 +67,3 @@ def _parent(client: "object", folder: Path) -> str | None:
         if not token:
             break
     return None
-
-
-def _shown(uri: str) -> str:
-    """A tracking URI without the password it may hold."""
-    return uri.split("@")[-1]

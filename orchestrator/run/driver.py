@@ -31,7 +31,8 @@ from orchestrator.space.plan import Plan
 from orchestrator.space.slot import Slot
 from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.store import Store
-from orchestrator.tracking.writer import LiveTracker, default_uri, in_sync
+from orchestrator.tracking.live import LiveTracker
+from orchestrator.tracking.writer import default_uri, in_sync
 from orchestrator.words import duration
 
 TUNE_DIR = ".tune"  # Tune's own files, in the sweep directory while it runs
@@ -131,7 +132,7 @@ def run_sweep(
         plan = plan.with_earlier(store.path / "plan.json", trained)
         plan.save(store.path / "plan.json")
         done = trained & {point.id for point in plan.points}
-        tracker = LiveTracker(store, plan, options.tracking_uri or default_uri(store))
+        tracker = LiveTracker(store, plan, options.tracking_uri or default_uri(store), display.say)
         result = SweepResult(total=len(plan.points), already_done=len(done), done=len(done))
         if result.done < result.total:
             display.say(f"{result.done} of {result.total} points already done; starting Ray")

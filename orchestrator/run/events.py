@@ -18,7 +18,7 @@ from orchestrator.run.ray_cluster import Cluster
 from orchestrator.run.ray_dashboard import Dashboard
 from orchestrator.run.scheduler import Scheduler
 from orchestrator.store.store import Store
-from orchestrator.tracking.writer import LiveTracker
+from orchestrator.tracking.live import LiveTracker
 
 HEARTBEAT_S = 3.0  # progress.json, dashboard, and how often the slots are counted
 ACCOUNT_S = 30.0  # a line in the ledger

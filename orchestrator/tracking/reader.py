@@ -1,13 +1,15 @@
 """Where results come from: a sweep directory, or MLflow. Knows the store and the tags, nothing of fitting."""
 
 import json
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
 from orchestrator.store.store import OLD_NAMES, Store
+from orchestrator.tracking.client import connect, experiment_id, plain, shown, told
+from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.tags import FINAL, POINT, SPACE, SWEEP
 
 
@@ -43,16 +45,25 @@ def from_mlflow(uri: str, experiment: str, sweep_id: str | None = None) -> Sourc
     sweep_id: which one, when an experiment holds several. Raises InputError when there is no such experiment
     or it holds no sweep, or several.
     """
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from mlflow import MlflowClient
+    path = sqlite_file(uri)
+    if path and not path.is_file():  # MLflow would make one
+        raise InputError(f"--tracking-uri: {path} does not exist: give the database that the sweep is in")
+    with told(uri):
+        make_whole(uri, "", private=False)
+        return _from_mlflow(connect(uri), uri, experiment, sweep_id)
 
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
+
+def _from_mlflow(client: Any, uri: str, experiment: str, sweep_id: str | None) -> Source:
+    found = experiment_id(client, uri, experiment)
     if found is None:
         names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
-        raise InputError(f"--experiment {experiment}: {uri} has no such experiment; it has {names}")
+        raise InputError(
+            f"--experiment {experiment}: {shown(uri)} has no such experiment; it has {plain(names)}"
+        )
+    if sweep_id and not re.fullmatch(r"[\w-]+", sweep_id):
+        raise InputError(f"--sweep-id {sweep_id!r} is no id: leave the option out, and the ids are listed")
     where = f"tags.`{SWEEP}` = '{sweep_id}'" if sweep_id else ""
-    runs = [run for run in _all_runs(client, found.experiment_id, where) if SWEEP in run.data.tags]
+    runs = [run for run in _all_runs(client, found, where) if SWEEP in run.data.tags]
     ids = sorted({run.data.tags[SWEEP] for run in runs})
     if not ids:
         wanted = f" {sweep_id}" if sweep_id else ""
@@ -60,7 +71,7 @@ def from_mlflow(uri: str, experiment: str, sweep_id: str | None = None) -> Sourc
     if len(ids) > 1:
         raise InputError(
             f"experiment {experiment} holds {len(ids)} sweeps: choose one with --sweep-id, "
-            f"of {', '.join(ids)}"
+            f"of {plain(', '.join(ids))}"
         )
     parent = next((run for run in runs if POINT not in run.data.tags), None)
     tags = parent.data.tags if parent else {}
@@ -94,7 +105,21 @@ FROM_PARAMS = {"depth": int, "width": int, "seed": int, "recipe_version": int}
 
 
 def _result(run: Any) -> dict[str, Any]:
-    """A child run as its result.json was."""
+    """A child run as its result.json was. Everybody may write to a server: what can't be one is refused."""
+    try:
+        result = _unchecked(run)
+        if not re.fullmatch(r"[0-9a-f]+", result["id"]) or not isinstance(result["mae_bpm"], float):
+            raise ValueError(f"id {result['id']!r}")
+        return result
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        why = plain(f"{type(error).__name__}: {error}")
+        raise InputError(
+            f"run {run.info.run_id} in MLflow is no result of kdsweep ({why}): "
+            f"delete it there, and run `kdsweep sync` on the sweep's directory"
+        ) from None
+
+
+def _unchecked(run: Any) -> dict[str, Any]:
     names = {shown: key for key, shown in FINAL.items()}
     figures = {k: v for k, v in run.data.metrics.items() if k not in FINAL}
     result: dict[str, Any] = {names.get(k, k): int(v) if k in WHOLE else v for k, v in figures.items()}

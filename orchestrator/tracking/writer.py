@@ -5,51 +5,91 @@ half written: writing twice changes nothing. mlflow is imported by the code that
 """
 
 import contextlib
-import hashlib
-import json
-import logging
 import os
-import queue
-import threading
-import uuid
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from kd.files import write_json
+from kd.errors import InputError
 from orchestrator.space.plan import Plan
 from orchestrator.store.store import Store
+from orchestrator.tracking.client import connect, experiment_id, told
+from orchestrator.tracking.database import make_whole, sqlite_file
+from orchestrator.tracking.memory import key, locked, recall, remember, sweep_id
 from orchestrator.tracking.tags import FINAL, FINISHED_AT, POINT, SPACE, SWEEP, space_tags
 
+PARENT = "mlflow.parentRunId"
+DATABASE = "mlflow.db"  # in the sweep directory
 BATCH = 1000  # metrics MLflow takes in one log_batch; params and tags: 100
 LABELS = {"id", "finished_at", "versions", "git_commit", "host", "device", "model_sha256", "teacher_sha256"}
 
 
 def default_uri(store: Store) -> str:
     """The sqlite database in the sweep directory."""
-    return f"sqlite:///{store.path.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{store.path.resolve() / DATABASE}"
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def artifacts_uri(store: Store) -> str:
+    """Where that database keeps artifacts."""
+    return (store.path.resolve() / "mlartifacts").as_uri()
 
 
 class Tracker:
-    """Writes one sweep to one tracking server. Creating it creates schema, experiment and parent run once."""
+    """Writes one sweep to one tracking server. Creating it creates schema, experiment and parent run once.
 
-    def __init__(self, store: Store, plan: Plan, uri: str) -> None:
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        from mlflow import MlflowClient
+    copy: see `memory.sweep_id`. Raises what MLflow raises: use it inside `client.told`.
+    """
 
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        uri: str,
+        say: Callable[[str], None] = warn,
+        copy: str | None = None,
+    ) -> None:
         self.store, self.plan, self.uri = store, plan, uri
         self.points = {point.id: point for point in plan.points}
-        self.sweep = _sweep_id(store)
-        self._artifacts = (store.path.resolve() / "mlartifacts").as_uri()
+        private = uri == default_uri(store)
+        if private and sqlite_file(uri) != store.path.resolve() / DATABASE:
+            raise InputError(
+                f"{store.path}: a database can't be in a directory with '?' in its name: rename it, or give "
+                f"--tracking-uri"
+            )
+        self.sweep = sweep_id(store, uri, private=private, say=say, copy=copy)
+        self._artifacts = artifacts_uri(store)
         # MLflow writes the default experiment's place into SQL as it stands: the working directory, which may
         # have a quote in its name, unless another is given. A URI has none.
         os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", self._artifacts)
-        self.client = MlflowClient(tracking_uri=uri)
+        if said := make_whole(uri, self._artifacts, private=private):
+            say(said)
+        self.client = connect(uri)
         self.experiment = self._experiment()
-        self.parent, self.children = self._runs()
-        self._show_space()
+        if private:
+            self._adopt(recall(store).get("forked_from", []))
+        self.parent = ""
+        self.children: dict[str, tuple[str, str | None, str]] = {}  # point -> (run, finished_at, status)
+        self._seen = -1
+        with self._alone():
+            self._show_space()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other process writes this sweep there; knowing what others wrote before."""
+        with locked(self.store.path / f".mlflow-{key(self.uri)}.lock") as fd:
+            if fd is None or os.fstat(fd).st_mtime_ns != self._seen:
+                self.parent, self.children = self._runs()
+            yield
+            if fd is not None:
+                os.utime(fd, ns=(time.time_ns(),) * 2)
+                self._seen = os.fstat(fd).st_mtime_ns
 
     def begin(self) -> None:
         """Show the sweep as running."""
@@ -67,8 +107,9 @@ class Tracker:
         done = [id for id in ids if self.store.is_done(id)]
         errors = self.store.errors() if len(done) < len(ids) else {}
         failed = [id for id in ids if id in errors and not self.store.is_done(id)]
-        written = sum(self._write(id, self.store.result(id), None) for id in done)
-        return written + sum(self._write(id, {}, errors[id]) for id in failed)
+        with self._alone():
+            written = sum(self._write(id, self.store.result(id), None) for id in done)
+            return written + sum(self._write(id, {}, errors[id]) for id in failed)
 
     def _write(self, id: str, result: dict[str, Any], error: dict[str, Any] | None) -> bool:
         run_id, finished_at, status = self.children.get(id, (None, None, None))
@@ -111,7 +152,7 @@ class Tracker:
             "kdsweep.role": point.role,
             "kdsweep.strategy": point.strategy,
             "kdsweep.folder": str(self.store.folder(id)),
-            "mlflow.parentRunId": self.parent,
+            PARENT: self.parent,
             "mlflow.source.name": "kdsweep",
         }
         name = f"{what} {point.arch} {point.depth}x{point.width} {id[:6]}"
@@ -154,31 +195,48 @@ class Tracker:
         )
 
     def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self.plan.name)
-        if found is not None:
-            return str(found.experiment_id)
-        local = self.uri.startswith("sqlite:")
-        return str(
-            self.client.create_experiment(
-                self.plan.name, artifact_location=self._artifacts if local else None
-            )
-        )
+        from mlflow.exceptions import MlflowException
+
+        if found := experiment_id(self.client, self.uri, self.plan.name):
+            return found
+        place = self._artifacts if self.uri.startswith("sqlite:") else None
+        try:
+            return str(self.client.create_experiment(self.plan.name, artifact_location=place))
+        except MlflowException:  # another process was faster
+            if found := experiment_id(self.client, self.uri, self.plan.name):
+                return found
+            raise
+
+    def _adopt(self, forked_from: list[str]) -> None:
+        """Runs that a copied directory brought along, in its own database, are those of its new id."""
+        for old in forked_from:
+            for run in self._search(f"tags.`{SWEEP}` = '{old}'"):
+                self.client.set_tag(run.info.run_id, SWEEP, self.sweep)
+
+    def _search(self, where: str) -> list[Any]:
+        runs, token = [], None
+        while True:
+            page = self.client.search_runs([self.experiment], where, max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
 
     def _runs(self) -> tuple[str, dict[str, tuple[str, str | None, str]]]:
         """(parent, point -> (run, finished_at, status)), found by tag; the parent is created if missing."""
-        parent, children, token = None, {}, None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment], f"tags.`{SWEEP}` = '{self.sweep}'", max_results=1000, page_token=token
-            )
-            for run in page:
-                if point := run.data.tags.get(POINT):
-                    children[point] = (run.info.run_id, run.data.tags.get(FINISHED_AT), run.info.status)
-                else:
-                    parent = run.info.run_id
-            token = page.token
-            if not token:
-                break
+        found: dict[str, list[Any]] = {}
+        for run in self._search(f"tags.`{SWEEP}` = '{self.sweep}'"):
+            found.setdefault(run.data.tags.get(POINT, ""), []).append(run)
+        for same in found.values():  # a request that was sent again since its answer was late made two
+            same.sort(key=lambda run: (run.info.status != "FINISHED", run.info.start_time))
+            for extra in same[1:]:
+                self.client.delete_run(extra.info.run_id)
+        runs = {point: same[0] for point, same in found.items()}
+        parent = runs.pop("").info.run_id if "" in runs else None
+        children = {
+            point: (run.info.run_id, run.data.tags.get(FINISHED_AT), run.info.status)
+            for point, run in runs.items()
+        }
         if parent is None:
             tags = {
                 SWEEP: self.sweep,
@@ -186,61 +244,49 @@ class Tracker:
                 "mlflow.source.name": "kdsweep",
             }
             parent = self.client.create_run(self.experiment, run_name=self.plan.name, tags=tags).info.run_id
+        for run in runs.values():
+            if run.data.tags.get(PARENT) != parent:  # somebody deleted that one
+                self.client.set_tag(run.info.run_id, PARENT, parent)
         return parent, children
 
 
-def sync(store: Store, plan: Plan, uri: str, *, status: str, summary: dict[str, float] | None = None) -> int:
-    """Replay the store into MLflow; how many runs had to be written. Safe any number of times."""
-    tracker = Tracker(store, plan, uri)
-    written = tracker.write(point.id for point in plan.points)
-    tracker.end(status, summary or {})
-    _remember(store, _key(uri), len(store.done()))
+def sync(
+    store: Store,
+    plan: Plan,
+    uri: str,
+    *,
+    status: str,
+    summary: dict[str, float] | None = None,
+    say: Callable[[str], None] = warn,
+    copy: str | None = None,
+) -> int:
+    """Replay the store into MLflow; how many runs had to be written. Safe any number of times.
+
+    copy: "fork" or "same", for a copied directory. Raises InputError for trouble with MLflow; Away (exit code
+    75) if it may pass.
+    """
+    with told(uri):
+        tracker = Tracker(store, plan, uri, say, copy)
+        written = tracker.write(point.id for point in plan.points)
+        tracker.end(status, summary or {})
+    remember_shown(store, uri)
     return written
 
 
 def in_sync(store: Store, uri: str) -> bool:
     """Whether MLflow is known to show every done point, without importing mlflow."""
-    return bool(_memory(store).get(_key(uri)) == len(store.done()))
+    if uri == default_uri(store) and not (store.path / DATABASE).exists():
+        return False
+    try:
+        return bool(recall(store).get(key(uri)) == len(store.done()))
+    except InputError:  # told by what writes
+        return False
 
 
-class LiveTracker:
-    """A thread that writes points to MLflow as they end. Trouble with MLflow never stops the training."""
-
-    def __init__(self, store: Store, plan: Plan, uri: str) -> None:
-        self.store, self.plan, self.uri = store, plan, uri
-        self.error: Exception | None = None
-        self._queue: queue.Queue[str | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
-        self._ending: tuple[str, dict[str, float]] = ("KILLED", {})
-
-    def start(self) -> None:
-        """Begin, once; not before the first training step, which should not wait for a schema."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def ended(self, id: str) -> None:
-        """A point is done or failed for good."""
-        self._queue.put(id)
-
-    def close(self, status: str, summary: dict[str, float], patience_s: float = 60.0) -> bool:
-        """Write what is left and end the parent run; whether MLflow now shows everything."""
-        self._ending = (status, summary)
-        self._queue.put(None)
-        self.start()
-        self._thread.join(patience_s)
-        return self.error is None and not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            tracker = Tracker(self.store, self.plan, self.uri)
-            tracker.begin()
-            tracker.write(point.id for point in self.plan.points)  # what an earlier run could not
-            while (id := self._queue.get()) is not None:
-                tracker.write([id])
-            tracker.end(*self._ending)
-            _remember(self.store, _key(self.uri), len(self.store.done()))
-        except Exception as error:  # whatever a server, a network or a full disk may do
-            self.error = error
+def remember_shown(store: Store, uri: str) -> None:
+    """That MLflow shows every point which is done."""
+    with contextlib.suppress(OSError):  # a read-only sweep: compared again the next time
+        remember(store, {key(uri): len(store.done())})
 
 
 def _params(point: Any, result: dict[str, Any]) -> dict[str, str]:
@@ -254,29 +300,6 @@ def _params(point: Any, result: dict[str, Any]) -> dict[str, str]:
     flat |= {f"recipe.{key}": value for key, value in point.recipe.items()}
     flat |= {key: result[key] for key in ("recipe_version", "device") if key in result}
     return {key: str(value) for key, value in flat.items() if value is not None}
-
-
-def _memory(store: Store) -> dict[str, Any]:
-    try:
-        return dict(json.loads((store.path / "mlflow.json").read_text()))
-    except FileNotFoundError:
-        return {}
-
-
-def _remember(store: Store, key: str, value: Any) -> None:
-    write_json(store.path / "mlflow.json", _memory(store) | {key: value})
-
-
-def _key(uri: str) -> str:
-    """A tracking URI may hold a password."""
-    return hashlib.sha256(uri.encode()).hexdigest()[:16]
-
-
-def _sweep_id(store: Store) -> str:
-    """This directory's own id: two people's sweeps of one name on one server stay two."""
-    if "sweep" not in _memory(store):
-        _remember(store, "sweep", uuid.uuid4().hex)
-    return str(_memory(store)["sweep"])
 
 
 def _now_ms() -> int:

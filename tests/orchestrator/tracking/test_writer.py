@@ -1,17 +1,27 @@
 """MLflow as a view of the store: replayed any number of times, one run a point, whatever was cut short."""
 
 import json
+import os
+import re
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
+from kd.errors import InputError
 from kd.signals.prepare import Data
 from kd.signals.windows import Dropped, WindowSet
 from orchestrator.space.plan import Plan, make_plan
 from orchestrator.space.schema import SearchSpace
 from orchestrator.store.store import Store
-from orchestrator.tracking.writer import LiveTracker, Tracker, default_uri, in_sync, sync
+from orchestrator.tracking.client import Away
+from orchestrator.tracking.live import LiveTracker
+from orchestrator.tracking.reader import from_mlflow
+from orchestrator.tracking.tags import POINT, SWEEP
+from orchestrator.tracking.writer import Tracker, default_uri, in_sync, sync
 
 SPACE = {
     "name": "tracked",
@@ -128,13 +138,149 @@ def test_live_writing_goes_on_in_the_same_runs(tracked) -> None:
     assert {r.info.status for r in after.values()} == {"FINISHED"}
 
 
-def test_trouble_with_the_server_is_kept_and_raised_nowhere(tmp_path: Path) -> None:
+def test_trouble_with_mlflow_is_said_while_training_and_tried_again(tmp_path: Path) -> None:
     store, made = Store(tmp_path / "tracked"), plan()
     store.path.mkdir()
-    (tmp_path / "file").write_text("not a folder")
-    live = LiveTracker(store, made, f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    place, said = tmp_path / "place", []
+    place.write_text("not a folder")
+    uri = f"sqlite:///{place / 'mlflow.db'}"
+    live = LiveTracker(store, made, uri, said.append, pause_s=0.1)
     live.start()
     live.ended(finish(store, made, 0))
+    wait_for(lambda: len(said) == 1)
+    assert re.fullmatch(r".*place.*; training goes on, and MLflow is tried again", said[0])
+    time.sleep(0.5)
+    assert len(said) == 1, "once"
+    place.unlink()
+    wait_for(lambda: len(said) == 2)
+    assert said[1] == "MLflow shows this sweep again"
+    live.ended(finish(store, made, 1))
+    assert live.close("FINISHED", {})
+    assert len(runs_of(MlflowClient(tracking_uri=uri), made)[1]) == 2
+
+
+def test_a_server_that_stays_away_is_kept_and_raised_nowhere(tmp_path: Path) -> None:
+    store, made, said = Store(tmp_path / "tracked"), plan(), []
+    store.path.mkdir()
+    live = LiveTracker(store, made, "http://127.0.0.1:9", said.append)
+    live.start()
+    live.ended(finish(store, made, 0))
+    wait_for(lambda: len(said) == 1)
     assert not live.close("FINISHED", {})
-    assert live.error is not None
+    assert isinstance(live.error, Away)
     assert store.is_done(made.points[0].id)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_deleted_experiment_is_told_with_what_to_do(tracked) -> None:
+    store, made, client, _ = tracked
+    number = client.get_experiment_by_name(made.name).experiment_id
+    client.delete_experiment(number)
+    for call in (
+        lambda: sync(store, made, default_uri(store), status="FINISHED"),
+        lambda: from_mlflow(default_uri(store), made.name),
+    ):
+        with pytest.raises(InputError, match=f"was deleted .* experiments restore --experiment-id {number}"):
+            call()
+    client.restore_experiment(number)
+    assert sync(store, made, default_uri(store), status="FINISHED") == 0
+
+
+def test_two_runs_of_one_point_become_one(tracked) -> None:
+    store, made, client, _ = tracked
+    parent, children = runs_of(client, made)
+    run = children[made.points[0].id]
+    twin = client.create_run(run.info.experiment_id, tags=run.data.tags)  # a request that was sent again
+    client.create_run(run.info.experiment_id, tags=parent.data.tags)
+    assert sync(store, made, default_uri(store), status="FINISHED") == 0
+    parent, after = runs_of(client, made)
+    assert after[made.points[0].id].info.run_id == run.info.run_id != twin.info.run_id
+    assert {r.data.tags["mlflow.parentRunId"] for r in after.values()} == {parent.info.run_id}
+
+
+def test_two_writers_know_of_one_another(tracked) -> None:
+    store, made, _, _ = tracked
+    first = Tracker(store, made, default_uri(store))
+    second = Tracker(store, made, default_uri(store))
+    id = finish(store, made, 0, at="12:30:00")  # trained again
+    assert (first.write([id]), second.write([id])) == (1, 0)
+
+
+def test_first_syncs_at_once_make_one_of_everything(tmp_path: Path) -> None:
+    store, made = Store(tmp_path / "tracked"), plan()
+    store.path.mkdir()
+    for index in range(2):
+        finish(store, made, index)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            try:
+                sync(store, made, default_uri(store), status="FINISHED")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert len(runs_of(MlflowClient(tracking_uri=default_uri(store)), made)[1]) == 2
+
+
+def test_a_moved_sweep_takes_its_artifacts_along_and_a_fork_its_runs(tracked, tmp_path: Path) -> None:
+    store, made, _, _ = tracked
+    copy = Store(Path(shutil.copytree(store.path, tmp_path / "copy")))
+    uri, here = default_uri(copy), (copy.path / "mlartifacts").as_uri()
+    assert sync(copy, made, uri, status="FINISHED", copy="fork") == 0
+    client = MlflowClient(tracking_uri=uri)
+    parent, children = runs_of(client, made)
+    assert client.get_experiment_by_name(made.name).artifact_location == here
+    assert all(r.info.artifact_uri.startswith(f"{here}/") for r in (parent, *children.values()))
+    assert client.get_experiment("0").artifact_location.startswith(here)
+
+
+def test_what_is_no_result_of_ours_is_refused(tracked) -> None:
+    store, made, client, _ = tracked
+    experiment = client.get_experiment_by_name(made.name).experiment_id
+    for params in ({"id": "../../etc"}, {"id": "abc", "depth": "two"}, {"id": "abc", "strategy.x": "{"}):
+        run = client.create_run(experiment, tags={SWEEP: "theirs", POINT: "abc"}).info.run_id
+        parent = client.create_run(
+            experiment, tags={SWEEP: "theirs", "kdsweep.space.0": "name: x"}
+        ).info.run_id
+        client.log_metric(run, "mae_bpm", 5.0)
+        for key, value in params.items():
+            client.log_param(run, key, value)
+        client.set_terminated(run)
+        with pytest.raises(InputError, match=f"run {run} in MLflow is no result of kdsweep"):
+            from_mlflow(default_uri(store), made.name, "theirs")
+        client.delete_run(run)
+        client.delete_run(parent)
+
+
+def test_nothing_is_written_to_stdout(tracked, capfd: pytest.CaptureFixture[str]) -> None:
+    store, made, _, _ = tracked
+    sync(store, made, default_uri(store), status="FINISHED")
+    assert capfd.readouterr().out == ""
+
+
+def test_a_broken_database_is_made_again_from_the_results(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, made = Store(tmp_path / "tracked"), plan()
+    store.path.mkdir()
+    finish(store, made, 0)
+    uri = default_uri(store)
+    assert sync(store, made, uri, status="KILLED") == 1
+    database = store.path / "mlflow.db"
+    database.write_bytes(database.read_bytes()[:4096])  # the file that this process has open, too
+    os.utime(database, (0, 0))
+    assert sync(store, made, uri, status="KILLED") == 1
+    assert "mlflow.db was broken: moved to mlflow.db.broken-1, and made again" in capfd.readouterr().err
+    client = MlflowClient(tracking_uri=uri)
+    assert list(runs_of(client, made)[1]) == [made.points[0].id]
+    database.unlink()
+    assert not in_sync(store, uri)
