@@ -101,6 +101,7 @@ class Events:
         self.later = False  # whether that may be over by itself
         self.nodes = Nodes()
         self._alive: dict[str, Node] = {}
+        self._workers: set[tuple[str, int | None]] = set()  # node and process of all that have reported
         self._where: dict[str, str] = {}  # trial -> its node, as far as known
         self._avoids: dict[str, list[str]] = {}  # trial whose worker is not up yet -> nodes it must not be on
         self._waited = self._again = False
@@ -189,8 +190,10 @@ class Events:
     def heard(self, trial: str, result: dict[str, Any]) -> None:
         """A worker's slice of time is over."""
         node = self._where[trial] = result.get("node", NOWHERE)
-        self.nodes.started(node)
-        self.nodes.started(NOWHERE)
+        if (worker := (node, result.get("pid"))) not in self._workers:
+            self._workers.add(worker)
+            self.nodes.started(node)
+            self.nodes.started(NOWHERE)
         for event in result["events"]:
             self._event(trial, event, node)
         if "point" in result:
@@ -228,7 +231,7 @@ class Events:
             getattr(getattr(error, "cause", None), "leaving", False)  # trainable.Leaving
             or "its node has died"
             in str(error)  # Ray's words; two nodes of one address may be on one machine
-            or (node_ip is not None and not self.cluster.has_node(node_ip))
+            or (node_ip is not None and node_ip not in {n.ip for n in self.cluster.nodes()})
         )
         bad_start = not gone and (starting or getattr(error, "actor_init_failed", False))
         if bad_start:
@@ -288,7 +291,7 @@ class Events:
             else:
                 self.later = self.cluster.elastic
                 self.broken = f"no node is left to train on; {host}: {why}"
-        self._counted = -math.inf
+            self._counted = -math.inf
 
     def _event(self, trial: str, event: dict[str, Any], node: str) -> None:
         id = event["id"]

@@ -48,9 +48,10 @@ def redirect_reports(to: Callable[[Mapping[str, Any], bool], None]) -> None:
     """Send elsewhere what Ray reports, at length and on stdout, of dead workers and nodes."""
     from ray._private import worker
 
-    if not hasattr(worker, "print_to_stdstream"):
+    private: Any = worker
+    if not hasattr(private, "print_to_stdstream"):
         raise AttributeError("ray._private.worker has no print_to_stdstream")
-    worker.print_to_stdstream = to
+    private.print_to_stdstream = to
 
 
 def put_job(id: str, *, status: str, **info: Any) -> None:
