@@ -103,12 +103,12 @@ class Listen(_Stateless, Callback):
 
 def error_of(trial: Any) -> Any:
     """What ended a trial. `trial.get_pickled_error` finds it only after Tune has copied it to its storage."""
-    if trial.run_metadata.pickled_error_filename is None:
-        return None
     try:
+        if trial.run_metadata.pickled_error_filename is None:
+            return None
         with open(trial.pickled_error_file, "rb") as file:
             return cloudpickle.load(file)  # written by this very process, a moment ago
-    except Exception as error:  # an exception that can't be pickled: that is no reason to end the sweep
+    except Exception as error:  # one that can't be pickled, or another Tune: no reason to end the sweep
         return RuntimeError(f"what ended it can't be read ({type(error).__name__}: {error})")
 
 

@@ -1,5 +1,8 @@
 """Parts of Ray that aren't public: they are there in the Ray that is installed, and nothing needs them."""
 
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,3 +59,43 @@ def test_a_terminal_that_is_gone_ends_nothing() -> None:
     display.say("a line")
     display.say("another")
     display.close()
+
+
+TWO_NODES = """
+import os
+from orchestrator.run.ray_cluster import METRICS_ENV
+os.environ.update(METRICS_ENV)
+import ray
+from ray.cluster_utils import Cluster
+from orchestrator.run.ray_internals import node_of_actor
+from orchestrator.run.tune import place
+from orchestrator.space.slot import Slot
+
+class Broken:
+    def __init__(self):
+        raise RuntimeError("no torch")
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+nodes = [node["NodeID"] for node in ray.nodes()]
+for here, other in (nodes, nodes[::-1]):
+    group = place(Slot(), {"avoid": [other]}).to_placement_group()
+    assert group.wait(60)
+    actor = ray.remote(Broken).options(num_cpus=1, placement_group=group).remote()
+    try:
+        ray.get(actor.__ray_ready__.remote())
+    except ray.exceptions.RayActorError as error:
+        print(error.actor_init_failed, node_of_actor(error.actor_id) == here)
+nowhere = place(Slot(), {"avoid": nodes}).to_placement_group()
+print(nowhere.wait(1))
+"""
+
+
+@pytest.mark.cluster
+def test_packs_can_be_kept_off_a_node_and_a_dead_worker_be_found() -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES], env=env, capture_output=True, text=True, timeout=200
+    )
+    assert done.stdout.split() == ["True", "True", "True", "True", "False"], done.stderr
