@@ -63,8 +63,10 @@ def test_a_terminal_that_is_gone_ends_nothing() -> None:
 
 TWO_NODES = """
 import os
-from orchestrator.run.ray_cluster import METRICS_ENV
-os.environ.update(METRICS_ENV)
+from orchestrator.run.ray_cluster import DRIVER_ENV, METRICS_ENV
+from orchestrator.run.run_directory import RunDirectory
+directory = RunDirectory.make()
+os.environ.update(DRIVER_ENV | METRICS_ENV | directory.env())
 import ray
 from ray.cluster_utils import Cluster
 from orchestrator.run.ray_internals import node_of_actor
@@ -75,7 +77,9 @@ class Broken:
     def __init__(self):
         raise RuntimeError("no torch")
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+(directory.path / "tmp" / "ray").mkdir()  # where Cluster writes its address
+head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": str(directory.path / "ray")}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 nodes = [node["NodeID"] for node in ray.nodes()]
@@ -89,6 +93,9 @@ for here, other in (nodes, nodes[::-1]):
         print(error.actor_init_failed, node_of_actor(error.actor_id) == here)
 nowhere = place(Slot(), {"avoid": nodes}).to_placement_group()
 print(nowhere.wait(1))
+ray.shutdown()
+cluster.shutdown()
+directory.remove()
 """
 
 
