@@ -331,7 +331,7 @@ class Events:
 
         logs = self.dashboard.logs
         files: list[Path] = sorted(logs.glob(f"worker-*-{pid}.*")) if pid and logs else []
-        return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files)
+        return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files if path.is_file())
 
     # time passing
 
