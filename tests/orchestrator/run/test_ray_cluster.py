@@ -32,6 +32,29 @@ def test_slots_of_a_node(slot: Slot, resources: dict[str, float], slots: int) ->
     assert slot.fit_in(resources) == slots
 
 
+def test_a_machine_where_nothing_fits_is_an_error_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "local_cpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray was started"))
+    with pytest.raises(InputError, match=r"takes 8 CPUs.*there are 2 CPUs.*resources\.cpus"):
+        Cluster.start(Slot(cpus=8), slots=None, dashboard=False, env={})
+    for slots in (None, 4):
+        with pytest.raises(InputError, match=r"CUDA_VISIBLE_DEVICES=0.*resources\.gpus=0"):
+            Cluster.start(Slot(gpus=0.25), slots=slots, dashboard=False, env={})
+
+
+@pytest.mark.parametrize(
+    ("slots", "offered"), [(None, (2, 2)), (1, (1, 1)), (4, (4, 1)), (9, (9, 2))], ids=str
+)
+def test_slots_may_ask_for_more_cpus_never_for_more_gpus(
+    slots: int | None, offered: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "local_cpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert cluster.local_resources(Slot(gpus=0.25), slots) == offered
+
+
 def test_worker_env_bounds_every_thread_pool() -> None:
     env = cluster.worker_env(3)
     assert {env[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")} == {"3"}
@@ -70,6 +93,22 @@ cluster.close()
 """
 
 
+def open_to_all(mark: str) -> set[str]:
+    """Processes with this environment that listen on 0.0.0.0; gRPC, which asks for the token, uses [::]."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[3] == "0A" and row[1].startswith("00000000:")}
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                held = {os.readlink(fd) for fd in (process / "fd").iterdir()}
+                if held & {f"socket:[{inode}]" for inode in inodes}:
+                    found.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
 @pytest.mark.cluster
 def test_a_started_ray_is_private_bounded_and_gone_afterwards(tmp_path: Path) -> None:
     import json
@@ -100,6 +139,7 @@ def test_a_started_ray_is_private_bounded_and_gone_afterwards(tmp_path: Path) ->
     assert refused.value.code in (401, 403)
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.read_text()}"})
     assert urllib.request.urlopen(request, timeout=20).status == 200
+    assert not open_to_all(f"KDSWEEP_RUN_DIR={started['directory']}")
     process.stdin.write("\n")
     process.stdin.close()
     assert process.wait(60) == 0
