@@ -45,6 +45,13 @@ RAY_ENV = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # how long a node outlives its head
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Ray's three servers of metrics listen on all interfaces, without a token: off, unless the job's environment
+# says otherwise. There is no port -1; Ray goes on without them.
+METRICS_ENV = {
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def make_directory(scratch: str, job: str) -> tuple[Path, int]:
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     (directory / "trainers").mkdir()
+    (directory / "tmp").mkdir()
     return directory, fd
 
 
@@ -138,7 +146,9 @@ class Node:
         ports, self._ports = find_ports(ip, SERVICES + 16 + 8 * self.share.cpus, seed + attempt)
         env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "ROCR_VISIBLE_DEVICES")}
         env.pop("GPU_DEVICE_ORDINAL", None)
-        env |= RAY_ENV | {"RAY_AUTH_TOKEN_PATH": str(token), "KDSWEEP_NODE_DIR": str(self.directory)}
+        env = METRICS_ENV | env | RAY_ENV
+        env |= {"RAY_AUTH_TOKEN_PATH": str(token), "KDSWEEP_NODE_DIR": str(self.directory)}
+        env["TMPDIR"] = str(self.directory / "tmp")  # short, for sockets; and what is killed leaves nothing
         store = OBJECT_STORE_MB * 2**20
         resources = [f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}"]
         if self.args.no_slots:

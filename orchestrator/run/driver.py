@@ -4,14 +4,12 @@
 report a slice of time at a time, `Events` receives every report.
 """
 
-import contextlib
 import functools
 import logging
 import math
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from kd.signals.prepare import DataConfig, prepare
 from orchestrator.run.commit import git_commit
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.progress import Display, Progress
-from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, remove_run_directory, worker_env
+from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, worker_env
 from orchestrator.run.ray_dashboard import Dashboard, job_metadata
 from orchestrator.run.scheduler import Scheduler
 from orchestrator.space.packs import packs
@@ -74,6 +72,7 @@ class SweepResult:
     dashboard_url: str | None = None
     stopped_by: signal.Signals | None = None
     error: str | None = None
+    later: bool = False  # what the error is about may be over by itself: run it again then
     tracking_error: str | None = None
 
     @property
@@ -83,7 +82,9 @@ class SweepResult:
             return 0
         if self.stopped_by:
             return 130 if self.stopped_by == signal.SIGINT else 75
-        return 1 if self.error else 3
+        if self.error:
+            return 75 if self.later else 1
+        return 3
 
     @property
     def mlflow_status(self) -> str:
@@ -179,8 +180,10 @@ class Training:
             events = self._events(cluster)
             events.announce()
             ready = time.monotonic()
-            if cluster.wait_for_slots(events.waiting):
+            while cluster.wait_for_slots(events.waiting):
                 self._tune(events)
+                if not events.again():
+                    break
             self._conclude(events)
             if first := events.first_start:
                 times = {"ray": ray_up - started, "data": ready - ray_up, "workers": first - ready}
@@ -215,7 +218,7 @@ class Training:
             progress=progress,
             store=self.store,
             cluster=cluster,
-            dashboard=Dashboard(self.store.path.name, self.options.command),
+            dashboard=Dashboard(self.store.path.name, self.options.command, self.display.say),
             display=self.display,
             tracker=self.tracker,
             stop=self.stop,
@@ -230,14 +233,14 @@ class Training:
         result.train_seconds, result.efficiency = progress.train_seconds, progress.efficiency
         result.slots, result.best = progress.slots, progress.best()
         result.dashboard_url = events.cluster.dashboard_url
-        result.stopped_by, result.error = self.stop.signal, events.broken
+        result.stopped_by, result.error, result.later = self.stop.signal, events.broken, events.later
 
     def _tune(self, events: Events) -> None:
         """The one Tune experiment. Its own files live in TUNE_DIR and are removed at the end."""
         from ray import tune
 
         from orchestrator.run.trainable import Trainable
-        from orchestrator.run.tune import Listen, Release, Stop
+        from orchestrator.run.tune import Listen, Release, Stop, place
         from orchestrator.run.worker import Setup
 
         slot, options = self.slot, self.options
@@ -251,9 +254,8 @@ class Training:
             checkpoint_every_s=options.checkpoint_every_s,
             git_commit=git_commit(),
         )
-        bundle = {"CPU": slot.cpus, **({"GPU": slot.gpus} if slot.gpus else {})}
         trainable: Any = tune.with_resources(
-            tune.with_parameters(Trainable, setup=setup), tune.PlacementGroupFactory([bundle])
+            tune.with_parameters(Trainable, setup=setup), functools.partial(place, slot)
         )
         # What the dashboard lists, instead of Tune's wrapper.
         trainable.__name__ = trainable.__qualname__ = "Trainable"
@@ -320,14 +322,8 @@ def _owner(store: Store) -> str:
 
 
 def _remove_leftovers(store: Store) -> None:
-    """What a killed run left: Tune's files, Ray's directory, checkpoints of points that are done."""
+    """What a killed run left in the sweep: Tune's files, checkpoints of points that are done."""
     shutil.rmtree(store.path / TUNE_DIR, ignore_errors=True)
     for checkpoint in store.path.glob("points/*/checkpoint.pt"):
         if store.is_done(checkpoint.parent.name):
             checkpoint.unlink(missing_ok=True)
-    beat = store.progress() or {}
-    directory = Path((beat.get("ray") or {}).get("directory") or "")
-    if directory.name.startswith("kds-") and beat["host"] == socket.gethostname():
-        with contextlib.suppress(FileNotFoundError):
-            if directory.stat().st_uid == os.getuid():
-                remove_run_directory(directory)

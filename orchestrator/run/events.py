@@ -4,17 +4,21 @@ Also holds the request to stop. Knows Ray only through `Cluster` and `Dashboard`
 """
 
 import contextlib
+import math
+import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.run import ray_internals
+from orchestrator.run.nodes import Nodes
 from orchestrator.run.progress import Display, Progress, line
-from orchestrator.run.ray_cluster import Cluster
+from orchestrator.run.ray_cluster import Cluster, Node
 from orchestrator.run.ray_dashboard import Dashboard
 from orchestrator.run.scheduler import Scheduler
 from orchestrator.store.store import Store
@@ -24,7 +28,8 @@ HEARTBEAT_S = 3.0  # progress.json, dashboard, and how often the slots are count
 ACCOUNT_S = 30.0  # a line in the ledger
 # What running points get to reach a checkpoint. Slurm kills 30 s after TERM; it sends USR1 in advance.
 GRACE_S = {signal.SIGUSR1: 60.0, signal.SIGTERM: 10.0, signal.SIGINT: 10.0, signal.SIGHUP: 10.0}
-BROKEN_STARTS = 3  # workers that die while starting, one after the other, before the sweep gives up
+OWN_FAULTS = ("Diverged", "InputError")  # errors that a point would meet on any node
+NOWHERE = ""  # the node of a worker that died before anybody knew where it was
 
 
 class StopRequest:
@@ -93,11 +98,18 @@ class Events:
         self.most_slots = most_slots
         self.first_start: float | None = None  # time.monotonic() of the first training step
         self.broken: str | None = None  # why the sweep cannot go on at all
-        self._broken_starts, self._waited = 0, False
-        self._beat = self._counted = self._accounted = 0.0
+        self.later = False  # whether that may be over by itself
+        self.nodes = Nodes()
+        self._alive: dict[str, Node] = {}
+        self._workers: set[tuple[str, int | None]] = set()  # node and process of all that have reported
+        self._where: dict[str, str] = {}  # trial -> its node, as far as known
+        self._avoids: dict[str, list[str]] = {}  # trial whose worker is not up yet -> nodes it must not be on
+        self._waited = self._again = False
+        self._beat = self._counted = self._accounted = -math.inf
 
     def announce(self) -> None:
         """Print the dashboard's address."""
+        self._slots()
         self._account("start", host=socket.gethostname(), address=self.cluster.address)
         self.heartbeat()
         if self.cluster.dashboard_url:
@@ -117,16 +129,26 @@ class Events:
 
     # what Tune asks
 
-    def release(self, trial: str) -> list[str] | None:
-        """The next pack for a trial, or None."""
+    def release(self, trial: str) -> tuple[list[str], list[str]] | None:
+        """The next pack for a trial, and the nodes where it must not run; or None."""
         self.tick()  # Tune may come here only, and stay, while nothing runs
         if self.stop or self.broken:
             return None
         ids = self.scheduler.release(trial, self._slots())
-        if ids:
-            epochs = self.progress.points[ids[0]].recipe["max_epochs"]
-            self.progress.running[trial] = {"point": ids[0], "epoch": 0, "max_epochs": epochs}
-        return ids
+        if ids is None:
+            return None
+        self._avoids[trial] = self._avoid(ids)
+        return ids, self._avoids[trial]
+
+    def _avoid(self, ids: list[str]) -> list[str]:
+        """Nodes that are shut out; and those that a point failed on, if there are others."""
+        shut = self.nodes.shut_out.keys() & self._alive.keys()
+        failed = set().union(*(self.nodes.failed_on(id) for id in ids)) & self._alive.keys()
+        return sorted(shut | failed if self._usable(shut | failed) else shut)
+
+    def _usable(self, but: Iterable[str]) -> list[Node]:
+        """Nodes alive that can run a pack, some left out."""
+        return [node for id, node in self._alive.items() if node.slots and id not in but]
 
     @property
     def over(self) -> bool:
@@ -136,57 +158,142 @@ class Events:
     @property
     def abandon(self) -> bool:
         """Whether to end all trials now: no worker is in the middle of a slice, or one takes too long."""
-        return (self.broken is not None or bool(self.stop)) and (
-            not self.scheduler.running or self.stop.overdue
+        if self._stranded():
+            self._again = True
+            return True
+        ending = self.broken is not None or bool(self.stop)
+        return ending and (self.stop.overdue or not self.scheduler.running.keys() - self._avoids.keys())
+
+    def _stranded(self) -> bool:
+        """Whether all that could run waits for nodes other than those that are left."""
+        waiting = self.scheduler.running.keys() & self._avoids.keys()
+        return bool(
+            waiting
+            and waiting == self.scheduler.running.keys()
+            and self._usable(self.nodes.shut_out)
+            and not any(self._usable(self._avoids[trial]) for trial in waiting)
         )
+
+    def again(self) -> bool:
+        """Whether Tune, which has ended, is to begin again: what it waited for can't come any more."""
+        again, self._again = self._again and not self.over, False
+        for trial in list(self.scheduler.running):
+            self.trial_over(trial)
+        return again
+
+    def on_bad_node(self, result: dict[str, Any]) -> bool:
+        """Whether a worker's slice of time was spent on a node that is shut out."""
+        return result.get("node") in self.nodes.shut_out
 
     # what Tune tells
 
     def heard(self, trial: str, result: dict[str, Any]) -> None:
         """A worker's slice of time is over."""
-        self._broken_starts = 0
+        node = self._where[trial] = result.get("node", NOWHERE)
+        if (worker := (node, result.get("pid"))) not in self._workers:
+            self._workers.add(worker)
+            self.nodes.started(node)
+            self.nodes.started(NOWHERE)
         for event in result["events"]:
-            self._event(trial, event)
+            self._event(trial, event, node)
         if "point" in result:
             where = ("point", "epoch", "max_epochs", "val_mae_bpm")
             self.progress.running[trial] = {key: result[key] for key in where}
         self.tick()
 
+    def trial_started(self, trial: str) -> None:
+        """A trial's worker is up: from now on its point counts as running."""
+        self._avoids.pop(trial, None)
+        if ids := self.scheduler.running.get(trial):
+            epochs = self.progress.points[ids[0]].recipe["max_epochs"]
+            self.progress.running[trial] = {"point": ids[0], "epoch": 0, "max_epochs": epochs}
+
     def trial_over(self, trial: str) -> None:
         """A trial has ended or was stopped."""
         self.scheduler.trial_over(trial)
-        self.progress.running.pop(trial, None)
+        self._forget(trial)
+
+    def _forget(self, trial: str) -> None:
+        for by_trial in (self.progress.running, self._avoids, self._where):
+            by_trial.pop(trial, None)
 
     def trial_lost(self, trial: str, error: Any, node_ip: str | None, pid: int | None) -> None:
         """A trial's process is gone, or not fit to go on. error: what Ray says, node_ip and pid: if known."""
-        self.progress.running.pop(trial, None)
+        starting = trial in self._avoids
+        node = self._where.get(trial) or self._node_of(error, node_ip)
+        self._forget(trial)
         event = getattr(getattr(error, "cause", None), "event", None)  # trainable.Broken
         if event is not None:
-            self._event(trial, event)
+            self._event(trial, event, event.get("node", node))
             self.scheduler.trial_over(trial)
             return
-        if getattr(error, "actor_init_failed", False):
-            self._broken_starts += 1
-            if self._broken_starts >= BROKEN_STARTS:
-                self.broken = f"workers cannot start: {error}"
         gone = (
             getattr(getattr(error, "cause", None), "leaving", False)  # trainable.Leaving
             or "its node has died"
             in str(error)  # Ray's words; two nodes of one address may be on one machine
-            or (node_ip is not None and not self.cluster.has_node(node_ip))
+            or (node_ip is not None and node_ip not in {n.ip for n in self.cluster.nodes()})
         )
-        lost = self.scheduler.trial_lost(trial, blame=not gone and not self._broken_starts)
+        bad_start = not gone and (starting or getattr(error, "actor_init_failed", False))
+        if bad_start:
+            self._start_failed(node, error)
+        lost = self.scheduler.trial_lost(trial, blame=not gone and not bad_start)
         if lost is None:
             return
         id, again = lost
+        if bad_start:
+            return  # told where it is counted
         why = (str(error).strip() or "no reason given").splitlines()[0]
+        if not gone:
+            self.nodes.point_failed(node, id, f"its worker died ({why:.200})")
         what = "its node left" if gone else f"its worker died ({why:.200})"
         self.display.say(f"point {id}: {what}" + ("; it will resume from its checkpoint" if again else ""))
         if not again:
             died = {"type": "WorkerDied", "message": f"its worker died: {error}", "traceback": str(error)}
             self._failed(id, died, self._worker_log(pid))
 
-    def _event(self, trial: str, event: dict[str, Any]) -> None:
+    def _node_of(self, error: Any, ip: str | None) -> str:
+        """The node of a worker that has not reported yet: as Ray knows its actor, or by its address."""
+        actor = getattr(error, "actor_id", None)
+        with contextlib.suppress(Exception):  # a private part of Ray; the address is what is left
+            if actor and (node := ray_internals.node_of_actor(actor)):
+                return node
+        found = re.search(r"\bip[=:] ?([\w.:]+)", str(error))
+        ip = ip or (found[1] if found else None)
+        at = [node.id for node in self._alive.values() if node.ip == ip and node.slots]
+        return at[0] if len(at) == 1 else NOWHERE
+
+    def _start_failed(self, node: str, error: Any) -> None:
+        """Count it; a node where workers cannot start gets no more, and without nodes the sweep ends."""
+        lines = [text.strip() for text in str(error).splitlines() if text.strip()]
+        if getattr(error, "actor_init_failed", False):
+            lines.reverse()  # the last line of a traceback says it
+        else:
+            lines.sort(key=lambda text: not text.startswith("The actor is dead"))
+        why = (lines or ["no reason given"])[0]
+        host = self._alive[node].host if node in self._alive else "somewhere"
+        self.display.say(f"a worker could not start on {host}: {why:.300}")
+        if self.nodes.start_failed(node, why):
+            self._shut_out([node])
+
+    def _shut_out(self, nodes: Iterable[str]) -> None:
+        """Say which nodes get no more work. What failed on them alone is tried elsewhere."""
+        for node in nodes:
+            why = self.nodes.shut_out[node]
+            host = self._alive[node].host if node in self._alive else "somewhere"
+            left = self._usable(self.nodes.shut_out)
+            if node != NOWHERE and left:
+                self.display.say(f"{host} gets no more work: {why:.300}")
+                for id in [i for i in self.scheduler.failures if self.nodes.only_shut_out(i)]:
+                    if self.nodes.failed_on(id):
+                        self.scheduler.forgive(id)
+                        for name in ("error.json", "log.txt"):
+                            (self.store.folder(id) / name).unlink(missing_ok=True)
+            else:
+                self.later = self.cluster.elastic
+                self.broken = f"no node is left to train on; {host}: {why}"
+            self._counted = -math.inf
+
+    def _event(self, trial: str, event: dict[str, Any], node: str) -> None:
         id = event["id"]
         if event["kind"] == "began":
             if self.first_start is None:
@@ -198,10 +305,14 @@ class Events:
             self.progress.point_done(id, event["time"], event["mae_bpm"], event["train_seconds"])
             self.tracker.ended(id)
             self._account("point", id=id, train_seconds=event["train_seconds"])
-        elif self.scheduler.point_failed(trial, id):
-            self.display.say(f"point {id} failed and will be retried: {event['error']['message']}")
+            self._shut_out(self.nodes.point_done(node, id))
         else:
-            self._failed(id, event["error"], event["log"])
+            if event["error"]["type"] not in OWN_FAULTS:
+                self.nodes.point_failed(node, id, f"{event['error']['message']:.200}")
+            if self.scheduler.point_failed(trial, id):
+                self.display.say(f"point {id} failed and will be retried: {event['error']['message']}")
+            else:
+                self._failed(id, event["error"], event["log"])
 
     def _failed(self, id: str, error: dict[str, Any], log: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -218,8 +329,9 @@ class Events:
         """The last lines a dead worker printed, if it ran on this machine."""
         from orchestrator.run.worker import tail
 
-        files: list[Path] = sorted(self.dashboard.logs.glob(f"worker-*-{pid}.*")) if pid else []
-        return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files)
+        logs = self.dashboard.logs
+        files: list[Path] = sorted(logs.glob(f"worker-*-{pid}.*")) if pid and logs else []
+        return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files if path.is_file())
 
     # time passing
 
@@ -257,6 +369,10 @@ class Events:
         now = time.monotonic()
         if now - self._counted > HEARTBEAT_S:
             self._counted = now
-            slots = self.cluster.slots()
+            self._alive = {node.id: node for node in self.cluster.nodes()}
+            before = self.progress.slots
+            slots = sum(node.slots for node in self._usable(self.nodes.shut_out))
             self.progress.slots = min(slots, self.most_slots) if self.most_slots else slots
+            if self.progress.slots != before and self._accounted > 0:
+                self._account("heartbeat", running=len(self.progress.running))
         return self.progress.slots

@@ -1,10 +1,12 @@
 """Status of a running sweep: figures, progress.json for others, lines or a live view on stderr."""
 
+import contextlib
+import io
 import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -131,7 +133,10 @@ def line(progress: Progress, now: float) -> str:
 
 
 class Display:
-    """Shows progress on stderr: a live view on a terminal, else a line now and then."""
+    """Shows progress on stderr: a live view on a terminal, else a line now and then.
+
+    A stream that is gone (its terminal closed, its reader ended) ends what is shown, and nothing else.
+    """
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._stream = stream
@@ -146,10 +151,11 @@ class Display:
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
-        if self._live:
-            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=self._stream, flush=True)
+        with self._while_there():
+            if self._live:
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=self._stream, flush=True)
 
     def show(self, progress: Progress, *, force: bool = False) -> None:
         """Show the sweep's status, if it is time."""
@@ -158,7 +164,8 @@ class Display:
             return
         self._shown = now
         if self._live:
-            self._live.update(view(progress, time.time()), refresh=True)
+            with self._while_there():
+                self._live.update(view(progress, time.time()), refresh=True)
             return
         text = line(progress, time.time())
         if text != self._last:
@@ -168,7 +175,15 @@ class Display:
     def close(self) -> None:
         """Give the terminal back."""
         if self._live:
-            self._live.stop()
+            with self._while_there():
+                self._live.stop()
+
+    @contextlib.contextmanager
+    def _while_there(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # broken pipe, hung up; closed
+            self._live, self._stream = None, io.StringIO()
 
 
 def view(progress: Progress, now: float) -> Any:

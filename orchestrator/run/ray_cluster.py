@@ -1,27 +1,34 @@
 """Ray for one sweep: started here, or joined by address. Knows processes and ports, not points.
 
-Started here: own 0700 directory, own token, dashboard on loopback, explicit CPUs and GPUs. Joined: the
-address is given, never guessed, and authentication comes from the environment. `ray stop` is never used.
+Started here: own 0700 directory, own token, dashboard on loopback, no metrics, explicit CPUs and GPUs.
+Joined: the address is given, never guessed, and authentication comes from the environment. `ray stop` is
+never used.
 """
 
 import contextlib
 import gc
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from kd.errors import InputError
+from orchestrator.run.ray_internals import reread_environment
+from orchestrator.run.run_directory import RunDirectory, remove_dead
 from orchestrator.space.slot import Slot
 
 # Nothing big passes through Ray: data and teacher outputs are memory-mapped files. Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 100 * 2**20
-# AF_UNIX paths end at 107 bytes, of which Ray's own "/session_.../sockets/plasma_store" takes 64.
-LONGEST_TEMP_DIR = 43
+
+# Ray serves metrics on all interfaces and without a token: each of its three servers is off, unless the
+# environment says otherwise. There is no port -1, and the two that have no switch go on without their server.
+METRICS_ENV = {
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
 
 # The driver's environment; every Ray process it starts inherits it. See `reread_environment`.
 DRIVER_ENV = {
@@ -83,31 +90,58 @@ def refuse_second_ray() -> None:
         )
 
 
-def reread_environment() -> None:
-    """Have Ray's core read RAY_* again: it did when ray was imported, which a notebook may have done before.
-
-    Without this a Ray imported before RAY_AUTH_MODE was set starts a cluster that it can't talk to itself.
-    Ray's own ray.init does the same. It is a private part of Ray: one without it is left alone.
-    """
-    from ray import _raylet
-
-    core: Any = _raylet
-    if hasattr(core, "Config") and hasattr(core, "AuthenticationTokenLoader"):
-        core.Config.initialize("")
-        core.AuthenticationTokenLoader.instance().reset_cache()
-
-
 def local_cpus() -> int:
     """CPUs this process may use."""
     return len(os.sched_getaffinity(0))
 
 
+def local_gpus() -> int:
+    """GPUs that torch can use here, in this environment."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def local_resources(slot: Slot, slots: int | None) -> tuple[int, int]:
+    """(CPUs, GPUs) that a Ray started here offers: what there is, or what `slots` need of it.
+
+    slots may ask for more CPUs than there are, never for more GPUs. Raises InputError when nothing fits.
+    """
+    cpus, gpus = local_cpus(), local_gpus() if slot.gpus else 0
+    if slot.gpus and not gpus:
+        raise InputError(
+            f"resources.gpus: a point takes {slot.gpus:g} of a GPU, and torch finds none here "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'is not set')}): "
+            "install torch for this GPU's driver, or train on CPUs with resources.gpus=0"
+        )
+    if slots:
+        cpus = _whole(slots * slot.cpus)
+        gpus = min(gpus, _whole(slots * slot.gpus))
+    if not slot.fit_in({"CPU": cpus, "GPU": gpus}):
+        raise InputError(
+            f"no point fits on this machine: one takes {slot.cpus:g} CPUs and {slot.gpus:g} GPUs, there are "
+            f"{cpus} CPUs and {gpus} GPUs for it: lower resources.cpus or resources.gpus"
+        )
+    return cpus, gpus
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster that is alive. slots: how many packs it can run at once."""
+
+    id: str
+    host: str
+    ip: str
+    slots: int
+
+
 class Cluster:
     """A connection to Ray. Make it with `start` or `join`, from the main thread; leave it with `close`."""
 
-    def __init__(self, context: Any, slot: Slot, directory: Path | None) -> None:
+    def __init__(self, context: Any, slot: Slot, run_directory: RunDirectory | None) -> None:
         self.slot = slot
-        self.directory = directory
+        self._run_directory = run_directory
+        self.directory = run_directory.path if run_directory else None
         self.address: str = context.address_info["address"]
         url = context.dashboard_url
         self.dashboard_url: str | None = f"http://{url}" if url else None
@@ -123,27 +157,34 @@ class Cluster:
         env: dict[str, str],
         metadata: dict[str, str] | None = None,
     ) -> "Cluster":
-        """Start Ray on this machine with room for `slots` (default: what the CPUs and GPUs give)."""
+        """Start Ray on this machine with room for `slots` (default: what the CPUs and GPUs give).
+
+        Raises InputError when no point fits here.
+        """
         refuse_second_ray()
-        directory = make_run_directory()
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(_write_token(directory / "token")))
+        cpus, gpus = local_resources(slot, slots)
+        remove_dead()
+        directory = RunDirectory.make()
+        os.environ.update(directory.env())
         os.environ.pop("RAY_ADDRESS", None)
+        for name, value in METRICS_ENV.items():
+            os.environ.setdefault(name, value)
         import ray
 
         reread_environment()
         try:
             context = ray.init(
                 address="local",
-                num_cpus=_whole(slots * slot.cpus) if slots else local_cpus(),
-                num_gpus=_whole(slots * slot.gpus) if slots and slot.gpus else (None if slot.gpus else 0),
+                num_cpus=cpus,
+                num_gpus=gpus,
                 include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(directory / "ray"),
+                _temp_dir=str(directory.path / "ray"),
                 **_common(env, metadata),
             )
         except BaseException:
-            remove_run_directory(directory)
+            directory.remove()
             raise
         return cls(context, slot, directory)
 
@@ -166,17 +207,32 @@ class Cluster:
         reread_environment()
         return cls(ray.init(address=address, **_common(env, metadata)), slot, None)
 
+    def nodes(self) -> list[Node]:
+        """The nodes that are alive now."""
+        import ray
+
+        return [
+            Node(
+                n["NodeID"],
+                n["NodeManagerHostname"],
+                n["NodeManagerAddress"],
+                self.slot.fit_in(n["Resources"]),
+            )
+            for n in ray.nodes()
+            if n["Alive"]
+        ]
+
     def slots(self) -> int:
         """How many packs the nodes alive now can run at once."""
+        return sum(node.slots for node in self.nodes())
+
+    @property
+    def elastic(self) -> bool:
+        """Whether nodes come from elsewhere, at any time: joined, from a head that offers nothing itself."""
         import ray
 
-        return sum(self.slot.fit_in(node["Resources"]) for node in ray.nodes() if node["Alive"])
-
-    def has_node(self, ip: str) -> bool:
-        """Whether a node with this address is alive."""
-        import ray
-
-        return any(node["Alive"] and node["NodeManagerAddress"] == ip for node in ray.nodes())
+        own = ray.get_runtime_context().get_node_id()
+        return self.directory is None and not any(n.slots for n in self.nodes() if n.id == own)
 
     def as_json(self) -> dict[str, str | None]:
         """How another process finds it; part of progress.json."""
@@ -205,33 +261,8 @@ class Cluster:
             ray.shutdown()
         finally:
             gc.enable()
-        if self.directory:
-            remove_run_directory(self.directory)
-
-
-def make_run_directory() -> Path:
-    """A new 0700 directory, short enough for Ray's sockets."""
-    parent = Path(tempfile.gettempdir())
-    if len(str(parent / "kds-12345678" / "ray")) > LONGEST_TEMP_DIR:
-        parent = Path("/tmp")
-    return Path(tempfile.mkdtemp(prefix="kds-", dir=parent))
-
-
-def remove_run_directory(directory: Path, patience_s: float = 3.0) -> None:
-    """Remove a run directory; Ray's last processes may still be writing their logs."""
-    deadline = time.monotonic() + patience_s
-    while directory.exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.05)
-
-
-def _write_token(path: Path) -> Path:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(os.urandom(32).hex())
-    return path
+        if self._run_directory:
+            self._run_directory.remove()
 
 
 def _common(env: dict[str, str], metadata: dict[str, str] | None) -> dict[str, Any]:

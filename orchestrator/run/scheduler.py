@@ -112,6 +112,14 @@ class Scheduler:
         self._block(id)
         return False
 
+    def forgive(self, id: str) -> None:
+        """A point's failures were not its own: it starts over, and its students wait for it again."""
+        self.failures.pop(id, None)
+        if id in self.failed:
+            self.failed.remove(id)
+            self._urgent.append([id])
+            self._unblock(id)
+
     def trial_over(self, trial: str) -> None:
         """A trial has ended or was stopped; what is left of its pack is ready again."""
         self._pool += self.running.pop(trial, [])
@@ -142,6 +150,12 @@ class Scheduler:
         for student in self._students.pop(teacher, []):
             self.blocked.add(student)
             self._block(student)
+
+    def _unblock(self, teacher: str) -> None:
+        for student in [s for s in self.blocked if self.points[s].teacher == teacher]:
+            self.blocked.remove(student)
+            self._students.setdefault(teacher, []).append(student)
+            self._unblock(student)
 
     def _repack(self, slots: int) -> None:
         ready = self._pool + [id for pack in self._packs for id in pack]

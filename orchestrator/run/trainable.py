@@ -5,9 +5,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
-from orchestrator.run.worker import PackTrainer, Setup
+from orchestrator.run.worker import Broken, PackTrainer, Setup
 
 
 class Leaving(RuntimeError):
@@ -19,11 +20,12 @@ class Leaving(RuntimeError):
 class Trainable(tune.Trainable):
     """Tune's view of a worker: one step is one slice of time, one trial is one pack.
 
-    config: {"ids": [...]}, the pack; `setup` comes by tune.with_parameters.
+    config: {"ids": [...]}, the pack; `setup` comes by tune.with_parameters. Results name the node.
     """
 
     def setup(self, config: dict[str, Any], setup: Setup) -> None:  # type: ignore[override]  # with_parameters
         """Load torch, plan and data, once for the life of this process."""
+        self.node: str = ray.get_runtime_context().get_node_id()
         node = os.environ.get("KDSWEEP_NODE_DIR")  # of this node, not of the sweep: see slurm/node.py
         self.trainer = PackTrainer(setup, Path(node) if node else None)
         self.trainer.take(config["ids"])
@@ -38,8 +40,12 @@ class Trainable(tune.Trainable):
         if self.trainer.must_leave:
             self.trainer.pause()
             raise Leaving(f"{socket.gethostname()}: this node's time is over")
-        slice_ = self.trainer.advance(self.trainer.setup.slice_s)
-        return {**slice_, "done": slice_["left"] == 0}
+        try:
+            slice_ = self.trainer.advance(self.trainer.setup.slice_s)
+        except Broken as broken:
+            broken.event["node"] = self.node
+            raise
+        return {**slice_, "node": self.node, "done": slice_["left"] == 0}
 
     def cleanup(self) -> None:
         """Checkpoint before the process goes."""

@@ -3,11 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 from ray import cloudpickle
-from ray.tune import Callback, Stopper
+from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.search import Searcher
+
+from orchestrator.run import ray_internals
+from orchestrator.space.slot import Slot
 
 if TYPE_CHECKING:
     from orchestrator.run.events import Events
+
+
+def place(slot: Slot, config: dict[str, Any]) -> PlacementGroupFactory:
+    """What a trial takes of a node, and on which nodes not to run: config's "avoid", ids of nodes."""
+    bundle = {"CPU": slot.cpus, **({"GPU": slot.gpus} if slot.gpus else {})}
+    if not config.get("avoid"):
+        return PlacementGroupFactory([bundle])
+    elsewhere = {"ray.io/node-id": f"!in({','.join(config['avoid'])})"}
+    return PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere])
 
 
 class _Stateless:
@@ -26,9 +38,10 @@ class Release(_Stateless, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The pack for a new trial (a dict); None: not now; FINISHED: never again."""
-        ids = self._events.release(trial_id)
-        if ids is not None:
-            return {"ids": ids}
+        released = self._events.release(trial_id)
+        if released is not None:
+            ids, avoid = released
+            return {"ids": ids, "avoid": avoid}
         return Searcher.FINISHED if self._events.over else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -48,6 +61,7 @@ class Listen(_Stateless, Callback):
         self._events = events
         self._ended: list[Any] = []  # trials that Tune is about to let go of
         self._first: Any = None  # of the trials that ended
+        self._keeps = False  # whether Tune doesn't let go of them
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Tune has just put its own handler on SIGUSR1."""
@@ -59,7 +73,16 @@ class Listen(_Stateless, Callback):
         while self._ended:
             trial = self._ended.pop()
             self._first = self._first or trial
-            _forget(trial, self._first)
+            try:
+                ray_internals.forget(trial, self._first)
+            except AttributeError as error:  # another Tune; memory is all that it costs
+                if not self._keeps:
+                    self._keeps = True
+                    self._events.display.say(f"Ray Tune keeps what it knows of ended trials ({error})")
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker is up and takes the pack."""
+        self._events.trial_started(trial.trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -80,33 +103,24 @@ class Listen(_Stateless, Callback):
 
 def error_of(trial: Any) -> Any:
     """What ended a trial. `trial.get_pickled_error` finds it only after Tune has copied it to its storage."""
-    if trial.run_metadata.pickled_error_filename is None:
-        return None
-    with open(trial.pickled_error_file, "rb") as file:
-        return cloudpickle.load(file)  # written by this very process, a moment ago
-
-
-def _forget(trial: Any, like: Any) -> None:
-    """Tune keeps every trial to the end: drop what is no longer read, share with `like` what is alike."""
-    trial.run_metadata.metric_analysis.clear()
-    trial.run_metadata.metric_n_steps.clear()
-    trial.run_metadata.last_result = {}
-    trial.run_metadata.checkpoint_manager = like.run_metadata.checkpoint_manager
-    trial.config.clear()
-    trial.evaluated_params.clear()
-    for name in ("storage", "temporary_state", "placement_group_factory", "_default_placement_group_factory"):
-        setattr(trial, name, getattr(like, name))
+    try:
+        if trial.run_metadata.pickled_error_filename is None:
+            return None
+        with open(trial.pickled_error_file, "rb") as file:
+            return cloudpickle.load(file)  # written by this very process, a moment ago
+    except Exception as error:  # one that can't be pickled, or another Tune: no reason to end the sweep
+        return RuntimeError(f"what ended it can't be read ({type(error).__name__}: {error})")
 
 
 class Stop(_Stateless, Stopper):
-    """Ends each trial at its next result once the driver was asked to stop, all when that takes too long."""
+    """Ends each trial at its next result once the driver was asked to stop, or once its node is shut out."""
 
     def __init__(self, events: "Events") -> None:
         self._events = events
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether this trial is to end now."""
-        return bool(self._events.stop)
+        return bool(self._events.stop) or self._events.on_bad_node(result)
 
     def stop_all(self) -> bool:
         """Whether all trials are to end now."""

@@ -75,7 +75,7 @@ class PackTrainer:
         self.store = Store(Path(setup.sweep_dir))
         self.points: dict[str, Point] = {p.id: p for p in Plan.load(self.store.path / "plan.json").points}
         self.data: Data = prepare(setup.data, Path(setup.cache_dir))
-        self.device = "cuda" if setup.gpu and torch.cuda.is_available() else "cpu"
+        self.device = device_of(setup.gpu)
         self.lock = SweepLock(self.store.path)
         self.ids: list[str] = []
         self.stacked: list[str] = []  # the points of `runs`, in its order
@@ -284,6 +284,21 @@ class PackTrainer:
         printed = [Path(os.readlink(f"/proc/self/fd/{fd}")) for fd in (1, 2)]
         files = [self.store.folder(id) / "history.jsonl", *printed]
         return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files if path.is_file())
+
+
+def device_of(gpu: bool) -> str:
+    """What a worker trains on. Raises RuntimeError where a GPU was granted and can't be used."""
+    import torch
+
+    if not gpu:
+        return "cpu"
+    if not torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "is not set")
+        raise RuntimeError(
+            f"{socket.gethostname()}: a GPU was granted, and torch {torch.__version__} can't use it "
+            f"(CUDA_VISIBLE_DEVICES={visible}): check nvidia-smi there, install torch for its driver"
+        )
+    return "cuda"
 
 
 def total_cost(

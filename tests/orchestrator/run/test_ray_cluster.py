@@ -32,23 +32,33 @@ def test_slots_of_a_node(slot: Slot, resources: dict[str, float], slots: int) ->
     assert slot.fit_in(resources) == slots
 
 
+def test_a_machine_where_nothing_fits_is_an_error_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "local_cpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray was started"))
+    with pytest.raises(InputError, match=r"takes 8 CPUs.*there are 2 CPUs.*resources\.cpus"):
+        Cluster.start(Slot(cpus=8), slots=None, dashboard=False, env={})
+    for slots in (None, 4):
+        with pytest.raises(InputError, match=r"CUDA_VISIBLE_DEVICES=0.*resources\.gpus=0"):
+            Cluster.start(Slot(gpus=0.25), slots=slots, dashboard=False, env={})
+
+
+@pytest.mark.parametrize(
+    ("slots", "offered"), [(None, (2, 2)), (1, (1, 1)), (4, (4, 1)), (9, (9, 2))], ids=str
+)
+def test_slots_may_ask_for_more_cpus_never_for_more_gpus(
+    slots: int | None, offered: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "local_cpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert cluster.local_resources(Slot(gpus=0.25), slots) == offered
+
+
 def test_worker_env_bounds_every_thread_pool() -> None:
     env = cluster.worker_env(3)
     assert {env[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")} == {"3"}
     assert all(isinstance(value, str) for value in env.values())
-
-
-def test_run_directory_is_private_and_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = tmp_path / ("d" * 60)
-    deep.mkdir()
-    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: str(deep))
-    directory = cluster.make_run_directory()
-    try:
-        assert len(str(directory / "ray")) <= cluster.LONGEST_TEMP_DIR
-        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    finally:
-        cluster.remove_run_directory(directory)
-    assert not directory.exists()
 
 
 @pytest.mark.parametrize("address", ["auto", "10.0.0.1", "ray://10.0.0.1:x", ""])
@@ -68,6 +78,7 @@ import json, os
 from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, worker_env
 from orchestrator.space.slot import Slot
 os.environ.update(DRIVER_ENV)
+import torch; torch.cuda.device_count = lambda: 2
 cluster = Cluster.start(Slot(cpus=1, gpus=0.5), slots=4, dashboard=True, env=worker_env(1))
 import ray
 
@@ -80,6 +91,22 @@ print(json.dumps({"slots": cluster.slots(), "seen": seen, **cluster.as_json()}),
 input()
 cluster.close()
 """
+
+
+def open_to_all(mark: str) -> set[str]:
+    """Processes with this environment that listen on 0.0.0.0; gRPC, which asks for the token, uses [::]."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[3] == "0A" and row[1].startswith("00000000:")}
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                held = {os.readlink(fd) for fd in (process / "fd").iterdir()}
+                if held & {f"socket:[{inode}]" for inode in inodes}:
+                    found.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
 
 
 @pytest.mark.cluster
@@ -112,6 +139,7 @@ def test_a_started_ray_is_private_bounded_and_gone_afterwards(tmp_path: Path) ->
     assert refused.value.code in (401, 403)
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.read_text()}"})
     assert urllib.request.urlopen(request, timeout=20).status == 200
+    assert not open_to_all(f"KDSWEEP_RUN_DIR={started['directory']}")
     process.stdin.write("\n")
     process.stdin.close()
     assert process.wait(60) == 0

@@ -102,7 +102,7 @@ def test_every_history_ends_with_every_point_accounted_for(
 ) -> None:
     by_id = {point.id: point for point in plan}
     g = scheduler(plan, max_failures=1)
-    trials = 0
+    trials, forgiven = 0, set()
     for _ in range(500):
         while (ids := g.release(f"t{trials}", slots)) is not None:
             assert ids
@@ -114,6 +114,10 @@ def test_every_history_ends_with_every_point_accounted_for(
         held = [id for ids in g.running.values() for id in ids]
         assert len(held) == len(set(held))
         assert not set(held) & (g.done | g.failed | g.blocked)
+        if (id := next(iter(sorted(g.failed - forgiven)), None)) and data.draw(st.booleans()):
+            forgiven.add(id)
+            g.forgive(id)  # its node was bad
+            continue
         if g.over:
             break
         trial = data.draw(st.sampled_from(sorted(g.running)))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from kd.errors import InputError
-from orchestrator.run import ray_cluster, start
+from orchestrator.run import ray_cluster, run_directory, start
 from orchestrator.run.driver import Busy, SweepResult
 from orchestrator.run.progress import Display
 from orchestrator.run.ray_cluster import environment_kept
@@ -76,8 +76,7 @@ def test_a_ray_that_does_not_start_leaves_no_directory(monkeypatch, tmp_path):
         raise RuntimeError("no Ray today")
 
     monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(ray_cluster, "LONGEST_TEMP_DIR", 1000)
+    monkeypatch.setattr(run_directory, "_parents", lambda: [tmp_path])
     slot = Slot(cpus=1, gpus=0, threads=1)
     with environment_kept(), pytest.raises(RuntimeError, match="no Ray today"):
         ray_cluster.Cluster.start(slot, slots=1, dashboard=False, env={})

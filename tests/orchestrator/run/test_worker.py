@@ -50,6 +50,14 @@ def setup(tmp_path: Path) -> Setup:
     )
 
 
+def test_a_gpu_that_was_granted_and_cannot_be_used_fails_the_start(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"a GPU was granted.*nvidia-smi"):
+        PackTrainer(dataclasses.replace(setup, gpu=True))
+
+
 def train(trainer: PackTrainer) -> list[dict]:
     events = []
     while trainer.ids:

@@ -1,0 +1,100 @@
+"""A run's directory: private, short, and cleared by the next run when its owner was killed."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.run import run_directory
+from orchestrator.run.run_directory import LONGEST_TEMP_DIR, RunDirectory, remove_dead
+
+OWNER = """
+import os, subprocess, sys
+from pathlib import Path
+from orchestrator.run import run_directory
+run_directory._parents = lambda: [Path(sys.argv[1])]
+directory = run_directory.RunDirectory.make()
+os.environ.update(directory.env())
+child = subprocess.Popen(["sleep", "600"])
+print(directory.path, child.pid, flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_directory, "_parents", lambda: [tmp_path])
+    return tmp_path
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_it_is_private_and_short_also_where_tmpdir_is_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(run_directory.tempfile, "gettempdir", lambda: str(deep))
+    directory = RunDirectory.make()
+    try:
+        assert len(str(directory.path / "ray")) <= LONGEST_TEMP_DIR
+        assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
+        assert stat.S_IMODE((directory.path / "token").stat().st_mode) == 0o600
+        assert Path(directory.env()["TMPDIR"]).parent == directory.path
+    finally:
+        directory.remove()
+    assert not directory.path.exists()
+
+
+def test_a_killed_owner_leaves_nothing_and_a_live_one_everything(temp: Path) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(temp)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    name, pid = owner.stdout.readline().split()
+    child = int(pid)
+    reader = [sys.executable, "-c", "import time; time.sleep(600)", f"{name}/ray/log"]
+    bystander = subprocess.Popen(reader)  # mentions it, and isn't of it
+    try:
+        assert remove_dead() == []
+        assert alive(child)
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        assert remove_dead() == [Path(name)]
+        assert not Path(name).exists()
+        assert not alive(child)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_directory_without_a_lock_goes_when_it_is_old(temp: Path) -> None:
+    young, old = temp / "kds-12345678", temp / "kds-87654321"
+    young.mkdir()
+    old.mkdir()
+    os.utime(old, (0, 0))
+    assert remove_dead() == [old]
+    assert young.exists()
+
+
+def test_a_directory_of_an_earlier_version_stays_while_its_ray_runs(temp: Path) -> None:
+    old = temp / "kds-12345678"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    ray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"--session_dir={old}/ray"])
+    try:
+        assert remove_dead() == []
+    finally:
+        ray.kill()
+        ray.wait()
+    assert remove_dead() == [old]
