@@ -69,7 +69,7 @@ def remove_dead() -> list[Path]:
             try:
                 lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW)
             except FileNotFoundError:
-                if time.time() - path.stat().st_mtime > UNLOCKED_S and not list(_processes(path)):
+                if time.time() - path.stat().st_mtime > UNLOCKED_S and not _mentioned(path):
                     _remove(path)
                     removed.append(path)
                 continue
@@ -105,6 +105,16 @@ def _processes(directory: Path) -> Iterator[int]:
                     yield pidfd
             finally:
                 os.close(pidfd)
+
+
+def _mentioned(directory: Path) -> bool:
+    """Whether any process of this user names a directory: a run of an earlier version holds no lock."""
+    name = str(directory).encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if name in (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes():
+                return True
+    return False
 
 
 def _remove(directory: Path, patience_s: float = 3.0) -> None:
