@@ -69,8 +69,7 @@ def remove_dead() -> list[Path]:
             try:
                 lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW)
             except FileNotFoundError:
-                old = time.time() - path.stat().st_mtime > UNLOCKED_S
-                if old and not list(_processes(path)) and not _named_by_a_process(path):
+                if time.time() - path.stat().st_mtime > UNLOCKED_S and not _mentioned(path):
                     _remove(path)
                     removed.append(path)
                 continue
@@ -108,11 +107,12 @@ def _processes(directory: Path) -> Iterator[int]:
                 os.close(pidfd)
 
 
-def _named_by_a_process(directory: Path) -> bool:
-    """Whether a command line names it, as Ray's do: earlier versions took no lock and left no MARK."""
-    for entry in Path("/proc").iterdir():
+def _mentioned(directory: Path) -> bool:
+    """Whether any process of this user names a directory: a run of an earlier version holds no lock."""
+    name = str(directory).encode()
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and str(directory).encode() in (entry / "cmdline").read_bytes():
+            if name in (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes():
                 return True
     return False
 
