@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
-        self._sizes: dict[yaml.Node, int] = {}  # of finished collections, aliases counted each time
+        self._sizes: dict[Any, int] = {}  # of finished collections, aliases counted each time
         self._composed = 0
 
     def fetch_flow_collection_start(self, token: Any) -> None:

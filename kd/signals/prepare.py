@@ -231,11 +231,12 @@ def _source_identity(config: DataConfig, cache_dir: Path | None) -> dict[str, An
 def _synthetic(config: DataConfig) -> synthetic.Synthetic:
     if config.path is not None:
         raise InputError("data.path is given, but data.source is synthetic: set data.source to auto")
-    defaults = dataclasses.asdict(synthetic.Synthetic())
+    defaults: dict[str, Any] = dataclasses.asdict(synthetic.Synthetic())
     datasets.check_options(config.options, defaults, "data.options of the synthetic source")
-    return synthetic.Synthetic(
-        **{key: _number(f"data.options.{key}", value, defaults[key]) for key, value in config.options.items()}
-    )
+    numbers: dict[str, Any] = {
+        key: _number(f"data.options.{key}", value, defaults[key]) for key, value in config.options.items()
+    }
+    return synthetic.Synthetic(**numbers)
 
 
 def _number(where: str, value: Any, default: float) -> float:

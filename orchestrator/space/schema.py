@@ -75,13 +75,9 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _within(of: type, **limits: float) -> Any:
-    """The type of a number within limits, as `Field` names them: ge, gt, le."""
-    return Annotated[of, Field(**limits), BeforeValidator(_number)]  # type: ignore[arg-type]
-
-
-Whole: Any = Annotated[int, BeforeValidator(_number)]
-Real: Any = Annotated[float, BeforeValidator(_number)]
+Number = BeforeValidator(_number)
+Whole = Annotated[int, Number]
+Real = Annotated[float, Number]
 
 
 class _Model(BaseModel):
@@ -91,7 +87,8 @@ class _Model(BaseModel):
 def _checked(of: Any) -> Any:
     """The type of a dataclass's field, its numbers none that are true, false or beyond what is possible."""
     if get_origin(of) is tuple:
-        return tuple[tuple(part if part is ... else _checked(part) for part in get_args(of))]
+        parts = tuple(part if part is ... else _checked(part) for part in get_args(of))
+        return tuple.__class_getitem__(parts)
     return {int: Whole, float: Real}.get(of, of)
 
 
@@ -108,9 +105,9 @@ def _model(of: type, **replaced: Any) -> type[BaseModel]:
 
 MOST_POINTS = 1_000_000  # of all grids; ten times what was ever planned
 MOST_ARGUMENTS = 10_000  # combinations of strategies' arguments: to check so many takes a second
-Positive = _within(int, ge=1, le=100_000)  # no width, depth or class is larger
+Positive = Annotated[int, Field(ge=1, le=100_000), Number]  # no width, depth or class is larger
 Ints = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
-Seed = _within(int, ge=0, le=2**32 - 1)  # what every generator takes
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), Number]  # what every generator takes
 Seeds = Annotated[list[Seed], BeforeValidator(_listed), AfterValidator(_different), Field(min_length=1)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
 Arch = Annotated[
@@ -119,20 +116,22 @@ Arch = Annotated[
     Field(json_schema_extra=lambda schema: schema.update(enum=[*ARCHITECTURES])),
 ]
 Archs = Annotated[list[Arch], BeforeValidator(_listed), Field(min_length=1)]
-Values = Annotated[list[_within(float, allow_inf_nan=False)], BeforeValidator(_listed), Field(min_length=1)]
+Values = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False), Number]], BeforeValidator(_listed), Field(min_length=1)
+]
 # one grid, or a list of grids, of a strategy's arguments
 Grids = Annotated[list[dict[str, Values]], BeforeValidator(lambda v: _listed({} if v is None else v))]
 Strategies = Annotated[dict[str, Grids], BeforeValidator(_mapping), Field(min_length=1)]
 
 PreprocessModel = _model(
     Preprocess,
-    fs=(_within(float, le=100_000), Preprocess.fs),
-    order=(_within(int, ge=1, le=20), Preprocess.order),
-    window_s=(_within(float, gt=0, le=3600), Preprocess.window_s),
+    fs=(Annotated[float, Field(le=100_000), Number], Preprocess.fs),
+    order=(Annotated[int, Field(ge=1, le=20), Number], Preprocess.order),
+    window_s=(Annotated[float, Field(gt=0, le=3600), Number], Preprocess.window_s),
 )
 SplitModel = _model(Split, seed=(Seed, Split.seed))
 AugmentModel = _model(
-    Augment, seed=(Seed, Augment.seed), copies=(_within(int, ge=0, le=1000), Augment.copies)
+    Augment, seed=(Seed, Augment.seed), copies=(Annotated[int, Field(ge=0, le=1000), Number], Augment.copies)
 )
 RecipeModel = _model(Recipe)
 # a recipe with only what differs
@@ -163,7 +162,7 @@ class Task(_Model):
     """A model's outputs: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
 
     min_bpm: Positive = 30
-    classes: _within(int, ge=3, le=100_000) = 180
+    classes: Annotated[int, Field(ge=3, le=100_000), Number] = 180
 
 
 class Teachers(_Model):
@@ -193,10 +192,10 @@ class Students(_Model):
 class Resources(_Model):
     """What one running pack holds. gpus: a number, maybe a fraction; auto: a quarter where there is a GPU."""
 
-    cpus: _within(float, ge=0, le=100_000) = 1.0
-    gpus: _within(float, ge=0, le=100_000) | Literal["auto"] = "auto"
+    cpus: Annotated[float, Field(ge=0, le=100_000), Number] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=100_000), Number] | Literal["auto"] = "auto"
     threads: Positive = 1
-    max_failures: _within(int, ge=0, le=100_000) = 1
+    max_failures: Annotated[int, Field(ge=0, le=100_000), Number] = 1
 
     def slot(self, has_gpu: bool) -> Slot:
         """What one pack holds on a machine with GPUs, or without."""
