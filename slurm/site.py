@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -133,6 +134,12 @@ class Site(_Model):
     )
     options: dict[str, str] = Field(default_factory=dict)  # more sbatch options: constraint: "a100|h100"
     head: Head = Field(default_factory=Head)
+    _file: str = PrivateAttr("the site profile")  # for messages
+
+    @property
+    def file(self) -> str:
+        """Where it was read."""
+        return self._file
 
     @model_validator(mode="after")
     def _consistent(self) -> "Site":
@@ -206,7 +213,9 @@ def load_site(name: str, **changes: Any) -> Site:
     if not isinstance(content, dict):
         raise SiteError(f"{path}: a site profile is a mapping with keys such as partition, time, memory")
     try:
-        return Site.model_validate(content | {k: v for k, v in changes.items() if v is not None})
+        site = Site.model_validate(content | {k: v for k, v in changes.items() if v is not None})
+        site._file = str(path)
+        return site
     except ValidationError as error:
         raise SiteError("\n".join(_explain(path, lines, e) for e in error.errors())) from None
 

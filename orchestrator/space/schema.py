@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
@@ -88,7 +89,7 @@ def _checked(of: Any) -> Any:
     """The type of a dataclass's field, its numbers none that are true, false or beyond what is possible."""
     if get_origin(of) is tuple:
         parts = tuple(part if part is ... else _checked(part) for part in get_args(of))
-        return tuple.__class_getitem__(parts)
+        return GenericAlias(tuple, parts)
     return {int: Whole, float: Real}.get(of, of)
 
 
