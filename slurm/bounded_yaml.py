@@ -117,7 +117,8 @@ def _lines(node: yaml.Node, key: tuple[Any, ...], lines: Lines) -> None:
                 raise BadYaml("a key is one word: write key: value", line)
             sub = (*key, name.value)
             if sub in lines:
-                raise BadYaml(f"{'.'.join(map(str, sub))} is given twice: remove one", line)
+                key = ".".join(map(str, sub))
+                raise BadYaml(f"{key if key.isprintable() else ascii(key)} is given twice: remove one", line)
             lines[sub] = line
             _lines(value, sub, lines)
     elif isinstance(node, yaml.SequenceNode):

@@ -222,7 +222,7 @@ def load_site(name: str, **changes: Any) -> Site:
 
 def _explain(path: Path, lines: Lines, error: Any) -> str:
     """One line: file, line, key, and what to do."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(p if (p := str(part)).isprintable() else ascii(p) for part in error["loc"])
     line = next(
         (lines[at] for n in range(len(error["loc"]), 0, -1) if (at := error["loc"][:n]) in lines), None
     )

@@ -38,6 +38,7 @@ from kd.signals.splits import Split
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
 from orchestrator.space.slot import GPU_SHARE, Slot
+from orchestrator.words import escaped
 from slurm.bounded_yaml import BadYaml, Lines, read_yaml
 
 
@@ -406,7 +407,7 @@ def _explain(path: Path, lines: Lines, errors: Sequence[Any]) -> str:
             text = f"{error['msg']} (got {error['input']!r:.60})"
             if error["input"] is None:
                 text += "; fill it in, or leave the key out"
-        line = f"{_place(path, lines, key)}: {_dotted(key)}: {text}"
+        line = escaped(f"{_place(path, lines, key)}: {_dotted(key)}: {text}")
         if line not in said:
             said.append(line)
     return "\n".join(said)
