@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BIN_BPM = 10
 BAR = 40  # characters of the longest bar
+from orchestrator.words import escaped_lines
 
 
 @click.group()
@@ -40,7 +41,7 @@ def check(path: Path, format: str, as_json: bool) -> None:
 
     tell(f"reading {path}")
     found = examine(path, format, tell)
-    click.echo(json.dumps(found, indent=2) if as_json else in_words(found))
+    click.echo(json.dumps(found, indent=2) if as_json else escaped_lines(in_words(found)))
 
 
 def examine(path: Path, format: str, progress: Callable[[str], None] | None = None) -> dict[str, Any]:

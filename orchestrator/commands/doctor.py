@@ -20,6 +20,7 @@ PACKAGES = ("torch", "ray", "mlflow", "torch-pruning", "numpy", "scipy", "pydant
 LEAST_PYTHON = (3, 11)
 LEAST_FREE_GB = 2
 OLDEST_SLURM = (20, 11)  # srun --overlap
+from orchestrator.words import escaped
 
 
 class Line(NamedTuple):
@@ -47,7 +48,7 @@ def doctor(site_name: str | None, shared: str, node: bool, wait_s: int, as_json:
     for line in _check(site_name, Path(shared), node, wait_s):
         lines.append(line)
         if not as_json:
-            click.echo(f"{'ok  ' if line.ok else 'FIX '} {line.what}: {line.text}")
+            click.echo(escaped(f"{'ok  ' if line.ok else 'FIX '} {line.what}: {line.text}"))
     if as_json:
         click.echo(json.dumps([line._asdict() for line in lines]))
     sys.exit(0 if all(line.ok for line in lines) else 1)

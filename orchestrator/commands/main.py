@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
-from orchestrator.words import escaped
+from orchestrator.words import escaped_lines
 
 # name -> its line in `kdsweep --help`; the command is orchestrator.commands.<name>.<name>
 COMMANDS = {
@@ -120,7 +120,7 @@ def _run() -> None:
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
-        print(_safe(said.getvalue()), end="", file=sys.stderr)
+        print(escaped_lines(said.getvalue()), end="", file=sys.stderr)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
@@ -162,14 +162,9 @@ def _unread(fd: int) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _safe(message: str) -> str:
-    """Without what would move the cursor: messages quote files, servers and workers."""
-    return "\n".join(map(escaped, message.split("\n")))
-
-
 def _fail(message: str, code: int) -> None:
     with contextlib.suppress(BrokenPipeError):  # the code says it, too
-        print(f"error: {_safe(message)}", file=sys.stderr)
+        print(f"error: {escaped_lines(message)}", file=sys.stderr)
     sys.exit(code)
 
 

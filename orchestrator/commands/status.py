@@ -12,6 +12,7 @@ from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.tables import WIDE
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
+from orchestrator.words import escaped, escaped_lines
 
 WATCH_S = 2.0
 
@@ -47,7 +48,7 @@ def _active(jobs: list[dict[str, Any]]) -> bool:
 
 
 def _show(now: dict[str, Any], show_all: bool, as_json: bool) -> None:
-    click.echo(json.dumps(now) if as_json else in_words(now))
+    click.echo(json.dumps(now) if as_json else escaped_lines(in_words(now)))
     if show_all and not as_json:
         click.echo()
         _table(now["points"])
@@ -73,7 +74,7 @@ def _table(points: list[dict[str, Any]]) -> None:
 
 def in_words(now: dict[str, Any]) -> str:
     """The same as text."""
-    from orchestrator.words import duration, escaped
+    from orchestrator.words import duration
 
     columns = shutil.get_terminal_size((WIDE, 24)).columns
     title = f"{now['sweep']}: {now['state']}"
@@ -95,7 +96,7 @@ def in_words(now: dict[str, Any]) -> str:
             f"{best['point']}"
         )
     for id, why in now["failures"].items():
-        line = f"  failed   {id}  {escaped(why.splitlines()[0])}"
+        line = f"  failed   {id}  {next(iter(why.splitlines()), '')}"
         lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now["failures"]:
         lines.append(f"  why:     kdsweep logs {now['folder']} --failed")

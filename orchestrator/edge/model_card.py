@@ -130,8 +130,8 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
     yield "| `kdsweep_model.h` | filter, window starts, class table, normalisation and decoding in C |"
     yield ""
     yield (
-        f"ONNX operator set {onnxfile.OPSET}, IR version {onnxfile.IR}; the oldest onnxruntime such files were "
-        f"tried with is {onnxfile.OLDEST_RUNTIME} (before 1.19 it needs numpy 1), this one with "
+        f"ONNX operator set {onnxfile.OPSET}, IR version {onnxfile.IR}; the oldest onnxruntime such files "
+        f"were tried with is {onnxfile.OLDEST_RUNTIME} (before 1.19 it needs numpy 1), this one with "
         f"{onnxfile.require_extra()[1].__version__}."
     )
     yield ""

@@ -30,7 +30,7 @@ VALUES: list[Any] = [
     float("inf"), -float("inf"), "", " ", "1e0", "six", "²", "٣", "yes", "1:30", "2026-01-01", "null", "~",
     "-x", "#", "a\nb", "a\u2028b", "a\x85b", "\x1b[2J", "$(id)", "`id`", "'", '"', "é", "😀", "a" * 500,
     "../x", "/", "[red]", [], {}, [[]], [None], [1, 1], ["soft", "soft"], {"": 1}, {1: 2}, {None: None},
-    {"a": {"b": 1}}, NESTED, ["scratch", "soft"], list(range(300)), "gpu:2", "resnet1d", "pruned", "auto", "synthetic",
+    {"a": {"b": 1}}, NESTED, ["scratch", "soft"], list(range(300)), "gpu:2", "resnet1d", "pruned", "auto",
 ]  # fmt: skip
 TEXTS = ["&a ", "*a", "[", "{", "]", "- ", ": ", "\t", "\x00", "\ufeff", "!!int ", "!!python/none ", "? ",
          "<<: *a\n", "%", "|", ">", '"\\ud800"', "---\n", "...\n", "1:30:00", "0x", "9" * 5000,
