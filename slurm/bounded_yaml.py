@@ -117,8 +117,10 @@ def _lines(node: yaml.Node, key: tuple[Any, ...], lines: Lines) -> None:
                 raise BadYaml("a key is one word: write key: value", line)
             sub = (*key, name.value)
             if sub in lines:
-                key = ".".join(map(str, sub))
-                raise BadYaml(f"{key if key.isprintable() else ascii(key)} is given twice: remove one", line)
+                dotted = ".".join(map(str, sub))
+                raise BadYaml(
+                    f"{dotted if dotted.isprintable() else ascii(dotted)} is given twice: remove one", line
+                )
             lines[sub] = line
             _lines(value, sub, lines)
     elif isinstance(node, yaml.SequenceNode):

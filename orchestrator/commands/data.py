@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.words import escaped_lines
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 BIN_BPM = 10
 BAR = 40  # characters of the longest bar
-from orchestrator.words import escaped_lines
 
 
 @click.group()

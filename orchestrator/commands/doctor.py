@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from orchestrator.words import escaped
 from slurm.command import Slurm
 from slurm.errors import Away, Refused, SiteError
 from slurm.site import LONGEST_SCRATCH, Site, load_site
@@ -20,7 +21,6 @@ PACKAGES = ("torch", "ray", "mlflow", "torch-pruning", "numpy", "scipy", "pydant
 LEAST_PYTHON = (3, 11)
 LEAST_FREE_GB = 2
 OLDEST_SLURM = (20, 11)  # srun --overlap
-from orchestrator.words import escaped
 
 
 class Line(NamedTuple):

@@ -96,7 +96,7 @@ def in_words(now: dict[str, Any]) -> str:
             f"{best['point']}"
         )
     for id, why in now["failures"].items():
-        line = f"  failed   {id}  {next(iter(why.splitlines()), '')}"
+        line = f"  failed   {id}  {escaped(next(iter(why.splitlines()), ''))}"
         lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now["failures"]:
         lines.append(f"  why:     kdsweep logs {now['folder']} --failed")
