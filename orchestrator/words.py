@@ -18,6 +18,11 @@ def escaped(line: str) -> str:
     return "".join(ascii(c)[1:-1] if _acts(c) else c for c in line)
 
 
+def escaped_lines(text: str) -> str:
+    """The same for a text of several lines, which stay."""
+    return "\n".join(map(escaped, text.split("\n")))
+
+
 def _acts(c: str) -> bool:
     category = unicodedata.category(c)
     return c != "\t" and (category[0] == "C" or category in ("Zl", "Zp"))

@@ -10,13 +10,26 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from slurm.command import TRANSIENT
 from slurm.errors import SiteError
-from slurm.site import Head, Site, seconds
+from slurm.site import MANAGED, Head, Site, seconds
 
 MARGIN_S = 15.0  # a worker is gone so long before its time limit
+# sbatch option -> the profile's key, where it is called otherwise
+PROFILE_KEYS = {
+    "mem": "memory",
+    "cpus-per-task": "cpus_per_node",
+    "gpus-per-node": "gpus_per_node",
+    "mail-user": "mail_user",
+    "mail-type": "mail_type",
+    "signal": "warn_s",
+    "requeue": "preempt",
+    "no-requeue": "preempt",
+}
+Options = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,7 @@ def gang_script(job: Job) -> str:
     )
 
 
-def gang_options(job: Job) -> "Options":
+def gang_options(job: Job) -> Options:
     """What a gang asks of Slurm."""
     more = [("no-kill", "")] if job.site.nodes > 1 else []
     return _options(job, job.name, job.site.nodes, more)
@@ -157,9 +170,6 @@ def worker_script(job: Job) -> str:
         comment=f"{job.comment}/worker",
         requeue=job.site.preempt == "requeue",
     )
-
-
-Options = list[tuple[str, str]]
 
 
 def _options(job: Job, name: str, nodes: int, more: Options) -> Options:
@@ -226,13 +236,13 @@ def _unfit_for_output(here: Path) -> bool:
     return "%" in str(here) or "\\" in str(here)
 
 
-def _render(template: str, job: Job, **values: object) -> str:
+def _render(template: str, job: Job, options: Options, **values: object) -> str:
     import jinja2
 
     for text in (str(job.here), *job.python, *job.driver):
         # sbatch ends its options at the first command, so text in commands can't become one; but a script
         # with line breaks and control characters in its words is no script an administrator can read.
-        if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text):
             raise SiteError(f"{text!r}: control characters in a path or argument: rename it")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("slurm"),
@@ -253,15 +263,50 @@ def _render(template: str, job: Job, **values: object) -> str:
     flags += [f"--login={site.login}"] if site.login else []
     flags += [f"--interface={site.interface}"] if site.interface else []
     flags += [f"--network={site.address}"] if site.address else []
-    return environment.get_template(template).render(
+    text = environment.get_template(template).render(
         job=job,
         node_flags=flags,
         driver=job.driver,
         transient="|".join(TRANSIENT),
         worker_name=job.worker_name,
         own_output=_unfit_for_output(job.here),
+        options=options,
         **values,
     )
+    check_script(text, options, site.file)
+    return text
+
+
+def check_script(text: str, options: Options, profile: str) -> None:
+    """Read a script's options as sbatch does and compare them with what was meant.
+
+    Raises SiteError naming profile and key for any difference: an option more, less, or of another value.
+    """
+    read = parsed_options(text)
+    for meant, found in zip_longest([f"--{n}={v}" if v else f"--{n}" for n, v in options], read):
+        if meant != found:
+            name = str(meant or found).removeprefix("--").partition("=")[0]
+            key = PROFILE_KEYS.get(name, name if name in MANAGED else f"options.{name}")
+            raise SiteError(
+                f"{profile}: {key!r:.80}: sbatch would read {found!r:.80} where {meant!r:.80} is meant: "
+                "write its name and value in letters, digits and dashes"
+            )
+
+
+def parsed_options(text: str) -> list[str]:
+    """The words of the #SBATCH lines, and other schedulers' lines; all end at the first command."""
+    words: list[str] = []
+    for line in text.split("\n"):
+        if line.strip() and not line.startswith("#"):
+            break
+        if line.startswith("#SBATCH"):
+            try:
+                words += shlex.split(line.removeprefix("#SBATCH"), comments=True)
+            except ValueError:  # an open quote
+                words.append(line)
+        elif line.strip() not in ("", "#", "#!/bin/bash") and not line.startswith("# "):
+            words.append(line)  # of another scheduler, which sbatch reads as well: #PBS, #BSUB
+    return words
 
 
 def node_hours(site: Site) -> float:

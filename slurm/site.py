@@ -10,19 +10,36 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
+from slurm.bounded_yaml import BadYaml, Lines, read_yaml
 from slurm.errors import SiteError
 
 EXAMPLES = Path(__file__).parent / "sites"
 # An AF_UNIX path has at most 107 bytes; Ray appends 64 to its directory, we "/kds1234567-abcdefgh/r".
 LONGEST_SCRATCH = 107 - 64 - 22
 
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed; YAML reads yes and on as true")
+    return value
+
+
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:,@+=\-\[\]&|*/]*$", max_length=200)]
-Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[MGT]$")]
-Count = Annotated[int, Field(ge=1)]
-_TIME = re.compile(r"(?:(\d+)-)?(\d{1,3})(?::(\d{2}))?(?::(\d{2}))?", re.ASCII)
+Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[MGT]$")]
+Number = BeforeValidator(_number)
+Count = Annotated[int, Field(ge=1, le=100_000), Number]  # no cluster has more nodes, no node more CPUs
+_TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,3})(?::(\d{2}))?(?::(\d{2}))?", re.ASCII)
 
 
 def seconds(time: str) -> int:
@@ -76,7 +93,7 @@ MANAGED = frozenset({
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Head(_Model):
@@ -100,7 +117,7 @@ class Site(_Model):
     cpus_per_node: Count | None = None  # or cpus_per_gpu
     memory: Memory  # of a node: Slurm's --mem
     cpus_per_gpu: Count | None = None
-    gpus_per_node: Annotated[int, Field(ge=0)] = 0  # --gpus-per-node
+    gpus_per_node: Annotated[int, Field(ge=0, le=100_000), Number] = 0  # --gpus-per-node
     gres: Word | None = None  # instead of gpus_per_node, where a site wants it: gpu:a100:2
     account: Word | None = None
     partition: Word | None = None
@@ -108,7 +125,7 @@ class Site(_Model):
     mode: Literal["gang", "elastic"] = "gang"
     # What becomes of a preempted job: Slurm requeues it, or cancels it (so a successor is submitted early)
     preempt: Literal["requeue", "cancel"] = "requeue"
-    warn_s: Annotated[int, Field(ge=1, le=65535)] = 120  # USR1 comes so long before the time limit
+    warn_s: Annotated[int, Field(ge=1, le=65535), Number] = 120  # USR1 comes so long before the time limit
     max_links: Count = 20  # how often a job may run, first time included
     setup: list[str] = Field(
         default_factory=list
@@ -125,9 +142,17 @@ class Site(_Model):
     mail_user: Word | None = None
     mail_type: Word = "END,FAIL"
     max_array: Count | None = None  # tasks in one array; default: asked of Slurm (MaxArraySize)
-    patience_s: Annotated[float, Field(ge=0)] = 60.0  # how long a busy slurmctld is asked again
+    patience_s: Annotated[float, Field(ge=0, le=86_400), Number] = (
+        60.0  # how long a busy slurmctld is asked again
+    )
     options: dict[str, str] = Field(default_factory=dict)  # more sbatch options: constraint: "a100|h100"
     head: Head = Field(default_factory=Head)
+    _file: str = PrivateAttr("the site profile")  # for messages
+
+    @property
+    def file(self) -> str:
+        """Where it was read."""
+        return self._file
 
     @model_validator(mode="after")
     def _consistent(self) -> "Site":
@@ -137,7 +162,9 @@ class Site(_Model):
             raise ValueError("give gpus_per_node or gres, not both")
         if self.cpus_per_gpu and not self.gpus:
             raise ValueError("cpus_per_gpu needs GPUs: set gpus_per_node or gres")
-        if self.gres and not re.fullmatch(r"gpu(:[A-Za-z0-9_.\-]+)?(:[1-9][0-9]*)?", self.gres):
+        if self.gres and not re.fullmatch(
+            r"gpu(:(?![0-9]+(:|$))[A-Za-z0-9_.\-]+)?(:[1-9][0-9]{0,4})?", self.gres
+        ):
             raise ValueError("gres: write gpu:2 or gpu:a100:2")
         for options in (self.options, self.head.options):
             _check_options(options)
@@ -189,24 +216,35 @@ def load_site(name: str, **changes: Any) -> Site:
         known = ", ".join(sorted(p.stem for p in EXAMPLES.glob("*.yaml")))
         raise SiteError(f"{name}: no such site profile: give a YAML file, or one of the examples: {known}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SiteError(f"{path}: not YAML: {error}") from None
+        content, lines = read_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise SiteError(
+            f"{path} is not UTF-8 text (byte {error.start}): save it with the encoding UTF-8"
+        ) from None
+    except BadYaml as error:
+        raise SiteError(error.at(path)) from None
     if not isinstance(content, dict):
         raise SiteError(f"{path}: a site profile is a mapping with keys such as partition, time, memory")
     try:
-        return Site.model_validate(content | {k: v for k, v in changes.items() if v is not None})
+        site = Site.model_validate(content | {k: v for k, v in changes.items() if v is not None})
+        site._file = str(path)
+        return site
     except ValidationError as error:
-        raise SiteError("\n".join(_explain(path, e) for e in error.errors())) from None
+        raise SiteError("\n".join(_explain(path, lines, e) for e in error.errors())) from None
 
 
-def _explain(path: Path, error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+def _explain(path: Path, lines: Lines, error: Any) -> str:
+    """One line: file, line, key, and what to do."""
+    key = ".".join(p if (p := str(part)).isprintable() else ascii(p) for part in error["loc"])
+    line = next(
+        (lines[at] for n in range(len(error["loc"]), 0, -1) if (at := error["loc"][:n]) in lines), None
+    )
+    place = f"{path}:{line}" if line else str(path)
     if error["type"] == "extra_forbidden":
         known = Head.model_fields if error["loc"][0] == "head" else Site.model_fields
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        return f"{path}: {key}: unknown key; {hint}"
+        return f"{place}: {key}: unknown key; {hint}"
     message = error["msg"].removeprefix("Value error, ")
     got = f" (got {error['input']!r:.60})" if error["loc"] and error["type"] != "missing" else ""
-    return f"{path}: {key + ': ' if key else ''}{message}{got}"
+    return f"{place}: {key + ': ' if key else ''}{message}{got}"

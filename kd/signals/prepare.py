@@ -3,9 +3,11 @@
 `fingerprint` names the windows without building them; `prepare` builds them under that name if nobody has.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -95,6 +97,14 @@ def fingerprint(config: DataConfig, cache_dir: Path | None = None, labels_versio
         identity["labels"] = labels_version
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_options(config: DataConfig) -> None:
+    """Raise InputError for options that the source doesn't take; of "auto" the data tell, so not here."""
+    if config.source == "synthetic":
+        _synthetic(config)
+    elif config.source != "auto":
+        datasets.full_options(config.source, config.options)
 
 
 def prepare(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> Data:
@@ -237,9 +247,25 @@ def _source_identity(config: DataConfig, cache_dir: Path | None) -> dict[str, An
 def _synthetic(config: DataConfig) -> synthetic.Synthetic:
     if config.path is not None:
         raise InputError("data.path is given, but data.source is synthetic: set data.source to auto")
-    known = [f.name for f in dataclasses.fields(synthetic.Synthetic)]
-    datasets.check_options(config.options, known, "data.options of the synthetic source")
-    return synthetic.Synthetic(**config.options)
+    defaults: dict[str, Any] = dataclasses.asdict(synthetic.Synthetic())
+    datasets.check_options(config.options, defaults, "data.options of the synthetic source")
+    numbers: dict[str, Any] = {
+        key: _number(f"data.options.{key}", value, defaults[key]) for key, value in config.options.items()
+    }
+    return synthetic.Synthetic(**numbers)
+
+
+def _number(where: str, value: Any, default: float) -> float:
+    """A finite number, whole if the default is; text is read as one, since YAML 1.1 takes 1e0 for text."""
+    number = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
+    whole = isinstance(default, int)
+    if not math.isfinite(number) or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{where} is {value!r:.60}: write {kind}, such as {default}")
+    return int(value) if whole and not isinstance(value, str) else int(number) if whole else number
 
 
 def _path(config: DataConfig) -> Path:

@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.floating]
 
 GENERATOR_VERSION = 1  # raise when the same config gives other signals; part of the data's fingerprint
 DATASET = "synthetic"
+MOST_SAMPLES = 1e9  # of all subjects: 4 GB of float32
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,15 @@ class Synthetic:
                 f"synthetic: subjects is {self.subjects} and minutes {self.minutes}: "
                 "use at least 1 subject and half a minute"
             )
-        if self.seed < 0:
-            raise InputError(f"synthetic: seed is {self.seed}: use 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"synthetic: seed is {self.seed}: use 0 to 4294967295")
         if self.motion < 0 or self.noise < 0 or self.fs < 16:
             raise InputError("synthetic: motion and noise must not be negative, fs not below 16 Hz")
+        if (samples := self.subjects * self.minutes * 60 * self.fs) > MOST_SAMPLES:
+            raise InputError(
+                f"synthetic: {samples:.3g} samples are more than {MOST_SAMPLES:.0g}: "
+                "lower subjects, minutes or fs"
+            )
 
 
 def recordings(config: Synthetic) -> list[Recording]:

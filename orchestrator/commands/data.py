@@ -11,6 +11,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SPACE
+from orchestrator.words import escaped_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ def check(source: str, overrides: Sequence[str], format: str | None, as_json: bo
     else:
         tell(f"reading {source}")
         found = examine(Path(source), format or "auto", tell)
-    click.echo(json.dumps(found, indent=2) if as_json else in_words(found))
+    click.echo(json.dumps(found, indent=2) if as_json else escaped_lines(in_words(found)))
 
 
 def is_space(source: str) -> bool:

@@ -8,6 +8,7 @@ import click
 
 from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.store.find import sweep_folder
+from orchestrator.words import escaped_lines
 
 
 @click.command()
@@ -39,7 +40,7 @@ def evaluate(sweep: str, point: str, path: Path, format: str, as_json: bool) -> 
             "recordings; the point may have been trained on the other subjects",
             err=True,
         )
-    click.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else in_words(found))
+    click.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else escaped_lines(in_words(found)))
 
 
 def in_words(found: dict[str, Any]) -> str:

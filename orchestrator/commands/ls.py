@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.run.sweeps import sweeps_in
+from orchestrator.words import escaped
 
 NAMES = ("sweep", "state", "done", "failed", "blocked", "total", "best MAE", "point", "last activity")
 
@@ -34,7 +35,7 @@ def ls(folder: Path, as_json: bool) -> None:
     )
     for sweep in found:
         if sweep["why"]:
-            click.echo(f"{sweep['sweep']}: {sweep['why']}", err=True)
+            click.echo(escaped(f"{sweep['sweep']}: {sweep['why']}"), err=True)
 
 
 def _row(sweep: dict[str, Any]) -> list[str]:

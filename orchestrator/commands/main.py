@@ -4,13 +4,19 @@ So `--help` costs no import of torch, ray, mlflow or matplotlib. Exit codes: 0 d
 3 partly done, 75 try again later, 130 interrupted.
 """
 
+import contextlib
 import importlib
+import io
 import os
+import select
+import stat
 import sys
+from typing import Any
 
 import click
 
 from kd.errors import InputError
+from orchestrator.words import escaped_lines
 
 # name -> its line in `kdsweep --help`; the command is orchestrator.commands.<name>.<name>
 COMMANDS = {
@@ -83,27 +89,82 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: errors a user can mend become one line on stderr and exit code 2, or theirs."""
+    """Entry point: errors a user can mend become one line on stderr and exit code 2, or theirs.
+
+    `kdsweep ... | head` ends with 0: when nobody reads on, nothing went wrong.
+    """
+    stdout, pipes = sys.stdout, [fd for fd in (1, 2) if _is_pipe(fd)]
+    try:
+        try:
+            _run()
+        finally:  # here, not when the interpreter ends and can only complain
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        broken, code = _ends(error, stdout)
+        if not broken:
+            raise
+        if not any(map(_unread, pipes)):
+            _fail("a connection broke, to a server or another process: try again", 1)
+        for fd in pipes:
+            if _unread(fd):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+        sys.exit(code)
+
+
+def _run() -> None:
     try:
         cli.main(prog_name="kdsweep", standalone_mode=False)
     except InputError as error:
         _fail(str(error), getattr(error, "exit_code", 2))
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        print(escaped_lines(said.getvalue()), end="", file=sys.stderr)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
-    except BrokenPipeError:  # `kdsweep ... | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
 
 
+def _ends(error: BaseException, stdout: object) -> tuple[bool, Any]:
+    """Whether a broken pipe led to this end, and the exit code without it.
+
+    click and rich turn it into an exit with 1; click has replaced stdout by then.
+    """
+    pipe = isinstance(error, BrokenPipeError)
+    ended = error.__context__ if pipe else error
+    if not isinstance(ended, SystemExit):
+        return pipe, 0
+    if isinstance(ended.__context__, BrokenPipeError) or (ended.code == 1 and sys.stdout is not stdout):
+        return True, 0
+    return pipe, ended.code
+
+
+def _is_pipe(fd: int) -> bool:
+    with contextlib.suppress(OSError):  # closed
+        mode = os.fstat(fd).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    return False
+
+
+def _unread(fd: int) -> bool:
+    """Whether nobody reads a pipe any more; rich has put /dev/null in its place by then."""
+    if not _is_pipe(fd):
+        return True
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # the code says it, too
+        print(f"error: {escaped_lines(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -110,9 +110,9 @@ def print_profile(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
-        console = Console(width=150)
+        console = Console(width=150, markup=False)
     for key, device in document["devices"].items():
         table = Table(
             title=f"{key}: {device['cpu']}, {' '.join(device['flags'])}, batch 1, one thread",

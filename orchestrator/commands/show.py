@@ -9,6 +9,7 @@ import click
 
 from orchestrator.api import open_sweep
 from orchestrator.commands.arguments import POINT, SWEEP
+from orchestrator.words import escaped_lines
 
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 60  # of the curve; more epochs are averaged
@@ -25,7 +26,7 @@ def show(sweep: str, point: str, as_json: bool) -> None:
     POINT is an id, or the beginning of one.
     """
     found = open_sweep(sweep).point(point)
-    click.echo(json.dumps(found, indent=1) if as_json else in_words(found))
+    click.echo(json.dumps(found, indent=1) if as_json else escaped_lines(in_words(found)))
 
 
 def in_words(found: dict[str, Any]) -> str:

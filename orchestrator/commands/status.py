@@ -13,6 +13,7 @@ from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.tables import WIDE
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
+from orchestrator.words import escaped, escaped_lines
 
 WATCH_S = 2.0
 EXIT = {"partly failed": 3, "unknown": 69, "stopped": 75}  # as `run`; 69: Slurm doesn't answer
@@ -53,7 +54,7 @@ def _active(jobs: list[dict[str, Any]]) -> bool:
 
 
 def _show(now: dict[str, Any], show_all: bool, as_json: bool) -> None:
-    click.echo(json.dumps(now) if as_json else in_words(now))
+    click.echo(json.dumps(now) if as_json else escaped_lines(in_words(now)))
     if show_all and not as_json:
         click.echo()
         _table(now["points"])
@@ -91,7 +92,7 @@ def job_line(job: dict[str, Any]) -> str:
 
 def in_words(now: dict[str, Any]) -> str:
     """The same as text."""
-    from orchestrator.words import duration, escaped
+    from orchestrator.words import duration
 
     columns = shutil.get_terminal_size((WIDE, 24)).columns
     title = f"{now['sweep']}: {now['state']}"
@@ -113,7 +114,7 @@ def in_words(now: dict[str, Any]) -> str:
             f"{best['point']}"
         )
     for id, why in now["failures"].items():
-        line = f"  failed   {id}  {escaped(why.splitlines()[0])}"
+        line = f"  failed   {id}  {escaped(next(iter(why.splitlines()), ''))}"
         lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now["failures"]:
         lines.append(f"  why:     kdsweep logs {now['folder']} --failed")

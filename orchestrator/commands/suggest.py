@@ -58,5 +58,5 @@ def _print(found: "Suggested") -> None:
         table.add_column(name, justify="right" if name in NUMBERS else "left")
     for pick in found.picks:
         table.add_row(*pick_row(pick))
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    console = Console(markup=False)
+    (console if console.is_terminal else Console(width=140, markup=False)).print(table)

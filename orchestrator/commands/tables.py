@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from orchestrator.words import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +34,12 @@ def console() -> "Console":
     """Where commands print tables: as wide as the terminal, or as COLUMNS says, or WIDE."""
     from rich.console import Console
 
-    made = Console(highlight=False)
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=WIDE, highlight=False)
+    made = Console(highlight=False, markup=False)
+    return (
+        made
+        if made.is_terminal or "COLUMNS" in os.environ
+        else Console(width=WIDE, highlight=False, markup=False)
+    )
 
 
 def show(console: "Console", columns: Sequence[Column]) -> list[str]:
@@ -41,6 +47,7 @@ def show(console: "Console", columns: Sequence[Column]) -> list[str]:
     from rich.table import Table
     from rich.text import Text
 
+    columns = [replace(c, cells=[escaped(cell) for cell in c.cells]) for c in columns]
     shown = list(columns)
     while _width(shown) > console.width and any(c.needed for c in shown):
         shown.remove(max(shown, key=lambda c: c.needed))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kd.edge import onnxfile
 from kd.signals.baselines import baseline_errors
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.space.resolve import Opened
@@ -127,6 +128,12 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
     yield "| `stream.py` | the same from a live signal |"
     yield "| `grid.py` | where windows start and which label is theirs; both use it |"
     yield "| `kdsweep_model.h` | filter, window starts, class table, normalisation and decoding in C |"
+    yield ""
+    yield (
+        f"ONNX operator set {onnxfile.OPSET}, IR version {onnxfile.IR}; the oldest onnxruntime such files "
+        f"were tried with is {onnxfile.OLDEST_RUNTIME} (before 1.19 it needs numpy 1), this one with "
+        f"{onnxfile.require_extra()[1].__version__}."
+    )
     yield ""
     yield "    pip install numpy onnxruntime"
     yield "    python example.py RECORDINGS.npz"

@@ -22,8 +22,8 @@ def print_table(document: dict[str, Any]) -> None:
             *(_form(forms.get(name)) for name in ("log_exponential", "exponential")),
             arm["verdict"] if arm["verdict"] == "ok" else f"refuse: {arm['why']}",
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDE)).print(table)
+    console = Console(markup=False)
+    (console if console.is_terminal else Console(width=WIDE, markup=False)).print(table)
 
 
 def _form(form: dict[str, Any] | None) -> str:

@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kd.errors import InputError
 from kd.models.architectures import ARCHITECTURES
 from orchestrator.answers.candidates import LIMITS
@@ -16,6 +14,7 @@ from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
 from orchestrator.store.store import Store
+from slurm.bounded_yaml import BadYaml, read_yaml
 
 KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
 
@@ -103,8 +102,8 @@ class Sweep:
     def source(self) -> str:
         """Where the recordings came from, "synthetic" when they were generated; "" when unknown."""
         try:
-            data = (yaml.safe_load(self.space) or {}).get("data") or {}
-        except (yaml.YAMLError, AttributeError):
+            data = (read_yaml(self.space)[0] or {}).get("data") or {}
+        except (BadYaml, AttributeError):
             return ""
         if not self.space or not isinstance(data, dict):
             return ""

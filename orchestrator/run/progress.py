@@ -146,7 +146,7 @@ class Display:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(file=stream), auto_refresh=False, transient=True)
+            self._live = Live(console=Console(file=stream, markup=False), auto_refresh=False, transient=True)
             self._live.start()
 
     def say(self, text: str) -> None:

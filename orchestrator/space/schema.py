@@ -6,10 +6,13 @@ be single or lists. `key.sub=value` overrides change single values from the comm
 
 import dataclasses
 import difflib
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import GenericAlias
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -25,19 +28,39 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kd.errors import InputError
+from kd.files import read_text
 from kd.models.architectures import ARCHITECTURES
 from kd.models.inits import INITS
 from kd.signals.augment import Augment
-from kd.signals.prepare import DataConfig
+from kd.signals.prepare import DataConfig, check_options
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
 from orchestrator.space.slot import GPU_SHARE, Slot
+from orchestrator.words import escaped
+from slurm.bounded_yaml import BadYaml, Lines, read_yaml
 
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
+
+
+def _mapping(value: Any) -> Any:
+    """[scratch, soft] looks right, but each strategy has arguments."""
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        names = ", ".join(f"{name}: {{}}" for name in _listed(value)[:9])
+        text = f"Input should be a mapping from names to arguments: write {{{names}}}"
+        raise PydanticCustomError("mapping", "{text}", {"text": text})
+    return value
+
+
+def _different(values: list[int]) -> list[int]:
+    twice = sorted({v for v in values if values.count(v) > 1}) if len(set(values)) < len(values) else []
+    if twice:
+        text = f"{twice[0]} is given twice, and the same seed trains the same model: give each once"
+        raise PydanticCustomError("twice", "{text}", {"text": text})
+    return values
 
 
 def _architecture(name: str) -> str:
@@ -47,8 +70,28 @@ def _architecture(name: str) -> str:
     return name
 
 
+def _number(value: Any) -> Any:
+    """YAML reads yes, no, on, off as true and false, and Python true as 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "Input should be a number; YAML reads yes and on as true")
+    return value
+
+
+Number = BeforeValidator(_number)
+Whole = Annotated[int, Number]
+Real = Annotated[float, Number]
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _checked(of: Any) -> Any:
+    """The type of a dataclass's field, its numbers none that are true, false or beyond what is possible."""
+    if get_origin(of) is tuple:
+        parts = tuple(part if part is ... else _checked(part) for part in get_args(of))
+        return GenericAlias(tuple, parts)
+    return {int: Whole, float: Real}.get(of, of)
 
 
 def _model(of: type, **replaced: Any) -> type[BaseModel]:
@@ -56,15 +99,18 @@ def _model(of: type, **replaced: Any) -> type[BaseModel]:
     parts: dict[str, Any] = {}
     for field in dataclasses.fields(of):
         if field.default is not dataclasses.MISSING:
-            parts[field.name] = (field.type, field.default)
+            parts[field.name] = (_checked(field.type), field.default)
         elif field.default_factory is not dataclasses.MISSING:
-            parts[field.name] = (field.type, Field(default_factory=field.default_factory))
+            parts[field.name] = (_checked(field.type), Field(default_factory=field.default_factory))
     return create_model(f"{of.__name__}Model", __base__=_Model, **(parts | replaced))
 
 
-Positive = Annotated[int, Field(ge=1)]
+MOST_POINTS = 1_000_000  # of all grids; ten times what was ever planned
+MOST_ARGUMENTS = 10_000  # combinations of strategies' arguments: to check so many takes a second
+Positive = Annotated[int, Field(ge=1, le=100_000), Number]  # no width, depth or class is larger
 Ints = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed), Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), Number]  # what every generator takes
+Seeds = Annotated[list[Seed], BeforeValidator(_listed), AfterValidator(_different), Field(min_length=1)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
 Arch = Annotated[
     str,
@@ -72,20 +118,29 @@ Arch = Annotated[
     Field(json_schema_extra=lambda schema: schema.update(enum=[*ARCHITECTURES])),
 ]
 Archs = Annotated[list[Arch], BeforeValidator(_listed), Field(min_length=1)]
-Values = Annotated[list[float], BeforeValidator(_listed), Field(min_length=1)]
+Values = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False), Number]], BeforeValidator(_listed), Field(min_length=1)
+]
 # one grid, or a list of grids, of a strategy's arguments
 Grids = Annotated[list[dict[str, Values]], BeforeValidator(lambda v: _listed({} if v is None else v))]
-Strategies = Annotated[dict[str, Grids], Field(min_length=1)]
+Strategies = Annotated[dict[str, Grids], BeforeValidator(_mapping), Field(min_length=1)]
 
-PreprocessModel = _model(Preprocess)
-SplitModel = _model(Split)
-AugmentModel = _model(Augment)
+PreprocessModel = _model(
+    Preprocess,
+    fs=(Annotated[float, Field(le=100_000), Number], Preprocess.fs),
+    order=(Annotated[int, Field(ge=1, le=20), Number], Preprocess.order),
+    window_s=(Annotated[float, Field(gt=0, le=3600), Number], Preprocess.window_s),
+)
+SplitModel = _model(Split, seed=(Seed, Split.seed))
+AugmentModel = _model(
+    Augment, seed=(Seed, Augment.seed), copies=(Annotated[int, Field(ge=0, le=1000), Number], Augment.copies)
+)
 RecipeModel = _model(Recipe)
 # a recipe with only what differs
 Changes: type[BaseModel] = create_model(
     "Changes",
     __base__=_Model,
-    **{f.name: (f.type | None, None) for f in dataclasses.fields(Recipe)},  # type: ignore[operator, call-overload]
+    **{f.name: (_checked(f.type) | None, None) for f in dataclasses.fields(Recipe)},  # type: ignore[call-overload]
 )
 Training = _model(
     Recipe,
@@ -109,7 +164,7 @@ class Task(_Model):
     """A model's outputs: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
 
     min_bpm: Positive = 30
-    classes: Annotated[int, Field(ge=3)] = 180
+    classes: Annotated[int, Field(ge=3, le=100_000), Number] = 180
 
 
 class Teachers(_Model):
@@ -139,10 +194,10 @@ class Students(_Model):
 class Resources(_Model):
     """What one running pack holds. gpus: a number, maybe a fraction; auto: a quarter where there is a GPU."""
 
-    cpus: Annotated[float, Field(ge=0)] = 1.0
-    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    cpus: Annotated[float, Field(ge=0, le=100_000), Number] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=100_000), Number] | Literal["auto"] = "auto"
     threads: Positive = 1
-    max_failures: Annotated[int, Field(ge=0)] = 1
+    max_failures: Annotated[int, Field(ge=0, le=100_000), Number] = 1
 
     def slot(self, has_gpu: bool) -> Slot:
         """What one pack holds on a machine with GPUs, or without."""
@@ -212,6 +267,11 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
         space = SearchSpace.model_validate(content)
     except ValidationError as error:
         raise InputError(_explain(path, lines, error.errors())) from None
+    if (points := _most_points(space)) > MOST_POINTS:
+        raise InputError(
+            f"{path}: teachers and students: a grid of up to {points:,} points, more than {MOST_POINTS:,}: "
+            "give fewer values"
+        )
     for key, strategies in _strategies(space):
         _check_strategies(path, lines, key, strategies)
     for i, block in enumerate(space.students):
@@ -222,7 +282,7 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
     try:
         for role in ("teacher", "student"):
             _check_recipe(space, role)
-        space.data_config()
+        check_options(space.data_config())
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return space if space.name else space.model_copy(update={"name": path.stem})
@@ -242,13 +302,36 @@ def _strategies(space: SearchSpace) -> Iterator[tuple[tuple[Any, ...], Strategie
             yield ("students", i, "strategies"), block.strategies
 
 
-def _check_strategies(
-    path: Path, lines: Mapping[tuple[Any, ...], int], key: tuple[Any, ...], strategies: Strategies
-) -> None:
+def _most_points(space: SearchSpace) -> int:
+    """How many points the grids have at most: every student from every teacher. Makes none of them."""
+
+    def sets(strategies: Strategies) -> int:
+        return sum(map(_combinations, strategies.values()))
+
+    teachers = sum(len(b.arch) * len(b.depth) * len(b.width) * len(b.seeds) for b in space.teachers)
+    students = sum(
+        len(b.arch)
+        * len(b.depth)
+        * len(b.width)
+        * len(b.init)
+        * len(b.seeds or space.seeds)
+        * sets(b.strategies or space.strategies)
+        for b in space.students
+    )
+    return teachers + students * max(teachers, 1)
+
+
+def _combinations(grids: Sequence[Mapping[str, Sequence[float]]]) -> int:
+    return sum(math.prod(map(len, grid.values())) for grid in grids)
+
+
+def _check_strategies(path: Path, lines: Lines, key: tuple[Any, ...], strategies: Strategies) -> None:
     for name, grids in strategies.items():
         where = f"{_place(path, lines, (*key, name))}: {'.'.join(map(str, (*key, name)))}"
         if name not in STRATEGIES:
             raise InputError(f"{where}: unknown strategy{_hint(name, STRATEGIES)}")
+        if (sets := _combinations(grids)) > MOST_ARGUMENTS:
+            raise InputError(f"{where}: {sets:,} sets of arguments, more than {MOST_ARGUMENTS:,}: give fewer")
         try:
             list(strategy_points({name: grids}))
         except InputError as error:
@@ -269,37 +352,17 @@ def _check_recipe(space: SearchSpace, role: str) -> None:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
-    """The content, and the line of every key. Duplicate keys are refused: YAML would keep the last."""
-    text = path.read_text()
+def _read(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The content, and the line of every key."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {error}") from None
-    lines: dict[tuple[Any, ...], int] = {}
-    if not isinstance(content, dict) or root is None:
+        content, lines = read_yaml(read_text(path))
+    except BadYaml as error:
+        raise InputError(error.at(path)) from None
+    if not isinstance(content, dict):
         raise InputError(
             f"{path}: a search space is a mapping with keys such as {', '.join(SearchSpace.model_fields)}"
         )
-    _lines(path, root, (), lines)
     return content, lines
-
-
-def _lines(path: Path, node: yaml.Node, key: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            sub = (*key, name.value)
-            if sub in lines:
-                raise InputError(
-                    f"{path}:{name.start_mark.line + 1}: {_dotted(sub)} is given twice: remove one"
-                )
-            lines[sub] = name.start_mark.line + 1
-            _lines(path, value, sub, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            lines[(*key, i)] = value.start_mark.line + 1
-            _lines(path, value, (*key, i), lines)
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -309,14 +372,14 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not sign or not all(parts):
         raise InputError(f"override {override!r}: write key.sub=value, such as training.max_epochs=5")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not YAML: {error}") from None
+        value, _ = read_yaml(text)
+    except BadYaml as error:
+        raise InputError(f"override {override!r:.200}: the value: {error}") from None
     at: Any = content
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
         if isinstance(at, list):
-            if not part.isdigit() or int(part) >= len(at):
+            if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(at):
                 raise InputError(
                     f"override {override!r}: {'.'.join(parts[:i])} is a list of {len(at)}: no entry {part}"
                 )
@@ -333,7 +396,7 @@ def _override(content: dict[str, Any], override: str) -> None:
             at = at.setdefault(slot, {}) if isinstance(at, dict) else at[slot]
 
 
-def _explain(path: Path, lines: Mapping[tuple[Any, ...], int], errors: Sequence[Any]) -> str:
+def _explain(path: Path, lines: Lines, errors: Sequence[Any]) -> str:
     """What pydantic found, one line each: file, line, key, and what to do."""
     said = []
     for error in errors:
@@ -342,7 +405,9 @@ def _explain(path: Path, lines: Mapping[tuple[Any, ...], int], errors: Sequence[
             text = f"unknown key{_hint(str(key[-1]), _known(key[:-1]))}"
         else:
             text = f"{error['msg']} (got {error['input']!r:.60})"
-        line = f"{_place(path, lines, key)}: {_dotted(key)}: {text}"
+            if error["input"] is None:
+                text += "; fill it in, or leave the key out"
+        line = escaped(f"{_place(path, lines, key)}: {_dotted(key)}: {text}")
         if line not in said:
             said.append(line)
     return "\n".join(said)
@@ -374,7 +439,7 @@ def _hint(name: str, known: Any) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-def _place(path: Path, lines: Mapping[tuple[Any, ...], int], key: tuple[Any, ...]) -> str:
+def _place(path: Path, lines: Lines, key: tuple[Any, ...]) -> str:
     """file:line of a key, or of the nearest one above it."""
     while key and key not in lines:
         key = key[:-1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slurm.errors import SiteError
-from slurm.job import Job, requests, scripts, slug, split_array
+from slurm.job import Job, parsed_options, requests, scripts, slug, split_array
 from slurm.site import EXAMPLES, Site, load_site
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -99,6 +99,90 @@ def test_options_end_before_the_first_word_a_user_wrote() -> None:
 def test_control_characters_are_refused() -> None:
     with pytest.raises(SiteError, match="control characters"):
         scripts(job(load_site("cpu"), "/home/me\n#SBATCH --uid=0"))
+
+
+@pytest.mark.parametrize("c", ["\n", "\r", "\x85", "\u2028", "\u2029", "\x1b", "\x7f", "\udcff"])
+def test_line_breaks_of_any_kind_are_refused(c: str) -> None:
+    with pytest.raises(SiteError, match="control characters"):
+        scripts(job(load_site("cpu"), f"/home/me{c}x"))
+    with pytest.raises(SiteError, match="control characters"):
+        scripts(job(load_site("cpu", python=f"python{c}")))
+
+
+# what a profile would write if nothing were checked before: (its part, what the message names)
+UNCHECKED = [
+    ({"options": {"constraint\n": "a|touch x"}}, "options.constraint"),
+    ({"options": {"constraint": "a\ntouch x"}}, "options.constraint"),
+    ({"options": {"constraint": "a\n#SBATCH --uid=0"}}, "uid"),
+    ({"options": {"constraint": "a\n#PBS -u root"}}, "#PBS"),
+    ({"options": {"constraint": "a --uid=0"}}, "options.constraint"),
+    ({"options": {"constraint": "a b"}}, "options.constraint"),
+    ({"options": {"constraint": "'a"}}, "options.constraint"),
+    ({"options": {"constraint": '"a"'}}, "options.constraint"),
+    ({"options": {"constraint": "a\\b"}}, "options.constraint"),
+    ({"options": {"constraint": "a #b"}}, "options.constraint"),
+    ({"options": {"constraint=a --uid": "0"}}, "options.constraint"),
+    ({"partition": "gpu\n\ntouch x\n"}, "partition"),
+    ({"account": "'"}, "account"),
+    ({"memory": "4G 5G"}, "memory"),
+    ({"time": "10\nid"}, "time"),
+    ({"mail_user": "a b"}, "mail_user"),
+]
+
+
+@pytest.mark.parametrize(("part", "names"), UNCHECKED)
+@pytest.mark.parametrize("mode", ["gang", "elastic"])
+def test_a_script_that_says_something_else_is_never_made(mode: str, part: dict, names: str) -> None:
+    """The profile's own checks are left out here: the script is read again whatever they let pass."""
+    changed = load_site("cpu", mode=mode, mail_user="me@x.org").model_copy(update=part)
+    with pytest.raises(SiteError, match="would read") as error:
+        scripts(job(changed))
+    assert names in str(error.value)
+    assert "cpu.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["$(touch${IFS}x)", "`touch${IFS}x`", "a;touch", "é\u2028", "-x", "|touch"])
+def test_what_sbatch_takes_as_it_stands_no_shell_sees(value: str, tmp_path: Path) -> None:
+    """A header is a comment to bash."""
+    changed = load_site("cpu").model_copy(update={"options": {"constraint": value}})
+    text = scripts(job(changed))["gang.sbatch"]
+    assert f"--constraint={value}" in parsed_options(text)
+    header = text[: text.index("set -u")]
+    done = subprocess.run(["bash", "-c", header], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr, list(tmp_path.iterdir())) == ("", "", [])
+
+
+@pytest.mark.parametrize("mode", ["gang", "elastic"])
+def test_the_whole_script_runs_with_hostile_words(mode: str, tmp_path: Path) -> None:
+    """A fake python notes how it is called; the folder's name, the scratch and the driver arrive whole."""
+    here = tmp_path / 'it\'s; $(touch a) `touch b` "q" # %j é'
+    here.mkdir()
+    python = tmp_path / "fake python"
+    python.write_text(
+        '#!/bin/bash\nprintf "%s\\0" "$@" >>"$CALLS"; printf "\\n" >>"$CALLS"\nexit 0\n', encoding="utf-8"
+    )
+    python.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for command in ("srun", "sbatch", "scancel", "scontrol"):
+        (tmp_path / "bin" / command).symlink_to(python)
+    profile = load_site("cpu", mode=mode, python=str(python), scratch="/tmp/$(touch c)", setup=["cd ."])
+    one = Job("1-a", "x", here, profile, (str(python), "run", f"{here}/space.yaml"))
+    for name, text in scripts(one).items():
+        path, calls = tmp_path / name, tmp_path / f"{name}.calls"
+        path.write_text(text, encoding="utf-8")
+        env = {
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NAME": "n",
+            "CALLS": str(calls),
+        }
+        env |= {"SLURMD_NODENAME": "n", "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_NUM_NODES": "2"}
+        subprocess.run(
+            ["bash", str(path)], cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False
+        )
+        called = calls.read_text(encoding="utf-8")
+        assert f"{here}\0" in called
+        assert not {"a", "b", "c", "foo"} & {p.name for p in (*tmp_path.iterdir(), *here.iterdir())}
 
 
 @pytest.mark.parametrize(

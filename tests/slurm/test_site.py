@@ -72,6 +72,15 @@ def test_time_limits_as_slurm_reads_them(time: str, expected: int) -> None:
         ({"scratch": "tmp"}, "absolute"),
         ({"scratch": "/" + "s" * LONGEST_SCRATCH}, "107"),
         ({"max_links": 0}, "max_links"),
+        ({"nodes": 2**64}, "site.yaml:3: nodes: "),
+        ({"nodes": True}, "nodes: a number is needed; YAML reads yes"),
+        ({"nodes": float("inf")}, "nodes: "),
+        ({"patience_s": float("nan")}, "patience_s: Input should be a finite number"),
+        ({"gres": "gpu:" + "9" * 99}, "gres"),
+        ({"time": "9" * 99 + "-0"}, "time"),
+        ({"memory": "9" * 99 + "G"}, "memory"),
+        ({"options": {1: "a"}}, "options.1"),
+        ({"head": None}, "head"),
     ],
 )
 def test_refused(tmp_path: Path, content: dict[str, object], says: str) -> None:
@@ -90,6 +99,30 @@ def test_managed_options_cannot_be_overridden(tmp_path: Path, option: str) -> No
 def test_a_profile_that_is_not_there_names_the_examples() -> None:
     with pytest.raises(SiteError, match="cpu, gpu1, multi_gpu, preemptible"):
         load_site("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"memory: 4G\nmemory: 5G", "site.yaml:2: memory is given twice"),
+        (b"setup: &a [*a]", "site.yaml:1: an alias stands inside"),
+        (b"setup: " + b"[" * 9999, "site.yaml:1: nested deeper"),
+        (b"memory: \xff", "site.yaml is not UTF-8"),
+        ("memory: 4G".encode("utf-16"), "site.yaml is not UTF-8"),
+        (b"", "is a mapping"),
+        (b"- a", "is a mapping"),
+    ],
+)
+def test_files_that_are_no_profile(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "site.yaml").write_bytes(content)
+    with pytest.raises(SiteError, match=says):
+        load_site(str(tmp_path / "site.yaml"))
+
+
+def test_a_time_limit_needs_no_quotes(tmp_path: Path) -> None:
+    """YAML 1.1 reads it as a number of seconds."""
+    (tmp_path / "site.yaml").write_text("memory: 4G\ncpus_per_node: 4\ntime: 1:30:00\n", encoding="utf-8")
+    assert seconds(load_site(str(tmp_path / "site.yaml")).time) == 5400
 
 
 def test_the_command_line_changes_a_profile_and_is_checked_alike(tmp_path: Path) -> None:

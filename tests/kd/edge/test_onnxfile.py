@@ -68,6 +68,15 @@ def test_a_file_is_whole_and_says_nothing_of_its_maker(written):
         assert [d.dim_value for d in shape[1:]] == list(SHAPES[arch][2:])
 
 
+def test_a_file_asks_for_no_more_than_it_needs(written):
+    """What the model card says of the oldest runtime was tried with these versions."""
+    for file in written[2:]:
+        proto = onnx.load(file)
+        assert [(o.domain, o.version) for o in proto.opset_import] == [("", onnxfile.OPSET)]
+        assert {node.domain for node in proto.graph.node} == {""}
+        assert proto.ir_version == onnx.helper.find_min_ir_version_for(proto.opset_import) == onnxfile.IR
+
+
 def test_the_file_answers_as_the_model(written):
     arch, model, fp32, _ = written
     assert onnxfile.verify(fp32, model, windows(arch)) < 1e-5

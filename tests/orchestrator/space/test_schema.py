@@ -6,6 +6,7 @@ import pytest
 
 from kd.errors import InputError
 from kd.models.architectures import ARCHITECTURES
+from kd.signals.prepare import fingerprint
 from orchestrator.space.schema import Students, load_space, space_text, strategy_points
 
 SPACES = sorted((Path(__file__).resolve().parents[3] / "search_spaces").glob("*.yaml"))
@@ -62,6 +63,7 @@ def test_overrides(write) -> None:
     assert space.seeds == [0, 1]
 
 
+MANY = [*range(1, 100)]
 REFUSED = {
     "trainng: {}": r"space.yaml:1: trainng: unknown key; did you mean training\?",
     "training: {lrr: 1}": r"space.yaml:1: training.lrr: unknown key; did you mean lr\?",
@@ -84,6 +86,48 @@ REFUSED = {
     "data: {preprocess: {low_hz: 5}}": "low_hz",
     "data: {split: {scheme: random}}": "split.scheme",
     "task: {classes: 2}": "task.classes",
+    "training: {lr: .nan}": "space.yaml:1: training.lr: .* finite",
+    "training: {lr: -.inf}": "space.yaml:1: training.lr: .* finite",
+    "training: {lr: 1e400}": "training.lr: .* finite",
+    "training: {teachers: {lr: .nan}}": "training.teachers.lr: .* finite",
+    "training: {max_epochs: yes}": "training.max_epochs: .* YAML reads yes and on as true",
+    "training: {students: {max_epochs: on}}": "training.students.max_epochs: .* reads yes",
+    "training: {lr: 1:30}": "training.lr: .*'1:30'",
+    "training:": "training: .*leave the key out",
+    "resources: {cpus: .inf}": "resources.cpus: .* finite",
+    "data: {preprocess: {window_s: .nan}}": "data.preprocess.window_s: .* finite",
+    "data: {split: {fractions: [.nan, 0.5, 0.5]}}": "data.split.fractions.0: .* finite",
+    "data: {augment: {stretch: [yes, 2]}}": "data.augment.stretch.0: .* reads yes",
+    "strategies: {soft: {temperature: .nan}}": "strategies.soft.0.temperature.0: .* finite",
+    "strategies: {soft: {temperature: yes}}": "strategies.soft.0.temperature.0: .* reads yes",
+    "strategies: [scratch, soft]": r"strategies: .* a mapping .* write \{scratch: \{\}, soft: \{\}\}",
+    "strategies: soft": r"strategies: .* write \{soft: \{\}\}",
+    "seeds: 18446744073709551616": "space.yaml:1: seeds.0: .*4294967295",
+    "seeds: [0, 1, 0]": "space.yaml:1: seeds: 0 is given twice, .*: give each once",
+    "seeds: yes": "seeds.0: .* reads yes",
+    "data: {split: {seed: 4294967296}}": "data.split.seed: .*4294967295",
+    "data: {options: {seed: 4294967296}}": "seed is 4294967296",
+    "data: {options: {minutes: six}}": "data.options.minutes is 'six': write a number, such as 8.0",
+    "data: {options: {minutes: null}}": "data.options.minutes is None",
+    "data: {options: {minutes: [1]}}": r"data.options.minutes is \[1\]",
+    "data: {options: {minutes: .inf}}": "data.options.minutes is inf",
+    "data: {options: {minutes: 1:30}}": "data.options.minutes is '1:30'",
+    "data: {options: {subjects: yes}}": "data.options.subjects is True: write a whole number",
+    "data: {options: {subjects: 2.5}}": "data.options.subjects is 2.5: write a whole number",
+    "data: {options: {subjects: 1000000000}}": "samples are more than",
+    "data: {options: {subject: 3}}": "did you mean subjects",
+    "data: {source: bidmc, options: {lags: 3}}": "data.options of bidmc: unknown option 'lags'",
+    "data: {source: spx}": "unknown data format 'spx': did you mean spc",
+    f"strategies: {{soft: {{ce: {MANY}, weight: {MANY}, temperature: {MANY}}}}}": (
+        "strategies.soft: 970,299 sets of arguments, more than 10,000"
+    ),
+    f"students: {{arch: mlp, depth: {MANY}, width: {MANY}, seeds: {MANY}, init: [random, pruned]}}": (
+        "a grid of up to 1,940,598 points"
+    ),
+    "1: 2": "1: Keys should be strings",
+    "a: &a [*a]": "space.yaml:1: an alias stands inside",
+    "data: {path: " + "[" * 999: "space.yaml:1: nested deeper",
+    "": "is a mapping",
     "- a list": "is a mapping",
     "a: [": "not YAML",
 }
@@ -103,11 +147,35 @@ def test_bad_input_is_refused_with_its_place(write, text: str) -> None:
         ("training.max_epochs.deep=1", "is a single value"),
         ("training.epochs=4", "did you mean max_epochs"),
         ("seeds=[", "not YAML"),
+        ("students.².width=4", "is a list of 1: no entry ²"),  # isdigit() is true of it, int() refuses it
+        ("students.٠.width=4", "no entry"),
+        (f"students.{'9' * 5000}.width=4", "no entry"),
+        (f"seeds={'[' * 5000}", "nested deeper"),
+        ("training=&a {lr: *a}", "inside what it names"),
+        ("training.lr=.nan", "training.lr: .* finite"),
     ],
 )
 def test_bad_overrides(write, override: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
         load_space(write(), [override])
+
+
+@pytest.mark.parametrize("content", [b"name: \xff", "name: x".encode("utf-16"), "name: é".encode("latin-1")])
+def test_other_encodings_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "space.yaml").write_bytes(content)
+    with pytest.raises(InputError, match="is not UTF-8"):
+        load_space(tmp_path / "space.yaml")
+
+
+def test_numbers_as_yaml_1_1_reads_them(write) -> None:
+    """1e0 is text to it."""
+    space = load_space(
+        write("name: 2026-01-01\ndata: {options: {minutes: 1e0, subjects: 9}}\nseeds: 4294967295")
+    )
+    assert space.name == "2026-01-01"
+    assert fingerprint(space.data_config()) == fingerprint(
+        load_space(write("data: {options: {minutes: 1.0, subjects: 9.0}}")).data_config()
+    )
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
