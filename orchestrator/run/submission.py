@@ -200,7 +200,7 @@ def send(here: Path, record: Record, slurm: Slurm, *, again: bool) -> None:
 def alone(folder: Path) -> Iterator[None]:
     """One submit or cancel of a sweep at a time. Raises InputError if there is another."""
     (folder / "slurm").mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder / "slurm" / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(folder / "slurm" / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
