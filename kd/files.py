@@ -27,8 +27,8 @@ def sha256(path: Path) -> str:
 def write_atomically(path: Path, write: Callable[[Path], Any], *, durable: bool = True) -> None:
     """Have `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`.
 
-    durable=False: not flushed, for what a crash of the machine may take (a heartbeat). The file's mode follows
-    the umask, whatever `write` does. Raises OSError, naming the file, when the disk is full.
+    durable=False: not flushed, for what a crash of the machine may take (a heartbeat). The file's mode
+    follows the umask, whatever `write` does. Raises OSError, naming the file, when the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -94,7 +94,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, remedy: str = "restore the file, or remove it") -> dict[str, Any]:
-    """A JSON file that holds one mapping. Raises InputError, ending with `remedy`, for anything else in it."""
+    """A JSON file that holds one mapping. InputError, ending with `remedy`, for anything else in it."""
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:

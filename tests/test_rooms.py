@@ -35,7 +35,8 @@ FLOORS = {
         ["models", "signals"],
         ["datasets", "shipped"],
         ["recordings"],
-        ["files", "errors"],
+        ["files"],
+        ["errors"],
     ],
 }
 GROUND = {"orchestrator": {"__init__", "api", "words"}, "kd": {"__init__", "recordings", "files", "errors"}}

@@ -26,9 +26,11 @@ from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, remove_run_directory, worker_env
 from orchestrator.run.ray_dashboard import Dashboard, job_metadata
 from orchestrator.run.scheduler import Scheduler
+from orchestrator.run.status import is_running
 from orchestrator.space.packs import packs
 from orchestrator.space.plan import Plan
 from orchestrator.space.slot import Slot
+from orchestrator.store.check import account
 from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.store import Store
 from orchestrator.tracking.writer import LiveTracker, default_uri, in_sync
@@ -120,13 +122,14 @@ def run_sweep(
     started = time.monotonic()
     lock = SweepLock(store.path)
     try:
-        if not lock.take(DRIVER):
+        if not lock.take(DRIVER) or (not lock.supported and is_running(store.progress())):
             raise Busy(f"{store.path} is being run by another process: {_owner(store)}")
         if not lock.supported:
             display.say(
                 f"{store.path}: this file system has no locks; don't run this sweep in two processes at once"
             )
         _remove_leftovers(store)
+        account(store)  # a kill may have come between a result and its line in the ledger
         trained = store.done()
         plan = plan.with_earlier(store.path / "plan.json", trained)
         plan.save(store.path / "plan.json")

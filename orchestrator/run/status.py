@@ -40,7 +40,7 @@ def standing(folder: Path) -> dict[str, Any]:
     ids = {p.id for p in plan.points}
     results = {r["id"]: r for r in store.results() if r["id"] in ids}
     done = set(results)
-    failed = {id: error for id, error in store.errors().items() if id in ids}
+    failed = {id: error for id, error in store.failures().items() if id in ids}
     blocked = blocked_of(plan, set(failed), done)
     beat = store.progress()
     running = is_running(beat)

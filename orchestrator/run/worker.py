@@ -172,6 +172,8 @@ class PackTrainer:
         )
         for id, point in zip(self.stacked, self.runs.members, strict=True):
             events.append(_event("began", id, epoch=point.epoch))
+            if point.set_aside:
+                _say(f"{id}: {point.set_aside}")
             _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
         return True
 

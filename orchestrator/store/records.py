@@ -25,7 +25,15 @@ class Each:
     spec: Any
 
 
-ANY, NUMBER, NOT_NEGATIVE, WHOLE, POSITIVE, TIME = "any", "number", "number >= 0", "int", "int > 0", "ISO time"
+ABOVE_0 = "number > 0"
+ANY, NUMBER, NOT_NEGATIVE, WHOLE, POSITIVE, TIME = (
+    "any",
+    "number",
+    "number >= 0",
+    "int",
+    "int > 0",
+    "ISO time",
+)
 OBJECT: dict[str, Any] = {}
 # A key that ends with ? may be missing or null. Keys that aren't named may hold anything.
 RESULT = {
@@ -142,7 +150,9 @@ def _is(value: Any, spec: str | type) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if spec in (WHOLE, POSITIVE) else int | float):
         return False
     least = 1 if spec == POSITIVE else 0 if spec == NOT_NEGATIVE else -math.inf
-    return -1e300 < value < 1e300 and value >= least  # NaN compares as False
+    return (
+        -1e300 < value < 1e300 and value >= least and (value > 0 or spec != ABOVE_0)
+    )  # NaN compares as False
 
 
 def _named(spec: str | type) -> str:

@@ -83,6 +83,11 @@ class Store:
                     found[id] = self._error(id)
         return found
 
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """`errors`, and those of the damaged results that the last `results` left out."""
+        damaged = {id: {"id": id, "type": "InputError", "message": why} for id, why in self.damaged.items()}
+        return self.errors() | damaged
+
     def _error(self, id: str) -> dict[str, Any]:
         path = self.folder(id) / ERROR
         try:

@@ -131,10 +131,10 @@ def test_a_point_by_id_by_its_beginning_and_the_best(sweep):
             find_trained(store, unknown)
 
 
-def test_an_id_that_begins_another_is_itself(tmp_path):
+def test_an_id_that_begins_another_is_itself(tmp_path, whole_result):
     store = Store(tmp_path)
     for id in ("aa", "aab"):
-        store.write_result(id, {"id": id, "role": "teacher", "mae_bpm": 1.0, "params": 1})
+        store.write_result(id, whole_result(id, role="teacher", mae_bpm=1.0, params=1))
     assert find_trained(store, "aa") == "aa"
     assert find_trained(store, "best") == "aa", "teachers, where there is no student"
     with pytest.raises(InputError, match="no point is trained yet"):

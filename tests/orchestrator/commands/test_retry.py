@@ -28,7 +28,7 @@ def checkpoint() -> bytes:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, whole_result) -> Store:
     """Points: fresh1 (failed in its first epoch), sound2, torn3 (a damaged checkpoint), done4, open5."""
     store = Store(tmp_path / "sweep")
     for id in ("fresh1", "sound2", "torn3"):
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
     for id, content in (("sound2", checkpoint()), ("torn3", checkpoint()[:-40])):
         (store.folder(id) / "checkpoint.pt").write_bytes(content)
         (store.folder(id) / "history.jsonl").write_text("{}\n")
-    store.write_result("done4", {"id": "done4"})
+    store.write_result("done4", whole_result("done4"))
     store.folder("open5").mkdir()
     return store
 
