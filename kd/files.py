@@ -8,13 +8,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
 
+LITTLE = 64 * 1024  # bytes left, on a disk that counts as full when a library cannot write
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no space left, on the disk or for this user
 
 
@@ -50,12 +51,18 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, durable: bool 
         temporary.unlink(missing_ok=True)
 
 
+def is_full(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether an error says that there is no space left."""
+    return isinstance(error, OSError) and error.errno in FULL
+
+
 def _full(error: Exception, path: Path) -> OSError | None:
     """The error of a full disk, naming the file; libraries that write by themselves raise others."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and not isinstance(error, OSError):
         with contextlib.suppress(OSError):
-            number = errno.ENOSPC if os.statvfs(path.parent).f_bavail == 0 else None
+            disk = os.statvfs(path.parent)
+            number = errno.ENOSPC if disk.f_bavail * disk.f_frsize < LITTLE else None
     if number not in FULL:
         return None
     return OSError(number, f"{os.strerror(number)}; free some there, then run again", str(path))

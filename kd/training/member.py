@@ -1,6 +1,5 @@
 """One point in its folder: how far it is, its checkpoint and its history. Knows a stack, no evaluation."""
 
-import json
 import math
 import pickle
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kd.errors import InputError
-from kd.files import read_text, write_atomically, write_text
+from kd.files import append_json_line, read_text, write_atomically, write_text
 from kd.models import inits
 from kd.models.layers import linear
 from kd.signals.prepare import Data
@@ -164,8 +163,7 @@ class Member:
 
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""
-        with (self.folder / HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_json_line(self.folder / HISTORY, row)
 
 
 def _first_line(error: Exception) -> str:

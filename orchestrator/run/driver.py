@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd.files import is_full
 from kd.signals.prepare import DataConfig, prepare
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.progress import Display, Progress
@@ -182,7 +183,10 @@ class Training:
             events.announce()
             ready = time.monotonic()
             if cluster.wait_for_slots(events.waiting):
-                self._tune(events)
+                try:
+                    self._tune(events)
+                except Exception as error:
+                    raise full_disk(error) or error from None
             self._conclude(events)
             if first := events.first_start:
                 times = {"ray": ray_up - started, "data": ready - ray_up, "workers": first - ready}
@@ -281,6 +285,13 @@ class Training:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk that is behind another one, if any."""
+    while error is not None and not is_full(error):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class Beside:

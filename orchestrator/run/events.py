@@ -198,6 +198,8 @@ class Events:
             self.progress.point_done(id, event["time"], event["mae_bpm"], event["train_seconds"])
             self.tracker.ended(id)
             self._account("point", id=id, train_seconds=event["train_seconds"])
+        elif full := event["error"].get("full_disk"):
+            raise OSError(*full)  # ends the run: every other point would fail, too, and none is to blame
         elif self.scheduler.point_failed(trial, id):
             self.display.say(f"point {id} failed and will be retried: {event['error']['message']}")
         else:

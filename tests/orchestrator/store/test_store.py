@@ -44,7 +44,7 @@ def test_a_damaged_result_names_its_file(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_result("a", {"id": "a"})
     (store.folder("a") / "result.json").write_text("{")
-    with pytest.raises(InputError, match=r"a/result.json: is not JSON"):
+    with pytest.raises(InputError, match=r"a/result.json is not JSON"):
         store.result("a")
 
 
