@@ -13,7 +13,6 @@ from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.run.status import is_running
 from orchestrator.store.find import find_point, sweep_folder
-from orchestrator.store.records import ledger_problem
 from orchestrator.store.store import Store
 from orchestrator.words import escaped
 
@@ -166,12 +165,13 @@ def _events(store: Store, lines: int, failed: bool) -> Iterator[list[str]]:
                 event = json.loads(line)
             except ValueError:  # cut short by a full disk
                 continue
-            if not isinstance(event, dict) or ledger_problem(event):
+            if not isinstance(event, dict) or not isinstance(id := event.get("id"), str):
                 continue
-            id = event.get("id")
-            if event["event"] == "point" and not failed:
+            if event.get("event") == "point" and not failed:
                 said.append(_done(store, id))
-            elif event["event"] == "failed" and (error := store.errors().get(id)) and error != told.get(id):
+            elif (
+                event.get("event") == "failed" and (error := store.errors().get(id)) and error != told.get(id)
+            ):
                 told[id] = error
                 said += _told(store, id, error, lines, failed)
         yield said
