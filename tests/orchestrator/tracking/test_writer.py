@@ -1,6 +1,7 @@
 """MLflow as a view of the store: replayed any number of times, one run a point, whatever was cut short."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def finish(store: Store, plan: Plan, index: int, mae: float = 5.0, at: str = "12
     store.write_result(
         point.id,
         {
-            "id": point.id,
+            **asdict(point),
             "mae_bpm": mae,
             "val_mae_bpm": 6.0,
             "train_seconds": 3.5,
