@@ -171,7 +171,7 @@ def worker_goes_on(here: Path, restarts: int) -> bool:
 
 
 def _append(here: Path, entry: dict[str, Any]) -> None:
-    fd = os.open(here / LINKS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(here / LINKS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         size = os.fstat(fd).st_size
         cut = size and os.pread(fd, 1, size - 1) != b"\n"  # by a full disk, which spoils that line only

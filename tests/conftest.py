@@ -12,6 +12,18 @@ def small_data(tmp_path_factory):
     return prepare(config, tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session")
+def whole_result():
+    """Makes a result with every key that one must have; more replaces and adds."""
+
+    def make(id, **more):
+        shape = {"role": "student", "arch": "resnet1d", "depth": 2, "width": 4, "init": "random"}
+        how = {"strategy": "scratch", "strategy_args": {}, "teacher": None, "seed": 0}
+        return {"id": id, **shape, **how, "params": 1000, "mae_bpm": 3.0, "train_seconds": 2.0, **more}
+
+    return make
+
+
 HOSTILE = "</script><script>globalThis.hacked = 1</script>"  # what a user may well have put into a name
 
 

@@ -1,13 +1,15 @@
 """One point in its folder: how far it is, its checkpoint and its history. Knows a stack, no evaluation."""
 
-import json
+import errno
 import math
+import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kd.files import sha256, write_atomically
+from kd.errors import InputError
+from kd.files import append_json_line, read_text, sha256, write_atomically, write_text
 from kd.models import inits
 from kd.models.layers import linear
 from kd.signals.prepare import Data
@@ -21,6 +23,18 @@ from kd.training.teacher import MODEL, TeacherOutputs
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 Row = dict[str, float]
+# What torch.load and a look into its mapping raise for damaged files; of OSError see `_damage`
+UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OSError,
+    InputError,
+)
 
 
 class Diverged(RuntimeError):
@@ -48,6 +62,7 @@ class Member:
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
         self.place = 0
+        self.set_aside: str | None = None  # what became of a checkpoint that could not be read
         self.left_with: dict[str, Tensor] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -69,12 +84,28 @@ class Member:
         if not path.exists():
             history.unlink(missing_ok=True)
             return self._fresh(shape, teacher_folder, data)
+        try:
+            return self._resumed(path, history, device)
+        except UNREADABLE as error:
+            if isinstance(error, torch.OutOfMemoryError) or not _damage(error):
+                raise
+            self.set_aside = (
+                f"{path} is damaged ({_first_line(error)}): set aside, trained from the first epoch"
+            )
+            path.replace(path.with_name(path.name + ".broken"))
+            history.unlink(missing_ok=True)
+            self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
+            return self._fresh(shape, teacher_folder, data)
+
+    def _resumed(self, path: Path, history: Path, device: torch.device) -> Start:
+        """What a checkpoint holds; raises one of UNREADABLE if it is damaged or its history is missing."""
         state = torch.load(path, map_location=device, weights_only=True)
-        self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
-        self.best_mae, self.train_seconds = state["best_mae"], state["train_seconds"]
-        rows = history.read_text().splitlines()[: self.epoch]
-        write_atomically(history, lambda p: p.write_text("".join(row + "\n" for row in rows)))
-        return Start(state["model"], state["connector"], state["moments"], state["best_state"])
+        start = Start(state["model"], state["connector"], state["moments"], state["best_state"])
+        rows = read_text(history).splitlines()[: state["epoch"]]
+        self.epoch, self.best_epoch = int(state["epoch"]), int(state["best_epoch"])
+        self.best_mae, self.train_seconds = float(state["best_mae"]), float(state["train_seconds"])
+        write_text(history, "".join(row + "\n" for row in rows))
+        return start
 
     def _fresh(self, shape: Shape, teacher_folder: Path | None, data: Data) -> Start:
         weights = STRATEGIES[self.spec.strategy](**self.spec.strategy_args)
@@ -137,8 +168,17 @@ class Member:
 
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""
-        with (self.folder / HISTORY).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_json_line(self.folder / HISTORY, row)
+
+
+def _damage(error: Exception) -> bool:
+    """Whether the file is to blame: a cut one makes torch seek before its start. Not a disk or a network."""
+    return not isinstance(error, OSError) or error.errno in (errno.EINVAL, errno.ENOENT)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, its type where it says nothing."""
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def _check_finite(epoch: int, loss: float, val: dict[str, float]) -> None:

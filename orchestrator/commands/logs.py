@@ -1,6 +1,7 @@
 """`kdsweep logs SWEEP`: why points failed, or what a point or a job printed; --follow stays while it runs."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import click
 
+from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.run.status import is_running
 from orchestrator.store.find import find_point, sweep_folder
@@ -105,17 +107,19 @@ def _told(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool)
 
 
 def _history(store: Store, id: str, lines: int) -> None:
-    history = store.folder(id) / "history.jsonl"
-    if not history.exists():
+    rows = store.history(id)
+    if not rows:
         click.echo(f"{id} has not trained an epoch yet")
         return
-    _print([_epoch(row) for row in map(json.loads, history.read_text().splitlines()[-lines:])])
+    _print([_epoch(row) for row in rows[-lines:]])
 
 
 def _epoch(row: dict[str, Any]) -> str:
+    nan = math.nan  # for what a row lacks
+    loss, val, lr = ((nan if row.get(k) is None else row[k]) for k in ("train_loss", "val_mae_bpm", "lr"))
     return (
-        f"epoch {row['epoch']:4}  loss {row['train_loss']:9.4f}  "
-        f"validation {row['val_mae_bpm']:7.3f} BPM  lr {row['lr']:.2e}  {row['train_seconds']:8.1f} s"
+        f"epoch {row['epoch']:4}  loss {loss:9.4f}  "
+        f"validation {val:7.3f} BPM  lr {lr:.2e}  {row['train_seconds']:8.1f} s"
     )
 
 
@@ -156,10 +160,9 @@ def _epochs(store: Store, id: str, lines: int) -> Iterator[list[str]]:
 
     The file is read whole each time: a point that goes on from its checkpoint writes it anew, shorter.
     """
-    history, last, failed = store.folder(id) / "history.jsonl", None, None
+    last, failed = None, None
     while True:
-        text = history.read_text() if history.exists() else ""
-        rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        rows = store.history(id)
         new = rows[-lines:] if last is None else [row for row in rows if row["epoch"] > last]
         said = [_epoch(row) for row in new]
         last = rows[-1]["epoch"] if rows else 0
@@ -183,17 +186,23 @@ def _events(store: Store, lines: int, failed: bool) -> Iterator[list[str]]:
                 event = json.loads(line)
             except ValueError:  # cut short by a full disk
                 continue
-            id = event.get("id")
-            if event["event"] == "point" and not failed:
+            if not isinstance(event, dict) or not isinstance(id := event.get("id"), str):
+                continue
+            if event.get("event") == "point" and not failed:
                 said.append(_done(store, id))
-            elif event["event"] == "failed" and (error := store.errors().get(id)) and error != told.get(id):
+            elif (
+                event.get("event") == "failed" and (error := store.errors().get(id)) and error != told.get(id)
+            ):
                 told[id] = error
                 said += _told(store, id, error, lines, failed)
         yield said
 
 
 def _done(store: Store, id: str) -> str:
-    r = store.result(id)
+    try:
+        r = store.result(id)
+    except (InputError, FileNotFoundError) as error:
+        return f"{id}  done, but its result can't be read: {error}"
     kind = "teacher" if r["role"] == "teacher" else r["strategy"]
     model = f"{r['arch']}-{r['depth']}x{r['width']}"
-    return f"{id}  done: {kind} {model}, {r['mae_bpm']:.2f} BPM after {r['epochs']} epochs"
+    return f"{id}  done: {kind} {model}, {r['mae_bpm']:.2f} BPM after {r.get('epochs', '?')} epochs"

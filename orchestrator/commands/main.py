@@ -30,6 +30,7 @@ COMMANDS = {
     "show": "Show one point: size, strategy, errors, files, training curve.",
     "compare": "Compare two sweeps, point by point.",
     "logs": "Show why points failed, or the history of one point.",
+    "check": "Check a sweep's files, and mend what is damaged.",
     "retry": "Make failed points trainable again.",
     "cancel": "Stop a sweep after a checkpoint.",
     "fit": "Fit the scaling laws of a sweep.",

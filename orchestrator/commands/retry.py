@@ -2,7 +2,6 @@
 
 import contextlib
 import shlex
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,10 @@ from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
+from orchestrator.store.check import CHECKPOINT, checkpoint_is_sound, damage_of, train_again
 from orchestrator.store.find import find_point, sweep_folder
 from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.store import ERROR, Store
-
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 
 
 @click.command()
@@ -28,17 +26,20 @@ CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 def retry(sweep: str, points: tuple[str, ...], failed: bool, from_start: bool, dry_run: bool) -> None:
     """Make failed points of SWEEP trainable again: all of them, or each POINT (an id, or its beginning).
 
+    So are points whose result cannot be read, and each POINT whose model is damaged or missing.
     Removes their errors and logs, and checkpoints that cannot be read: with those every run would fail again.
     From other checkpoints training goes on. Nothing is trained now: the last line says which command does it.
     """
     if points and failed:
         raise click.UsageError("name points, or say --failed, not both")
     store = Store(sweep_folder(sweep))
-    with _alone(store, dry_run):
-        errors = store.errors()
+    with alone(store, dry_run):
+        for _ in store.results():  # reading them finds those that are damaged
+            pass
+        errors = store.failures()
         chosen = [_failed(store, point, set(errors)) for point in points] if points else list(errors)
         for id in dict.fromkeys(chosen):
-            how = _forget(store.folder(id), from_start, dry_run)
+            how = _forget(store, id, from_start, dry_run)
             click.echo(f"{id}  {'would be' if dry_run else 'is'} tried again {how}")
     if not chosen:
         click.echo("no point has failed")
@@ -47,13 +48,13 @@ def retry(sweep: str, points: tuple[str, ...], failed: bool, from_start: bool, d
 
 
 @contextlib.contextmanager
-def _alone(store: Store, dry_run: bool) -> Iterator[None]:
-    """Keep drivers away meanwhile. Raises InputError when one is at work."""
+def alone(store: Store, dry_run: bool, look_only: bool = False) -> Iterator[None]:
+    """Keep drivers away meanwhile. Raises InputError when one is at work, unless one only looks."""
     busy = InputError(
         f"{store.path} is running, and tries failed points again by itself: wait for it "
         f"(kdsweep status {store.path} --watch), or end it with kdsweep cancel {store.path}"
     )
-    if is_running(store.progress()):
+    if not look_only and is_running(store.progress()):
         raise busy
     if dry_run:
         yield
@@ -69,20 +70,25 @@ def _alone(store: Store, dry_run: bool) -> Iterator[None]:
 
 def _failed(store: Store, point: str, failed: set[str]) -> str:
     id = find_point(store.ids(), point, str(store.path))
-    if id not in failed:
+    if id not in failed and not (store.is_done(id) and damage_of(store, id)):
         what = "it is trained" if store.is_done(id) else "kdsweep run trains it in its turn"
         raise InputError(f"{store.path}: point {id} has not failed: {what}")
     return id
 
 
-def _forget(folder: Path, from_start: bool, dry_run: bool) -> str:
+def _forget(store: Store, id: str, from_start: bool, dry_run: bool) -> str:
     """Remove what keeps a point from being trained; how it will be trained. The error goes last."""
-    checkpoint, gone = folder / CHECKPOINT, ["log.txt"]
-    if not checkpoint.exists():
+    folder, gone = store.folder(id), ["log.txt"]
+    checkpoint = folder / CHECKPOINT
+    if store.is_done(id):
+        how = "from the first epoch; its result or model is damaged, and kept as NAME.broken"
+        if not dry_run:
+            train_again(folder)
+    elif not checkpoint.exists():
         how = "from the first epoch"
     elif from_start:
         gone, how = [*gone, CHECKPOINT], "from the first epoch; its checkpoint is not used"
-    elif not _sound(folder):
+    elif not checkpoint_is_sound(folder):
         gone, how = [*gone, CHECKPOINT], "from the first epoch; its checkpoint is damaged"
     else:
         how = "from its checkpoint"
@@ -90,15 +96,6 @@ def _forget(folder: Path, from_start: bool, dry_run: bool) -> str:
         for name in (*gone, ERROR):
             (folder / name).unlink(missing_ok=True)
     return how
-
-
-def _sound(folder: Path) -> bool:
-    """Whether training can go on from the checkpoint: a whole zip file, as torch writes, and its history."""
-    try:
-        with zipfile.ZipFile(folder / CHECKPOINT) as file:
-            return file.testzip() is None and (folder / HISTORY).is_file()
-    except (zipfile.BadZipFile, EOFError):
-        return False
 
 
 def _command(folder: Path) -> str:

@@ -55,19 +55,19 @@ def in_words(found: dict[str, Any]) -> str:
         lines.append(
             _line(
                 "test",
-                f"MAE {r['mae_bpm']:.2f} BPM, RMSE {r['rmse_bpm']:.2f}, {r['within_5_bpm']:.0%} within 5 BPM",
+                f"MAE {r['mae_bpm']:.2f} BPM{_more(r)}",
             )
         )
         best = f", best after {r['best_epoch']}" if "best_epoch" in r else ""
         lines.append(
             _line(
                 "training",
-                f"{r['epochs']} epochs{best}, {duration(r['train_seconds'])} on {r.get('device')}, "
+                f"{r.get('epochs', '?')} epochs{best}, {duration(r['train_seconds'])} on {r.get('device')}, "
                 f"finished {r.get('finished_at')}",
             )
         )
     if error := found["error"]:
-        lines.append(_line("failed", f"{error['type']}: {error['message'].splitlines()[0]:.200}"))
+        lines.append(_line("failed", f"{error['type']}: {(error['message'].splitlines() or [''])[0]:.200}"))
         lines.append(_line("", f"why: kdsweep logs {found['sweep']} {found['point']}"))
     curve = [row["val_mae_bpm"] for row in found["history"] if row.get("val_mae_bpm") is not None]
     if curve:
@@ -79,6 +79,12 @@ def in_words(found: dict[str, Any]) -> str:
         names = (f"{name} ({size / 1000:,.1f} kB)" for name, size in found["files"].items())
         lines.append(_line("files", "\n           ".join(names)))
     return "\n".join(lines)
+
+
+def _more(r: dict[str, Any]) -> str:
+    """Its other errors on the test subjects, as far as the result has them."""
+    rmse = f", RMSE {r['rmse_bpm']:.2f}" if r.get("rmse_bpm") is not None else ""
+    return rmse + (f", {r['within_5_bpm']:.0%} within 5 BPM" if r.get("within_5_bpm") is not None else "")
 
 
 def _size(p: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.signals.windows import WindowSet
+from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 
@@ -31,6 +32,7 @@ def evaluate_point(
 
     store = Store(folder)
     result = store.result(find_trained(store, point))
+    check_model(store, result)
     data = load_space(folder / "space.yaml", []).data_config()
     progress(f"reading {path}")
     windows, dropped = windows_of(

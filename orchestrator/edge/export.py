@@ -14,6 +14,7 @@ from orchestrator.edge.latency import read_profile
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
 from orchestrator.space.resolve import Opened
+from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import told
@@ -62,6 +63,7 @@ def export_point(
     store, data = opened.store, opened.windows
     channels, samples = data.test.x.shape[1:]
     source = store.folder(result["id"])
+    check_model(store, result)
     shape = {"channels": channels, "samples": samples, "classes": data.classes}
     model = load_model(source, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = export.preprocess_json(opened.data, channels)

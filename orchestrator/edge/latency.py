@@ -4,7 +4,6 @@ Latency = fixed + per MAC * MACs + per layer * layers, all at least 0, per archi
 Its uncertainty is the leave-one-out error over shapes.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,12 +14,37 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
+from kd.files import read_json
+from orchestrator.store.records import ABOVE_0, NOT_NEGATIVE, NUMBER, POSITIVE, Each, problem
 
 SCHEMA = "kdsweep-profile/1"
 FILE = "profile.json"
 PRECISIONS = ("fp32", "int8")
 LEAST_SHAPES = 5  # three coefficients, and enough left to see how wrong they are
 SURE = 0.8  # an unmeasured student meets a latency limit if it does so with this probability
+_TIMED = {"latency_ms": {"median": ABOVE_0}}
+_SHAPE = {"arch": str, "depth": POSITIVE, "width": POSITIVE, "macs": POSITIVE, "layers": POSITIVE}
+_EXACT = {**_TIMED, "mae_bpm": NUMBER}
+_SIZES = {"flash_bytes": POSITIVE, "arena_bytes": POSITIVE}
+PROFILE = {  # of the keys, those that are read (`orchestrator.store.records.problem`)
+    "schema": str,
+    "devices": Each({"cpu": str}),
+    "points": Each(
+        {
+            **_SHAPE,
+            "devices": Each({"fp32": _EXACT, "int8": {**_EXACT, "drift_bpm": {"mean": NUMBER}}}),
+            "mcu?": {"fp32": _SIZES, "int8": _SIZES},
+        }
+    ),
+    "shapes": Each(Each({**_SHAPE, "fp32": _TIMED, "int8": _TIMED})),
+    "latency_laws": Each(Each(Each({}))),
+}
+LAW = {
+    **dict.fromkeys(("fixed_ms", "per_mac_ms", "per_layer_ms", "sigma_ln"), NOT_NEGATIVE),
+    "left_out_ln": [NUMBER],
+    "shapes": POSITIVE,
+    "most_macs": NUMBER,
+}
 Array = npt.NDArray[np.floating]
 Shape = tuple[int, int]  # depth, width
 
@@ -32,21 +56,30 @@ def empty_profile() -> dict[str, Any]:
 
 def read_profile(folder: Path) -> dict[str, Any]:
     """profile.json of a sweep directory, empty when there is none; InputError when it can't be read."""
+    remedy = "remove it and profile again"
     try:
-        profile = json.loads((folder / FILE).read_bytes())
+        profile = read_json(folder / FILE, remedy)
     except FileNotFoundError:
         return empty_profile()
-    except ValueError as error:
-        raise InputError(f"{folder / FILE} is not JSON ({error}): remove it and profile again") from None
     if profile.get("schema") != SCHEMA:
         raise InputError(
             f"{folder / FILE} has schema {profile.get('schema')!r}, this version reads {SCHEMA!r}: "
             f"delete it and profile again"
         )
-    for point in profile.get("points", {}).values():
-        if "birth" in point:  # what earlier versions called it
+    points = profile.get("points")
+    for point in points.values() if isinstance(points, dict) else ():
+        if isinstance(point, dict) and "birth" in point:  # what earlier versions called it
             point["init"] = point.pop("birth")
-    return empty_profile() | profile
+    profile = empty_profile() | profile
+    why = problem(profile, PROFILE)
+    for device, by_arch in () if why else profile["latency_laws"].items():
+        for arch, by_precision in by_arch.items():
+            for precision, law in by_precision.items():
+                if "why" not in law:
+                    why = why or problem(law, LAW, f"latency_laws.{device}.{arch}.{precision}")
+    if why:
+        raise InputError(f"{folder / FILE}: {why}: {remedy}")
+    return profile
 
 
 def fit_latency(shapes: Sequence[tuple[float, float]], ms: Sequence[float]) -> dict[str, Any]:

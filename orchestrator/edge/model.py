@@ -13,6 +13,7 @@ from kd.recordings import Recording
 from kd.signals.prepare import DataConfig, windows_of
 from kd.signals.windows import WindowSet, make_windows
 from orchestrator.edge.evaluate import find_trained
+from orchestrator.store.check import check_model
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def load_point(folder: Path, point: str) -> "tuple[nn.Module, Preprocessing]":
 
     store = Store(folder)
     result = store.result(find_trained(store, point))
+    check_model(store, result)
     data = load_space(folder / "space.yaml").data_config()
     name = (result["arch"], result["depth"], result["width"])
     shape = {"samples": data.preprocess.samples, "classes": data.classes}

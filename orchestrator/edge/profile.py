@@ -21,6 +21,7 @@ from kd.files import write_json
 from kd.models.sizes import size
 from kd.signals.prepare import Data
 from orchestrator.edge.latency import FILE, fit_laws, read_profile
+from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 
@@ -151,6 +152,7 @@ def profile_points(
     ids = list(ids)
     for i, id in enumerate(ids):
         result = store.result(id)
+        check_model(store, result)
         point = profile["points"].setdefault(id, _describe(result, data))
         known = point["devices"].get(here["key"])
         if known and known["model_sha256"] == result["model_sha256"] and not again:

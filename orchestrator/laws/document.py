@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kd.errors import InputError
+from kd.files import read_json
 from orchestrator.edge.latency import attach, read_profile
 from orchestrator.laws.arms import Arm, group_arms
 from orchestrator.laws.comparable import comparable
@@ -86,6 +87,15 @@ def make_document(
     }
 
 
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with a digest of each of its parts, by which `read_document` knows a damaged one."""
+    return document | {"digests": {k: _digest(v) for k, v in document.items() if k != "digests"}}
+
+
+def _digest(part: Any) -> str:
+    return hashlib.blake2b(json.dumps(part).encode(), digest_size=8).hexdigest()
+
+
 def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
     """laws.json, checked for its schema, with the costs that were profiled; InputError if it can't be used.
 
@@ -93,18 +103,18 @@ def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: run `kdsweep fit {path.parent}`")
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
+    remedy = f"rebuild it with `kdsweep fit {path.parent}`"
+    document = read_json(path, remedy)
+    if document.get("schema") != SCHEMA:
         raise InputError(
-            f"{path} is not JSON ({error}): rebuild it with `kdsweep fit {path.parent}`"
-        ) from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else None
-        raise InputError(
-            f"{path} has schema {found!r}, this version reads {SCHEMA!r}: "
-            f"rebuild it with `kdsweep fit {path.parent}`"
+            f"{path} has schema {document.get('schema')!r}, this version reads {SCHEMA!r}: {remedy}"
         )
+    digests = document.pop("digests", {})  # earlier versions wrote none
+    if not isinstance(digests, dict):
+        raise InputError(f"{path}: digests is not a mapping: {remedy}")
+    for key in sorted({*digests, *document}) if digests else ():
+        if key not in document or _digest(document[key]) != digests.get(key):
+            raise InputError(f"{path}: {key} is not as `kdsweep fit` wrote it: {remedy}")
     return attach(document, read_profile(path.parent), device)
 
 

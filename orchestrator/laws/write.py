@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.files import write_atomically, write_text
-from orchestrator.laws.document import make_document
+from orchestrator.laws.document import make_document, sealed
 from orchestrator.tracking.reader import Source, model_shape
 
 
@@ -17,6 +17,6 @@ def write_laws(source: Source, folder: Path, seed: int = 0) -> dict[str, Any]:
     from orchestrator.laws.picture import draw
 
     document = make_document(source.name, source.results, model_shape(folder / "space.yaml"), rng=seed)
-    write_text(folder / "laws.json", json.dumps(document, separators=(",", ":"), allow_nan=False))
+    write_text(folder / "laws.json", json.dumps(sealed(document), separators=(",", ":"), allow_nan=False))
     write_atomically(folder / "laws.png", lambda path: draw(document, path))
     return document

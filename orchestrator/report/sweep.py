@@ -1,6 +1,5 @@
 """What a report is made from: one sweep directory, read once. Knows files; draws and words nothing."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
+from kd.files import read_json, read_text
 from kd.models.architectures import ARCHITECTURES
 from orchestrator.answers.candidates import LIMITS
 from orchestrator.laws.arms import strategy_label
@@ -50,11 +50,12 @@ class Sweep:
         device: whose latencies are shown; None = the only one profiled on.
         """
         store = Store(folder)
+        results = list(store.results())
         return Sweep(
             folder,
             read_document(folder / "laws.json", device),
-            list(store.results()),
-            store.errors(),
+            results,
+            store.failures(),
             _plan(folder / "plan.json"),
             _text(folder / "space.yaml"),
         )
@@ -170,7 +171,7 @@ def full_label(arm: dict[str, Any]) -> str:
 def _plan(path: Path) -> dict[str, Planned]:
     """Points by id. Only what a report shows of them, so that plans of other versions can be read too."""
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, "run the search space again")
         places = [content["columns"].index(field.name) for field in fields(Planned)]
         return {p.id: p for p in (Planned(*(row[i] for i in places)) for row in content["points"])}
     except FileNotFoundError:
@@ -181,6 +182,6 @@ def _plan(path: Path) -> dict[str, Planned]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return read_text(path)
     except FileNotFoundError:
         return ""

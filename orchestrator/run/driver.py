@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd.files import is_full
 from kd.signals.prepare import DataConfig, prepare
 from orchestrator.run.commit import git_commit
 from orchestrator.run.events import Events, StopRequest
@@ -24,9 +25,11 @@ from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, worker_env
 from orchestrator.run.ray_dashboard import Dashboard, job_metadata
 from orchestrator.run.scheduler import Scheduler
+from orchestrator.run.status import is_running
 from orchestrator.space.packs import packs
 from orchestrator.space.plan import Plan
 from orchestrator.space.slot import Slot
+from orchestrator.store.check import account
 from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.store import Store
 from orchestrator.tracking.live import LiveTracker
@@ -122,13 +125,14 @@ def run_sweep(
     started = time.monotonic()
     lock = SweepLock(store.path)
     try:
-        if not lock.take(DRIVER):
+        if not lock.take(DRIVER) or (not lock.supported and is_running(store.progress())):
             raise Busy(f"{store.path} is being run by another process: {_owner(store)}")
         if not lock.supported:
             display.say(
                 f"{store.path}: this file system has no locks; don't run this sweep in two processes at once"
             )
         _remove_leftovers(store)
+        account(store)  # a kill may have come between a result and its line in the ledger
         trained = store.done()
         plan = plan.with_earlier(store.path / "plan.json", trained)
         plan.save(store.path / "plan.json")
@@ -181,7 +185,10 @@ class Training:
             events.announce()
             ready = time.monotonic()
             while cluster.wait_for_slots(events.waiting):
-                self._tune(events)
+                try:
+                    self._tune(events)
+                except Exception as error:
+                    raise full_disk(error) or error from None
                 if not events.again():
                     break
             self._conclude(events)
@@ -281,6 +288,13 @@ class Training:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk that is behind another one, if any."""
+    while error is not None and not is_full(error):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class Beside:

@@ -306,6 +306,8 @@ class Events:
             self.tracker.ended(id)
             self._account("point", id=id, train_seconds=event["train_seconds"])
             self._shut_out(self.nodes.point_done(node, id))
+        elif full := event["error"].get("full_disk"):
+            raise OSError(*full)  # ends the run: every other point would fail, too, and none is to blame
         else:
             if event["error"]["type"] not in OWN_FAULTS:
                 self.nodes.point_failed(node, id, f"{event['error']['message']:.200}")

@@ -4,10 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kd.errors import InputError
 from orchestrator.run.status import is_running
 from orchestrator.space.plan import Plan
 from orchestrator.store.find import find_point
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, warn
 
 
 def everything_of(folder: Path, point: str) -> dict[str, Any]:
@@ -44,5 +45,9 @@ def everything_of(folder: Path, point: str) -> dict[str, Any]:
 def _teacher(store: Store, plan: Any, id: str | None) -> dict[str, Any] | None:
     if id is None:
         return None
-    found = store.result(id) if store.is_done(id) else next((asdict(p) for p in plan if p.id == id), {})
+    found = next((asdict(p) for p in plan if p.id == id), {})
+    try:
+        found = store.result(id) if store.is_done(id) else found
+    except InputError as error:  # another point's file: this one is shown all the same
+        warn(str(error))
     return {"point": id, **{key: found.get(key) for key in ("arch", "depth", "width", "params", "mae_bpm")}}

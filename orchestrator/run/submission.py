@@ -4,8 +4,8 @@
 sbatch and completed with job ids after it), the jobs' outputs, links.jsonl and head.json, which they write.
 """
 
+import errno
 import fcntl
-import json
 import os
 import secrets
 import time
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd.errors import InputError
-from kd.files import write_json
+from kd.files import read_json, write_json
+from orchestrator.store.lock import UNSUPPORTED
+from orchestrator.store.records import NUMBER, WHOLE, problem
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
@@ -46,6 +48,15 @@ class Request:
     job: str | None = None
 
 
+_REQUEST = {"role": str, "script": str, "args": [str], "comment": str, "job?": str}
+RECORD = {
+    **dict.fromkeys(("id", "sweep", "mode", "site", "worker_name"), str),
+    "max_links": WHOLE,
+    "created": NUMBER,
+    "requests": [_REQUEST],
+}
+
+
 @dataclass
 class Record:
     """submission.json."""
@@ -63,9 +74,11 @@ class Record:
     def load(cls, here: Path) -> "Record":
         """Raises InputError when it is damaged."""
         try:
-            content = json.loads((here / chain.RECORD).read_text())
+            content = read_json(here / chain.RECORD, f"delete {here}")
+            if why := problem(content, RECORD):
+                raise InputError(f"{here / chain.RECORD}: {why}: delete {here}")
             return cls(**{**content, "requests": [Request(**r) for r in content["requests"]]})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, TypeError) as error:  # TypeError: a key that isn't known
             raise InputError(f"{here / chain.RECORD}: not readable ({error!r}): delete {here}") from error
 
     def save(self, here: Path) -> None:
@@ -211,8 +224,13 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another kdsweep submit or cancel is running; wait for it") from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(
+                    f"{folder}: another kdsweep submit or cancel is running; wait for it"
+                ) from None
+            if error.errno not in UNSUPPORTED:  # a file system without locks: nothing keeps two apart there
+                raise
         yield
     finally:
         os.close(fd)

@@ -43,7 +43,8 @@ def overview(folder: Path) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     store = Store(folder)
     plan = Plan.load(folder / "plan.json") if (folder / "plan.json").is_file() else None
-    results, errors = list(store.results()), store.errors()
+    results = list(store.results())
+    errors = store.failures()
     blocked: set[str] = set()
     if plan:
         ids = {p.id for p in plan.points}

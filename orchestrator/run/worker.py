@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd.errors import InputError
+from kd.files import is_full
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
 from orchestrator.space.plan import Plan, Point
@@ -168,6 +169,8 @@ class PackTrainer:
         )
         for id, point in zip(self.stacked, self.runs.members, strict=True):
             events.append(_event("began", id, epoch=point.epoch))
+            if point.set_aside:
+                _say(f"{id}: {point.set_aside}")
             _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
         return True
 
@@ -347,6 +350,8 @@ def describe(error: BaseException, epoch: int | None = None) -> dict[str, Any]:
         "message": str(error),
         "epoch": getattr(error, "epoch", epoch),
         "traceback": "".join(traceback.format_exception(error)),
+        # of a full disk: what the driver ends the run with
+        "full_disk": [error.errno, error.strerror, str(error.filename)] if is_full(error) else None,
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }

@@ -23,7 +23,7 @@ class SweepLock:
     """
 
     def __init__(self, sweep_dir: Path) -> None:
-        self._fd = os.open(sweep_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(sweep_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self.supported = True
 
     def take(self, what: int, wait_s: float = 0.0) -> bool:

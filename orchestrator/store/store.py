@@ -5,14 +5,16 @@ and never shows half a one.
 """
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from kd.files import append_json_line, read_json_lines, write_json
+from kd.files import append_json_line, read_json, read_json_lines, write_json
+from orchestrator.store import records
 
 RESULT, ERROR = "result.json", "error.json"
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
@@ -23,6 +25,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.damaged: dict[str, str] = {}  # id -> what is wrong with its result.json, as `results` found it
 
     def folder(self, id: str) -> Path:
         """Where a point's files are."""
@@ -45,24 +48,60 @@ class Store:
         return {id for id in self.ids() if self.is_done(id)}
 
     def result(self, id: str) -> dict[str, Any]:
-        """A trained point's result. Raises InputError if the file is damaged."""
-        result = _read(self.folder(id) / RESULT)
-        return {OLD_NAMES.get(key, key): value for key, value in result.items()}
+        """A trained point's result, checked (`records.RESULT`). Raises InputError if the file is damaged."""
+        path, remedy = self.folder(id) / RESULT, f"train the point again with {self.retry(id)}"
+        found = read_json(path, remedy)
+        result = {OLD_NAMES.get(key, key): value for key, value in found.items()}
+        if why := records.problem(result, records.RESULT):
+            raise InputError(f"{path}: {why}: {remedy}")
+        return result
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """The results of all trained points, in the order of their ids."""
+        """The results of all trained points, in the order of their ids.
+
+        Damaged ones are left out, with a warning on stderr; `damaged` then says which.
+        """
+        self.damaged = {}
         for id in sorted(self.ids()):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 yield self.result(id)
+            except FileNotFoundError:
+                continue
+            except InputError as error:
+                self.damaged[id] = str(error)
+                warn(str(error))
 
     def errors(self) -> dict[str, dict[str, Any]]:
-        """Errors of the points that failed and were not trained since, by id."""
+        """Errors of the points that failed and were not trained since, by id.
+
+        A point whose error.json is damaged failed all the same: its error says so.
+        """
         found = {}
         for id in sorted(self.ids()):
             if not self.is_done(id):
                 with contextlib.suppress(FileNotFoundError):
-                    found[id] = _read(self.folder(id) / ERROR)
+                    found[id] = self._error(id)
         return found
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """`errors`, and those of the damaged results that the last `results` left out."""
+        damaged = {id: {"id": id, "type": "InputError", "message": why} for id, why in self.damaged.items()}
+        return self.errors() | damaged
+
+    def _error(self, id: str) -> dict[str, Any]:
+        path = self.folder(id) / ERROR
+        try:
+            error = read_json(path, "see its log.txt")
+            if why := records.problem(error, records.ERROR):
+                raise InputError(f"{path}: {why}: see its log.txt")
+        except InputError as damage:
+            warn(str(damage))
+            return {"id": id, "type": "InputError", "message": str(damage)}
+        return error
+
+    def retry(self, id: str) -> str:
+        """The command that trains a point again."""
+        return f"`kdsweep retry {shlex.quote(str(self.path))} {id}`"
 
     def write_result(self, id: str, result: dict[str, Any]) -> None:
         """Make a point done. An error of an earlier try is forgotten."""
@@ -75,11 +114,19 @@ class Store:
         self._write(id, ERROR, error)
 
     def progress(self) -> dict[str, Any] | None:
-        """The running or last driver's heartbeat; None before the first."""
+        """The running or last driver's heartbeat; None before the first, or if it can't be read."""
+        path = self.path / "progress.json"
         try:
-            return dict(json.loads((self.path / "progress.json").read_text()))
-        except (FileNotFoundError, ValueError):
+            beat = read_json(path, "the next run writes it anew")
+            if why := records.problem(beat, records.PROGRESS):
+                raise InputError(f"{path}: {why}: the next run writes it anew")
+        except FileNotFoundError:
             return None
+        except InputError as error:
+            warn(str(error))
+            return None
+        found = {name: value for name, value in beat.items() if value is not None}
+        return {"running": [], "rate_per_h": None, "eta_s": None, "slots": 0, **found}
 
     def write_progress(self, beat: dict[str, Any]) -> None:
         """Replace the heartbeat; not flushed to disk, because one that a crash loses is no loss."""
@@ -90,12 +137,23 @@ class Store:
         append_json_line(self.path / "ledger.jsonl", entry)
 
     def ledger(self) -> Iterator[dict[str, Any]]:
-        """All whole lines of the ledger."""
-        return read_json_lines(self.path / "ledger.jsonl")
+        """All whole lines of the ledger; damaged ones are left out, with a warning on stderr."""
+        return self._lines(self.path / "ledger.jsonl", records.ledger_problem)
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """The epochs that a point has trained, a dict of scalars each; empty before the first."""
-        return list(read_json_lines(self.folder(id) / "history.jsonl"))
+        path = self.folder(id) / "history.jsonl"
+        return list(self._lines(path, lambda row: records.problem(row, records.EPOCH)))
+
+    def _lines(
+        self, path: Path, problem: Callable[[Mapping[str, Any]], str | None]
+    ) -> Iterator[dict[str, Any]]:
+        for entry in read_json_lines(path):
+            if why := problem(entry):
+                remedy = f"`kdsweep check {shlex.quote(str(self.path))} --repair` sets such lines aside"
+                warn(f"{path}: a line is left out, {why}: {remedy}")
+            else:
+                yield entry
 
     def _write(self, id: str, name: str, content: dict[str, Any]) -> None:
         folder = self.folder(id)
@@ -103,9 +161,11 @@ class Store:
         write_json(folder / name, content, indent=1)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    text = path.read_text()
-    try:
-        return dict(json.loads(text))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); delete its folder and run the sweep again") from error
+_warned: set[str] = set()
+
+
+def warn(text: str) -> None:
+    """A line on stderr about a part that is left out; the same one once in a process."""
+    if text not in _warned:
+        _warned.add(text)
+        print(f"warning: {text}", file=sys.stderr)

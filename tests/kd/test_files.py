@@ -1,6 +1,9 @@
 """Files whole or not there, and logs whose broken lines do no harm."""
 
+import errno
+import os
 import random
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +92,38 @@ def test_a_damaged_array_is_named_whatever_its_bytes(tmp_path: Path) -> None:
     np.save(path, np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(InputError, match="make it again"):
         load_array(path, "make it again")
+
+
+def test_files_follow_the_umask_and_the_directory(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    before = os.umask(0o002)
+    try:
+
+        def private(path: Path) -> None:  # as safetensors does
+            path.unlink(missing_ok=True)
+            path.touch(0o600)
+
+        write_atomically(tmp_path / "model.safetensors", private)
+        write_text(tmp_path / "a.json", "{}")
+        append_json_line(tmp_path / "ledger.jsonl", {})
+        save_array(tmp_path / "a.npy", np.zeros(2))
+        os.umask(0o077)
+        write_text(tmp_path / "mine.json", "{}")
+    finally:
+        os.umask(before)
+    modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()}
+    assert modes.pop("mine.json") == 0o600
+    assert modes == dict.fromkeys(("model.safetensors", "a.json", "ledger.jsonl", "a.npy"), 0o664)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path: Path, number: int) -> None:
+    def write(path: Path) -> None:
+        path.write_text("half", encoding="utf-8")
+        raise OSError(number, os.strerror(number))
+
+    write_text(tmp_path / "a.json", "{}")
+    with pytest.raises(OSError, match="run again") as caught:
+        write_atomically(tmp_path / "a.json", write)
+    assert caught.value.filename == str(tmp_path / "a.json")
+    assert [f.read_text(encoding="utf-8") for f in tmp_path.iterdir()] == ["{}"]

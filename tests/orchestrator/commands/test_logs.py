@@ -34,9 +34,11 @@ def beat(store: Store, state: str = "RUNNING", pid: int | None = None) -> None:
 
 
 def done(store: Store, id: str) -> None:
-    result = {"role": "student", "strategy": "dkd", "arch": "mlp", "depth": 1, "width": 4}
+    result = {"role": "student", "strategy": "dkd", "arch": "mlp", "depth": 1, "width": 4, "init": "random"}
+    result |= {"strategy_args": {}, "teacher": None, "seed": 0, "params": 9, "train_seconds": 1.0}
     store.write_result(id, result | {"id": id, "mae_bpm": 6.125, "epochs": 7})
-    store.append_ledger({"event": "point", "id": id, "train_seconds": 1.0})
+    used = {"time": time.time(), "slots": 1, "cpus_per_slot": 1, "gpus_per_slot": 0}
+    store.append_ledger({"event": "point", "id": id, "train_seconds": 1.0, **used})
 
 
 def epochs(store: Store, id: str, first: int, last: int) -> None:

@@ -28,7 +28,7 @@ def checkpoint() -> bytes:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, whole_result) -> Store:
     """Points: fresh1 (failed in its first epoch), sound2, torn3 (a damaged checkpoint), done4, open5."""
     store = Store(tmp_path / "sweep")
     for id in ("fresh1", "sound2", "torn3"):
@@ -37,7 +37,8 @@ def store(tmp_path: Path) -> Store:
     for id, content in (("sound2", checkpoint()), ("torn3", checkpoint()[:-40])):
         (store.folder(id) / "checkpoint.pt").write_bytes(content)
         (store.folder(id) / "history.jsonl").write_text("{}\n")
-    store.write_result("done4", {"id": "done4"})
+    store.write_result("done4", whole_result("done4"))
+    (store.folder("done4") / "model.safetensors").write_bytes(b"weights")
     store.folder("open5").mkdir()
     return store
 
@@ -60,7 +61,7 @@ def test_all_failed_points_are_forgotten_and_sound_checkpoints_stay(store: Store
     assert files(store, "fresh1") == set()
     assert files(store, "sound2") == {"checkpoint.pt", "history.jsonl"}
     assert "checkpoint.pt" not in files(store, "torn3")
-    assert files(store, "done4") == {"result.json"}
+    assert files(store, "done4") == {"result.json", "model.safetensors"}
     assert "fresh1  is tried again from the first epoch\n" in said
     assert "sound2  is tried again from its checkpoint\n" in said
     assert "torn3  is tried again from the first epoch; its checkpoint is damaged\n" in said
@@ -165,3 +166,11 @@ def test_a_sweep_of_slurm_goes_on_there(store: Store) -> None:
     record |= {"max_links": 1, "created": 0.0, "requests": []}
     (here / "submission.json").write_text(json.dumps(record))
     assert f"kdsweep submit {store.path} --site 'my site.yaml'" in call(store)
+
+
+def test_a_trained_point_whose_model_or_result_is_damaged_is_tried_again(store: Store) -> None:
+    (store.folder("done4") / "model.safetensors").unlink()
+    assert "done4  is tried again from the first epoch; its result or model is damaged" in call(
+        store, "done4"
+    )
+    assert files(store, "done4") == {"result.json.broken"}

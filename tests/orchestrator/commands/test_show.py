@@ -41,11 +41,11 @@ def test_a_failed_a_blocked_and_an_open_point(fitted_sweep):
         sweep.point("zzz")
 
 
-def test_the_teacher_is_shown_with_its_error(tmp_path):
+def test_the_teacher_is_shown_with_its_error(tmp_path, whole_result):
     store = Store(tmp_path)
     shape = {"arch": "mlp", "depth": 2, "width": 8, "params": 900}
-    store.write_result("aa", {**shape, "id": "aa", "mae_bpm": 3.25})
-    store.write_result("bb", {**shape, "id": "bb", "mae_bpm": 4.5, "teacher": "aa"})
+    store.write_result("aa", whole_result("aa", **shape, mae_bpm=3.25))
+    store.write_result("bb", whole_result("bb", **shape, mae_bpm=4.5, teacher="aa"))
     found = open_sweep(tmp_path).point("b")
     assert found["teacher"] == {"point": "aa", **shape, "mae_bpm": 3.25}
     assert open_sweep(tmp_path).point("a")["teacher"] is None

@@ -8,9 +8,9 @@ from orchestrator.run.worker import total_cost
 from orchestrator.store.store import Store
 
 
-def test_a_student_carries_its_share_and_the_whole_of_its_teacher(tmp_path):
+def test_a_student_carries_its_share_and_the_whole_of_its_teacher(tmp_path, whole_result):
     store = Store(tmp_path)
-    store.write_result("t", {"train_seconds": 30.0})
+    store.write_result("t", whole_result("t", train_seconds=30.0))
     teachers = {"t": None, "a": "t", "b": "t", "c": "t", "alone": None}
     points = {id: SimpleNamespace(teacher=teacher) for id, teacher in teachers.items()}
     assert total_cost(points, "a", 5.0, store) == {

@@ -258,3 +258,47 @@ def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
     assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(students[:4])
     assert not [event for event in events if event["kind"] == "failed"]
     assert trainer._how(students[0]) == Choice(1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no history", "keys"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_point_starts_afresh(
+    setup: Setup, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = PackTrainer(setup)
+    id = next(p.id for p in trainer.points.values() if p.strategy == "scratch" and p.role == "student")
+    trainer.take([id])
+    trainer.advance(0.0)
+    trainer.pause()
+    folder = trainer.store.folder(id)
+    checkpoint = folder / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    if damage == "no history":
+        (folder / "history.jsonl").unlink()
+    elif damage == "keys":
+        torch.save({"epoch": 1}, checkpoint)
+    else:
+        checkpoint.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    trainer.take([id])
+    kinds = [(e["kind"], e.get("epoch")) for e in train(trainer)]
+    assert kinds == [("began", 0), ("done", None)]
+    assert (folder / "checkpoint.pt.broken").exists()
+    assert "is damaged" in capsys.readouterr().out
+    assert [row["epoch"] for row in trainer.store.history(id)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_full_disk_fails_no_point_but_names_the_disk(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kd.training.member import Member
+
+    def full(self: Member, row: dict) -> None:
+        raise OSError(28, "No space left on device", str(self.folder / "history.jsonl"))
+
+    monkeypatch.setattr(Member, "append", full)
+    trainer = PackTrainer(setup)
+    id = next(p.id for p in trainer.points.values() if p.role == "teacher")
+    trainer.take([id])
+    (_, event) = train(trainer)
+    assert event["error"]["full_disk"] == [
+        28,
+        "No space left on device",
+        str(trainer.store.folder(id) / "history.jsonl"),
+    ]

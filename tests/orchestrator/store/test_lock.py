@@ -1,9 +1,15 @@
 """One driver per sweep, one process per point; locks end with their process, however it ends."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from orchestrator.store.lock import DRIVER, SweepLock, byte_of
 
@@ -58,3 +64,25 @@ def test_points_have_bytes_of_their_own() -> None:
     assert len(bytes_) == 10_000
     assert DRIVER not in bytes_
     assert max(bytes_) < 2**63
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_heartbeat_keeps_a_second_driver_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from orchestrator.run.driver import Busy, Options, run_sweep
+    from orchestrator.run.progress import Display
+    from orchestrator.run.submission import alone
+    from orchestrator.store.store import Store
+
+    def no_locks(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    store = Store(tmp_path)
+    store.write_progress({"state": "RUNNING", "time": time.time(), "host": "another", "pid": 1})
+    nothing: Any = None
+    with pytest.raises(Busy, match="process 1 on another"):
+        run_sweep(nothing, nothing, store, tmp_path, nothing, Options(), Display())
+    with alone(tmp_path):  # submit and cancel work
+        pass

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def finish(store: Store, plan: Plan, index: int, mae: float = 5.0, at: str = "12
     store.write_result(
         point.id,
         {
-            "id": point.id,
+            **asdict(point),
             "mae_bpm": mae,
             "val_mae_bpm": 6.0,
             "train_seconds": 3.5,

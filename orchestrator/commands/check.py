@@ -1,0 +1,80 @@
+"""`kdsweep check SWEEP`: what is damaged in a sweep's directory; --repair mends it."""
+
+import json
+
+import click
+
+from kd.errors import InputError
+from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.retry import alone
+from orchestrator.store import check as checking
+from orchestrator.store.find import sweep_folder
+from orchestrator.store.store import Store
+
+
+@click.command()
+@click.argument("sweep", type=SWEEP)
+@click.option("--repair", is_flag=True, help="Mend what is found; damaged files are kept as NAME.broken.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON.")
+@click.pass_context
+def check(context: click.Context, sweep: str, repair: bool, as_json: bool) -> None:
+    """Check the files of SWEEP: results, models, checkpoints, histories, the ledger, what kills left behind.
+
+    With --repair, points whose result or model is damaged count as not trained, and the next run trains them;
+    missing lines of the ledger are written again from the results. Exit code 1: something is still damaged.
+    """
+    store = Store(sweep_folder(sweep))
+    with alone(store, dry_run=not repair, look_only=not repair):
+        found = checking.check(store)
+        if repair:
+            checking.repair(store, found)
+        notes = _notes(store)
+    rows = [{"path": str(f.path), "what": f.what, "repair": f.how, "repaired": repair} for f in found]
+    if as_json:
+        click.echo(json.dumps({"found": rows, "notes": notes}, indent=1))
+    else:
+        for finding in found:
+            click.echo(_told(finding, repair))
+        for note in notes:
+            click.echo(f"note: {note}")
+        click.echo(_summary(len(found), repair, store))
+    if found and not repair:
+        context.exit(1)
+
+
+def _told(finding: checking.Finding, repaired: bool) -> str:
+    what = finding.what if str(finding.path) in finding.what else f"{finding.path}: {finding.what}"
+    done = {
+        checking.AGAIN: "is trained again by the next run",
+        checking.ASIDE: "set aside",
+        checking.REMOVE: "removed",
+        checking.LINES: "set aside, sound lines kept",
+        checking.ACCOUNT: "written from the results",
+    }[finding.how]
+    return f"{what}: {done}" if repaired else what
+
+
+def _summary(n: int, repaired: bool, store: Store) -> str:
+    if not n:
+        return "sound"
+    things = f"{n} thing{'s' * (n > 1)}"
+    return (
+        f"{things} repaired" if repaired else f"{things} found: mend with kdsweep check {store.path} --repair"
+    )
+
+
+def _notes(store: Store) -> list[str]:
+    """What is not damaged, but good to know."""
+    from orchestrator.space.plan import Plan
+    from orchestrator.tracking.writer import default_uri, in_sync
+
+    notes = []
+    try:
+        planned = {p.id for p in Plan.load(store.path / "plan.json").points}
+        if strange := sorted(set(store.ids()) - planned):
+            notes.append(f"{len(strange)} points are not in the plan: {', '.join(strange[:5])}")
+    except InputError as error:
+        notes.append(str(error))
+    if (store.path / "mlflow.json").exists() and not in_sync(store, default_uri(store)):
+        notes.append(f"MLflow in {store.path} lacks results: kdsweep sync {store.path}")
+    return notes
