@@ -17,7 +17,7 @@ import numpy as np
 from kd.errors import InputError
 from orchestrator.edge.latency import attach, read_profile
 from orchestrator.laws.arms import Arm, group_arms
-from orchestrator.laws.comparable import comparable
+from orchestrator.laws.comparable import comparable, notes_on, refuse_other_recipe
 from orchestrator.laws.configurations import enumerate_configurations, with_channels
 from orchestrator.laws.effects import Fitted, crossovers, gains
 from orchestrator.laws.fit import DRAWS, Curve, fit_laws
@@ -38,15 +38,20 @@ RUN_KEYS = ("id", "depth", "width", "params", "seed", "mae_bpm")
 
 
 def make_document(
-    name: str, results: list[dict[str, Any]], shape: dict[str, int], rng: int = 0
+    name: str,
+    results: list[dict[str, Any]],
+    shape: dict[str, int],
+    rng: int = 0,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
     shape: samples and classes of the models, as `sizes.size` takes them; the students' sizes tell the
-    channels. Raises InputError when no student is finished.
+    channels. recipe: which of several groups of students trained alike (`comparable`). Raises InputError when
+    no student is finished.
     """
     made = _provenance(results, rng)
-    results, notes = comparable(sorted(results, key=lambda r: str(r["id"])))
+    results, group = comparable(sorted(results, key=lambda r: str(r["id"])), recipe)
     arms = group_arms(results)
     if not arms:
         raise InputError(f"sweep {name} has no finished student: run it first (kdsweep run)")
@@ -59,7 +64,8 @@ def make_document(
         "schema": SCHEMA,
         "sweep": name,
         "made": made,
-        "notes": notes,
+        "notes": notes_on(group),
+        "group": group,
         "level": LEVEL,
         "run_noise": pack(_scores(rng)),
         "architectures": {
@@ -83,10 +89,11 @@ def make_document(
     }
 
 
-def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
+def read_document(path: Path, device: str | None = None, recipe: str | None = None) -> dict[str, Any]:
     """laws.json, checked for its schema, with the costs that were profiled; InputError if it can't be used.
 
     device: whose latencies are meant; None = the only one profiled on (`orchestrator.edge.latency.attach`).
+    recipe: the group of students that the laws must be of; None = whichever.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: run `kdsweep fit {path.parent}`")
@@ -102,6 +109,7 @@ def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
             f"{path} has schema {found!r}, this version reads {SCHEMA!r}: "
             f"rebuild it with `kdsweep fit {path.parent}`"
         )
+    refuse_other_recipe(document, recipe, str(path.parent))
     return attach(document, read_profile(path.parent), device)
 
 

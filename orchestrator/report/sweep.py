@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from orchestrator.answers.candidates import LIMITS
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
+from orchestrator.space.spaces import space_files
 from orchestrator.store.store import Store
 
 KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
@@ -42,22 +43,26 @@ class Sweep:
     results: list[dict[str, Any]]
     errors: dict[str, dict[str, Any]]
     plan: dict[str, Planned]
-    space: str
+    space: str  # the latest
+    spaces: dict[str, str] = field(
+        default_factory=dict
+    )  # file in the sweep's directory -> text, in the order given
 
     @staticmethod
-    def read(folder: Path, device: str | None = None) -> "Sweep":
+    def read(folder: Path, device: str | None = None, recipe: str | None = None) -> "Sweep":
         """Raises InputError when laws.json is missing, or a file is damaged.
 
-        device: whose latencies are shown; None = the only one profiled on.
+        device: whose latencies are shown; None = the only one profiled on. recipe: that the laws must be of.
         """
         store = Store(folder)
         return Sweep(
             folder,
-            read_document(folder / "laws.json", device),
+            read_document(folder / "laws.json", device, recipe),
             list(store.results()),
             store.errors(),
             _plan(folder / "plan.json"),
             _text(folder / "space.yaml"),
+            {str(file.relative_to(folder)): _text(file) for file in space_files(folder)},
         )
 
     @property

@@ -4,7 +4,6 @@ A child run is created only when its point has ended, found again by its tags, a
 half written: writing twice changes nothing. mlflow is imported by the code that writes, never at import.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -18,6 +17,7 @@ from typing import Any
 
 from kd.files import write_json
 from orchestrator.space.plan import Plan
+from orchestrator.space.spaces import documents
 from orchestrator.store.store import Store
 from orchestrator.tracking.tags import FINAL, FINISHED_AT, POINT, SPACE, SWEEP, space_tags
 
@@ -93,9 +93,9 @@ class Tracker:
         return True
 
     def _show_space(self) -> None:
-        """Keep space.yaml with the parent run: with it, laws can be fitted from MLflow alone."""
-        with contextlib.suppress(FileNotFoundError):
-            wanted = space_tags((self.store.path / "space.yaml").read_text())
+        """Keep the sweep's spaces with the parent run: with them, laws can be fitted from MLflow alone."""
+        if text := documents(self.store.path):
+            wanted = space_tags(text)
             known = self.client.get_run(self.parent).data.tags
             stale = {key: "" for key in known if key.startswith(f"{SPACE}.")}  # of a longer text
             for key, value in (stale | wanted).items():
