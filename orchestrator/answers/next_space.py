@@ -47,9 +47,8 @@ def space_like(document: dict[str, Any], spaces: Sequence[SearchSpace], sweep: s
     if not spaces:
         raise InputError(f"{sweep} has no space.yaml: run the search space into this directory again")
     wanted = (document.get("group") or {}).get("recipe")
-    texts = {k: str(v) for k, v in wanted.items()} if wanted else None  # MLflow knows texts only
     for space in reversed(spaces):
-        if texts is None or {k: str(v) for k, v in space.recipe("student").items()} == texts:
+        if not wanted or {k: str(v) for k, v in space.recipe("student").items()} == wanted:
             return space
     return spaces[-1]
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from kd.errors import InputError
 
-TRAINING = ("data_fingerprint", "recipe_version", "recipe")
-
 
 def comparable(
     results: list[dict[str, Any]], recipe: str | None = None
@@ -32,7 +30,7 @@ def comparable(
     apart = sorted(
         name
         for name in {n for v in values.values() for n in v}
-        if len({_text(v.get(name)) for v in values.values()}) > 1
+        if len({v.get(name) for v in values.values()}) > 1
     )
     chosen = ordered[0] if recipe is None else _choose(ordered, values, apart, groups, recipe)
     others = [
@@ -48,7 +46,7 @@ def comparable(
     return kept, {
         "hash": short(chosen),
         "students": len(groups[chosen]),
-        "recipe": groups[chosen][0].get("recipe") or {},
+        "recipe": {k: values[chosen][k] for k in groups[chosen][0].get("recipe") or {}},
         "differs": {n: values[chosen].get(n) for n in apart},
         "others": others,
     }
@@ -101,7 +99,7 @@ def short(training: str) -> str:
 
 def _choose(
     ordered: list[str],
-    values: dict[str, dict[str, Any]],
+    values: dict[str, dict[str, str]],
     apart: list[str],
     groups: dict[str, list[dict[str, Any]]],
     recipe: str,
@@ -123,13 +121,13 @@ def _fits(handle: str, values: dict[str, Any], wanted: str) -> bool:
     return all(sign and key in values and _same(values[key], text) for key, sign, text in pairs)
 
 
-def _same(value: Any, text: str) -> bool:
+def _same(value: str, text: str) -> bool:
     """Whether a value is what a person typed: 1e-3 is 0.001."""
-    if str(value) == text or _text(value) == text:
+    if value == text:
         return True
     try:
         return float(value) == float(text)
-    except (TypeError, ValueError):
+    except ValueError:
         return False
 
 
@@ -137,17 +135,10 @@ def _named(handle: str, students: int, differs: dict[str, Any]) -> str:
     return f"{students} with {', '.join(f'{k}={v}' for k, v in differs.items())} (--recipe {handle})"
 
 
-def _values(result: dict[str, Any]) -> dict[str, Any]:
-    """What makes results alike, by the key that a person writes."""
-    return {
-        "data_fingerprint": result.get("data_fingerprint"),
-        "recipe_version": result.get("recipe_version"),
-        **(result.get("recipe") or {}),
-    }
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _values(result: dict[str, Any]) -> dict[str, str]:
+    """What makes results alike, by the key that a person writes; texts, since MLflow holds nothing else."""
+    alike = {key: result.get(key) for key in ("data_fingerprint", "recipe_version")}
+    return {key: str(value) for key, value in (alike | (result.get("recipe") or {})).items()}
 
 
 def _last(results: list[dict[str, Any]]) -> str:
@@ -155,4 +146,4 @@ def _last(results: list[dict[str, Any]]) -> str:
 
 
 def _training(result: dict[str, Any]) -> str:
-    return json.dumps([result.get(k) for k in TRAINING], sort_keys=True)
+    return json.dumps(_values(result), sort_keys=True)

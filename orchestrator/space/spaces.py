@@ -67,8 +67,8 @@ def refuse_stranger(space: SearchSpace, file: Path, known: Sequence[tuple[Path, 
     for there, other in known:
         for key, mine, its in _apart(space, other):
             raise InputError(
-                f"{file}: {key} is {mine!r}, but {there} has {its!r}, and spaces of one sweep agree in name and "
-                "data: make them alike, or choose another directory with --out"
+                f"{file}: {key} is {mine!r}, but {there} has {its!r}, and a sweep's spaces agree in "
+                "name and data: make them alike, or choose another directory with --out"
             )
 
 

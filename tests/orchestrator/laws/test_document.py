@@ -160,7 +160,7 @@ def test_the_largest_group_trained_alike_is_fitted_and_the_rest_named() -> None:
     assert "3 with lr=0.001" in note
     assert widest(document)[1] == 16
     assert document["group"]["students"] == 9
-    assert [other["differs"] for other in document["group"]["others"]] == [{"lr": 0.001}]
+    assert [other["differs"] for other in document["group"]["others"]] == [{"lr": "0.001"}]
 
 
 def test_a_recipe_is_chosen_by_its_value_or_its_hash() -> None:
