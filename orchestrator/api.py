@@ -82,38 +82,62 @@ class Sweep:
 
         return standing(self.folder)
 
-    def fit(self, seed: int = 0) -> dict[str, Any]:
-        """Fit the laws and write laws.json and laws.png; the content of laws.json. seed: of the bootstrap."""
+    def fit(self, seed: int = 0, recipe: str | None = None) -> dict[str, Any]:
+        """Fit the laws and write laws.json and laws.png; the content of laws.json. seed: of the bootstrap.
+
+        recipe: which students, where the sweep has several recipes ("lr=0.001"); default: the most.
+        """
         from orchestrator.laws.write import write_laws
         from orchestrator.tracking.reader import from_folder
 
-        return write_laws(from_folder(self.folder), self.folder, seed)
+        return write_laws(from_folder(self.folder), self.folder, seed, recipe)
 
-    def query(self, max_mae: float | None = None, confidence: float | None = None, **limits: Any) -> "Answer":
+    def query(
+        self,
+        max_mae: float | None = None,
+        confidence: float | None = None,
+        *,
+        recipe: str | None = None,
+        **limits: Any,
+    ) -> "Answer":
         """The best student within `limits` (the fields of `Budget`: max_params=20000, ...); fit first.
 
         With max_mae (BPM): the smallest student that reaches it with this confidence (default 0.8).
+        recipe: that the laws must be of.
         """
         from orchestrator.answers.ask import ask
         from orchestrator.answers.shown import Answer, budget_of
 
-        return Answer(**ask(self.folder, budget_of(limits), max_mae, confidence))
+        return Answer(**ask(self.folder, budget_of(limits), max_mae, confidence, recipe))
 
     def suggest(
-        self, gpu_hours: float, out: str | os.PathLike[str] | None = None, seed: int = 0, **limits: Any
+        self,
+        gpu_hours: float,
+        out: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        *,
+        recipe: str | None = None,
+        **limits: Any,
     ) -> "Suggested":
         """What to train next for this query; `file` is the search space written for it, which `run` takes."""
         from orchestrator.answers.ask import suggest_space
         from orchestrator.answers.shown import Suggested, budget_of
 
         path = Path(out) if out else None
-        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, seed))
+        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, seed, recipe))
 
-    def report(self, output: str | os.PathLike[str] | None = None, device: str | None = None) -> Path:
+    def report(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        recipe: str | None = None,
+    ) -> Path:
         """Write the HTML report and return where it is; fit first. device: whose latency is shown."""
         from orchestrator.report.write import write_report
 
-        said = write_report(self.folder, Path(output) if output else None, device, mlflow=False)
+        said = write_report(
+            self.folder, Path(output) if output else None, device, mlflow=False, recipe=recipe
+        )
         for warning in said["warnings"]:
             warnings.warn(warning, stacklevel=2)
         return Path(said["report"])

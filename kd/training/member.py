@@ -62,6 +62,7 @@ class Member:
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
         self.place = 0
+        self.checkpointed = 0  # the epoch that its checkpoint holds
         self.set_aside: str | None = None  # what became of a checkpoint that could not be read
         self.left_with: dict[str, Tensor] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +105,7 @@ class Member:
         rows = read_text(history).splitlines()[: state["epoch"]]
         self.epoch, self.best_epoch = int(state["epoch"]), int(state["best_epoch"])
         self.best_mae, self.train_seconds = float(state["best_mae"]), float(state["train_seconds"])
+        self.checkpointed = self.epoch
         write_text(history, "".join(row + "\n" for row in rows))
         return start
 
@@ -152,7 +154,9 @@ class Member:
         )
 
     def checkpoint(self, stack: Stack) -> None:
-        """Write its whole state, atomically."""
+        """Write its whole state, atomically; not again when it has trained no epoch since."""
+        if self.epoch == self.checkpointed:
+            return
         now = self.restart(stack)
         state = {
             "epoch": self.epoch,
@@ -165,6 +169,7 @@ class Member:
             "best_state": now.best or {},
         }
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
+        self.checkpointed = self.epoch
 
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""

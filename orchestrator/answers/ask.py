@@ -19,15 +19,21 @@ CONFIDENCE = 0.8  # probability that a new run reaches an error, where none is g
 
 
 def ask(
-    folder: Path, budget: Budget, max_mae: float | None = None, confidence: float | None = None
+    folder: Path,
+    budget: Budget,
+    max_mae: float | None = None,
+    confidence: float | None = None,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
     """What `kdsweep query --json` prints: the best student within a budget, or the smallest for an error.
 
-    max_mae: BPM. Raises InputError when the laws are missing, and for a budget that can't be asked about.
+    max_mae: BPM.
+    recipe: that the laws must be of.
+    Raises InputError when the laws are missing, and for a budget that can't be asked about.
     """
     if confidence is not None and max_mae is None:
         raise InputError("--confidence needs --max-mae: add a target error, for example --max-mae 6")
-    document = read_document(folder / "laws.json", budget.device)
+    document = read_document(folder / "laws.json", budget.device, recipe)
     if max_mae is None:
         result = answer(document, budget)
     else:
@@ -38,20 +44,27 @@ def ask(
 
 
 def suggest_space(
-    folder: Path, budget: Budget, gpu_hours: float, out: Path | None = None, seed: int = 0
+    folder: Path,
+    budget: Budget,
+    gpu_hours: float,
+    out: Path | None = None,
+    seed: int = 0,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
     """What `kdsweep suggest --json` prints; the suggested search space is written to `file` in it.
 
     gpu_hours: compute to spend (slot-hours if the sweep ran on CPUs). out: default suggested.yaml in the
-    sweep's directory. `command` trains the suggestion. Raises InputError when nothing can be suggested.
+    sweep's directory.
+    recipe: that the laws must be of; the suggestion has theirs.
+    `command` trains the suggestion. Raises InputError when nothing can be suggested.
     """
     # pydantic comes with these: a query does without
-    from orchestrator.answers.next_space import describe, gpu_share, next_space, text
+    from orchestrator.answers.next_space import describe, gpu_share, next_space, space_like, text
     from orchestrator.answers.suggest import suggest
-    from orchestrator.space.schema import load_space
+    from orchestrator.space.spaces import load_spaces
 
-    document = read_document(folder / "laws.json", budget.device)
-    space = load_space(folder / "space.yaml")
+    document = read_document(folder / "laws.json", budget.device, recipe)
+    space = space_like(document, [space for _, space in load_spaces(folder)], str(folder))
     share = gpu_share(space, document["made"]["device"])
     suggestion = suggest(document, budget, gpu_hours / share, rng=seed)
     file = out or folder / "suggested.yaml"

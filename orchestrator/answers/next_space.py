@@ -1,8 +1,10 @@
 """From a suggestion to a search space that `kdsweep run` takes. Knows the space's shape, nothing of laws."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from kd.errors import InputError
 from orchestrator.answers.suggest import Pick, Suggestion
 from orchestrator.laws.arms import known_defaults, strategy_label
 from orchestrator.space.schema import SearchSpace, space_text
@@ -38,6 +40,17 @@ def _pick(document: dict[str, Any], pick: Pick, share: float) -> dict[str, Any]:
         "gain_bpm": round(pick.gain_bpm, 5),
         "why": pick.why,
     }
+
+
+def space_like(document: dict[str, Any], spaces: Sequence[SearchSpace], sweep: str) -> SearchSpace:
+    """The latest space whose students have the recipe that the laws were fitted to. Raises InputError."""
+    if not spaces:
+        raise InputError(f"{sweep} has no space.yaml: run the search space into this directory again")
+    wanted = (document.get("group") or {}).get("recipe")
+    for space in reversed(spaces):
+        if not wanted or {k: str(v) for k, v in space.recipe("student").items()} == wanted:
+            return space
+    return spaces[-1]
 
 
 def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggestion) -> SearchSpace:

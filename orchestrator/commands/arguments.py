@@ -77,3 +77,6 @@ class Point(click.ParamType[str]):
 
 
 SWEEP, SPACE, SITE, POINT = Sweep(), Space(), Site(), Point()
+RECIPE = click.option(
+    "--recipe", help="Students of this recipe, by hash or key=value, where a sweep has several."
+)  # of `fit`, `query`, `suggest` and `report`

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from kd.errors import InputError
-from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.arguments import RECIPE, SWEEP
 from orchestrator.store.find import sweep_folder
 from orchestrator.tracking.reader import Source, from_folder, from_mlflow
 
@@ -21,6 +21,7 @@ from orchestrator.tracking.reader import Source, from_folder, from_mlflow
     type=click.Path(file_okay=False, path_type=Path),
     help="Output directory.  [default: SWEEP; with --tracking-uri sweeps/EXPERIMENT]",
 )
+@RECIPE
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print laws.json instead of the table.")
 def fit(
@@ -29,21 +30,22 @@ def fit(
     experiment: str | None,
     sweep_id: str | None,
     out: Path | None,
+    recipe: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
     """Fit the scaling laws of SWEEP, or of a sweep in MLflow; write laws.json and laws.png, print a table."""
-    from kd.files import write_text
     from orchestrator.laws.table import print_table
     from orchestrator.laws.write import write_laws
+    from orchestrator.space.spaces import write_documents
 
     source, folder = _source(sweep, tracking_uri, experiment, sweep_id)
     folder = out or folder
     folder.mkdir(parents=True, exist_ok=True)
-    space = folder / "space.yaml"
-    if out or not sweep:  # `query` and `suggest` find all they need beside laws.json
-        write_text(space, source.space)
-    document = write_laws(source, folder, seed)
+    # `query` and `suggest` find all they need beside laws.json; a directory with points has its own spaces
+    if (out or not sweep) and not (folder / "points").is_dir():
+        write_documents(folder, source.space)
+    document = write_laws(source, folder, seed, recipe)
     if as_json:
         click.echo((folder / "laws.json").read_text())
     else:

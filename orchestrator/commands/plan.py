@@ -55,6 +55,7 @@ def as_dict(opened: Opened) -> dict[str, Any]:
         "cost_s": round(sum(p["cost_s"] for p in left), 1),
         "cost_from": scale[1],
         "refused": opened.plan.refused,
+        "new": len(opened.new),
         "points": points,
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.arguments import RECIPE, SWEEP
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -53,10 +53,18 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="With --max-mae: probability that a new run reaches it.  [default: 0.8]",
 )
+@RECIPE
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-def query(sweep: str, max_mae: float | None, confidence: float | None, as_json: bool, **limits: Any) -> None:
+def query(
+    sweep: str,
+    max_mae: float | None,
+    confidence: float | None,
+    recipe: str | None,
+    as_json: bool,
+    **limits: Any,
+) -> None:
     """Find the best student of SWEEP within a budget, trained or not, and predict its error."""
     from orchestrator.api import open_sweep
 
-    found = open_sweep(sweep).query(max_mae, confidence, **limits)
+    found = open_sweep(sweep).query(max_mae, confidence, recipe=recipe, **limits)
     click.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else repr(found))

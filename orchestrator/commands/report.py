@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.arguments import RECIPE, SWEEP
 from orchestrator.store.find import sweep_folder
 
 
@@ -15,6 +15,7 @@ from orchestrator.store.find import sweep_folder
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: SWEEP/report.html."
 )
 @click.option("--device", help="Device for latency; required if the sweep was profiled on several.")
+@RECIPE
 @click.option(
     "--mlflow/--no-mlflow",
     default=None,
@@ -26,6 +27,7 @@ def report(
     sweep: str,
     output: Path | None,
     device: str | None,
+    recipe: str | None,
     mlflow: bool | None,
     tracking_uri: str | None,
     as_json: bool,
@@ -36,7 +38,7 @@ def report(
     """
     from orchestrator.report.write import write_report
 
-    said = write_report(sweep_folder(sweep), output, device, mlflow, tracking_uri)
+    said = write_report(sweep_folder(sweep), output, device, mlflow, tracking_uri, recipe)
     for warning in said.pop("warnings"):
         click.echo(f"warning: {warning}", err=True)
     if as_json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.arguments import RECIPE, SWEEP
 from orchestrator.commands.query import budget_options
 
 if TYPE_CHECKING:
@@ -30,13 +30,22 @@ NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
     type=click.Path(dir_okay=False, path_type=Path),
     help="Search space to write.  [default: SWEEP/suggested.yaml]",
 )
+@RECIPE
 @click.option("--seed", default=0, show_default=True, help="Seed of the simulations.")
 @click.option("--json", "as_json", is_flag=True, help="Print the suggestion as JSON.")
-def suggest(sweep: str, gpu_hours: float, out: Path | None, seed: int, as_json: bool, **limits: Any) -> None:
+def suggest(
+    sweep: str,
+    gpu_hours: float,
+    out: Path | None,
+    recipe: str | None,
+    seed: int,
+    as_json: bool,
+    **limits: Any,
+) -> None:
     """Suggest points to train next, ranked by the reduction in expected regret of the query per GPU-hour."""
     from orchestrator.api import open_sweep
 
-    found = open_sweep(sweep).suggest(gpu_hours, out, seed, **limits)
+    found = open_sweep(sweep).suggest(gpu_hours, out, seed, recipe=recipe, **limits)
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False))
     else:

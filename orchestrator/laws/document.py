@@ -18,7 +18,7 @@ from kd.errors import InputError
 from kd.files import read_json
 from orchestrator.edge.latency import attach, read_profile
 from orchestrator.laws.arms import Arm, group_arms
-from orchestrator.laws.comparable import comparable
+from orchestrator.laws.comparable import comparable, notes_on, refuse_other_recipe
 from orchestrator.laws.configurations import enumerate_configurations, with_channels
 from orchestrator.laws.effects import Fitted, crossovers, gains
 from orchestrator.laws.fit import DRAWS, Curve, fit_laws
@@ -40,17 +40,21 @@ RUN_KEYS = ("id", "depth", "width", "params", "seed", "mae_bpm")
 
 
 def make_document(
-    name: str, results: list[dict[str, Any]], shape: dict[str, int], rng: int = 0
+    name: str,
+    results: list[dict[str, Any]],
+    shape: dict[str, int],
+    rng: int = 0,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
     shape: samples and classes of the models, as `sizes.size` takes them; the students' sizes tell the
-    channels. Raises InputError when no student is finished.
+    channels. recipe: which of several groups of students trained alike (`comparable`). Raises InputError when
+    no student is finished.
     """
     made = _provenance(results, rng)
-    results, notes = comparable(sorted(results, key=lambda r: str(r["id"])))
+    results, group = comparable(sorted(results, key=lambda r: str(r["id"])), recipe)
     made["mixed"] = mixed(results)
-    notes += made["mixed"]
     arms = group_arms(results)
     if not arms:
         raise InputError(f"sweep {name} has no finished student: run it first (kdsweep run)")
@@ -63,7 +67,8 @@ def make_document(
         "schema": SCHEMA,
         "sweep": name,
         "made": made,
-        "notes": notes,
+        "notes": [*notes_on(group), *made["mixed"]],
+        "group": group,
         "level": LEVEL,
         "run_noise": pack(_scores(rng)),
         "architectures": {
@@ -96,10 +101,11 @@ def _digest(part: Any) -> str:
     return hashlib.blake2b(json.dumps(part).encode(), digest_size=8).hexdigest()
 
 
-def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
+def read_document(path: Path, device: str | None = None, recipe: str | None = None) -> dict[str, Any]:
     """laws.json, checked for its schema, with the costs that were profiled; InputError if it can't be used.
 
     device: whose latencies are meant; None = the only one profiled on (`orchestrator.edge.latency.attach`).
+    recipe: the group of students that the laws must be of; None = whichever.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: run `kdsweep fit {path.parent}`")
@@ -115,6 +121,7 @@ def read_document(path: Path, device: str | None = None) -> dict[str, Any]:
     for key in sorted({*digests, *document}) if digests else ():
         if key not in document or _digest(document[key]) != digests.get(key):
             raise InputError(f"{path}: {key} is not as `kdsweep fit` wrote it: {remedy}")
+    refuse_other_recipe(document, recipe, str(path.parent))
     return attach(document, read_profile(path.parent), device)
 
 

@@ -9,14 +9,16 @@ from orchestrator.laws.document import make_document, sealed
 from orchestrator.tracking.reader import Source, model_shape
 
 
-def write_laws(source: Source, folder: Path, seed: int = 0) -> dict[str, Any]:
+def write_laws(source: Source, folder: Path, seed: int = 0, recipe: str | None = None) -> dict[str, Any]:
     """The document of laws.json, written into `folder`, whose space.yaml tells the models' shape.
 
-    seed: of the bootstrap. Raises InputError when no student is finished.
+    seed: of the bootstrap.
+    recipe: which students, where a sweep has several recipes. Raises InputError when no student is finished.
     """
     from orchestrator.laws.picture import draw
 
-    document = make_document(source.name, source.results, model_shape(folder / "space.yaml"), rng=seed)
+    shape = model_shape(folder / "space.yaml")
+    document = make_document(source.name, source.results, shape, rng=seed, recipe=recipe)
     write_text(folder / "laws.json", json.dumps(sealed(document), separators=(",", ":"), allow_nan=False))
     write_atomically(folder / "laws.png", lambda path: draw(document, path))
     return document

@@ -1,7 +1,7 @@
 """What a report is made from: one sweep directory, read once. Knows files; draws and words nothing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from orchestrator.answers.candidates import LIMITS
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
+from orchestrator.space.spaces import space_files
 from orchestrator.store.store import Store
 from slurm.bounded_yaml import BadYaml, read_yaml
 
@@ -41,23 +42,27 @@ class Sweep:
     results: list[dict[str, Any]]
     errors: dict[str, dict[str, Any]]
     plan: dict[str, Planned]
-    space: str
+    space: str  # the latest
+    spaces: dict[str, str] = field(
+        default_factory=dict
+    )  # file in the sweep's directory -> text, in the order given
 
     @staticmethod
-    def read(folder: Path, device: str | None = None) -> "Sweep":
+    def read(folder: Path, device: str | None = None, recipe: str | None = None) -> "Sweep":
         """Raises InputError when laws.json is missing, or a file is damaged.
 
-        device: whose latencies are shown; None = the only one profiled on.
+        device: whose latencies are shown; None = the only one profiled on. recipe: that the laws must be of.
         """
         store = Store(folder)
         results = list(store.results())
         return Sweep(
             folder,
-            read_document(folder / "laws.json", device),
+            read_document(folder / "laws.json", device, recipe),
             results,
             store.failures(),
             _plan(folder / "plan.json"),
             _text(folder / "space.yaml"),
+            {str(file.relative_to(folder)): _text(file) for file in space_files(folder)},
         )
 
     @property

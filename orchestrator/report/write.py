@@ -16,14 +16,16 @@ def write_report(
     device: str | None = None,
     mlflow: bool | None = None,
     tracking_uri: str | None = None,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
     """Write the report; what `kdsweep report --json` prints, with the `warnings` that go with it.
 
     output: default report.html in the sweep's directory. device: whose latency. mlflow: log it to the sweep's
     parent run; None = if mlflow.db exists, and a failure is a warning then. tracking_uri implies mlflow.
+    recipe: that the laws must be of.
     Raises InputError when laws.json is missing.
     """
-    found = Sweep.read(folder, device)
+    found = Sweep.read(folder, device, recipe)
     html = render(found)
     path = output or folder / "report.html"
     write_text(path, html)
@@ -45,6 +47,7 @@ def write_report(
         "report": str(path),
         "bytes": len(html.encode()),
         "answer": summary(found),
+        "group": found.document.get("group"),
         "synthetic": found.synthetic,
         "stale": found.stale,
         "failed": len(found.errors),

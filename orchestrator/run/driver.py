@@ -108,7 +108,7 @@ class SweepResult:
 
 
 def run_sweep(
-    plan: Plan,
+    plan: Plan | Callable[[], Plan],
     data: DataConfig,
     store: Store,
     cache_dir: Path,
@@ -118,7 +118,8 @@ def run_sweep(
 ) -> SweepResult:
     """Train what the plan has and the store has not; with nothing left to do it doesn't start Ray.
 
-    The plan is saved in the sweep directory, where workers read it. Raises InputError for bad input or data,
+    The plan is saved in the sweep directory, where workers read it; a function that makes it is called once
+    the sweep is this process's. Raises InputError for bad input or data,
     Busy if another process runs this sweep. The signals INT, TERM, HUP and USR1 make running points
     checkpoint and the call return; a second INT ends it at once.
     """
@@ -134,6 +135,7 @@ def run_sweep(
         _remove_leftovers(store)
         account(store)  # a kill may have come between a result and its line in the ledger
         trained = store.done()
+        plan = plan if isinstance(plan, Plan) else plan()
         plan = plan.with_earlier(store.path / "plan.json", trained)
         plan.save(store.path / "plan.json")
         done = trained & {point.id for point in plan.points}

@@ -39,9 +39,11 @@ def train(
     tracking_uri: an MLflow server, None is mlflow.db in the sweep directory. command: for the dashboard.
     Raises InputError, also when the sweep is being run already or this process is in a Ray.
     """
+    opened.store.path.mkdir(parents=True, exist_ok=True)
     for why in opened.plan.refused:
         display.say(f"refused: {why}")
-    opened.save_space()
+    if said := opened.left_in_words():
+        display.say(said)
     options = Options(
         address=address,
         slots=slots,
@@ -54,7 +56,7 @@ def train(
     try:
         with environment_kept():
             return run_sweep(
-                opened.plan, opened.data, opened.store, opened.cache_dir, opened.slot, options, display
+                opened.keep, opened.data, opened.store, opened.cache_dir, opened.slot, options, display
             )
     except Busy as busy:
         raise InputError(f"{busy}; wait for it, or follow it with `kdsweep status --watch`") from None

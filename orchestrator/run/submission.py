@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kd.errors import InputError
-from kd.files import read_json, write_json
-from orchestrator.store.lock import UNSUPPORTED
+from kd.files import read_json, write_json, write_text
+from orchestrator.store.lock import DRIVER, UNSUPPORTED, SweepLock
 from orchestrator.store.records import NUMBER, WHOLE, problem
 from slurm import chain
 from slurm.command import Slurm
@@ -173,16 +173,20 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
             for r in requests(job, max_array)
         ],
     )
-    opened.save_space()
-    file = opened.store.path / "plan.json"
-    opened.plan.with_earlier(file, opened.store.done()).save(file)
+    lock = SweepLock(opened.store.path)
+    try:
+        if not lock.take(DRIVER):
+            raise InputError(f"{opened.store.path} is being run by another process; wait for it")
+        opened.keep().save(opened.store.path / "plan.json")
+    finally:
+        lock.close()
     job.here.mkdir(parents=True)
     gpus, _ = fit_on(opened, job.site)  # said here, since an elastic head sees no GPU
     resources = opened.space.resources.model_copy(update={"gpus": gpus})
     text = space_text(opened.space.model_copy(update={"resources": resources}))
-    (job.here / "space.yaml").write_text(text)
+    write_text(job.here / "space.yaml", text)
     for name, script in texts.items():
-        (job.here / name).write_text(script)
+        write_text(job.here / name, script)
     record.save(job.here)
     return record
 

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd.errors import InputError
-from kd.files import write_text
 from kd.signals.prepare import Data, DataConfig, prepare
-from orchestrator.space.plan import Plan, make_plan
-from orchestrator.space.schema import SearchSpace, load_space, space_text
+from orchestrator.space import spaces
+from orchestrator.space.plan import Plan, Point, make_plan
+from orchestrator.space.schema import SearchSpace, load_space
 from orchestrator.space.slot import Slot
 from orchestrator.store.store import Store
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A search space made ready: its data are prepared, its points known."""
+    """A search space made ready: its data are prepared, its points known.
+
+    plan: every point of the sweep, of its earlier spaces too. new: those that no earlier space names.
+    """
 
     space: SearchSpace
     store: Store
@@ -25,16 +28,36 @@ class Opened:
     data: DataConfig
     windows: Data
     plan: Plan
+    file: Path
+    new: frozenset[str] = frozenset()
+    known: str = ""  # the sweep's spaces as they were read
 
     @property
     def slot(self) -> Slot:
         """What one running pack holds here."""
         return self.space.resources.slot(has_gpu())
 
-    def save_space(self) -> None:
-        """Write space.yaml, as it was understood: overrides applied, paths absolute."""
-        self.store.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.store.path / "space.yaml", space_text(self.space))
+    def keep(self) -> Plan:
+        """Add the space to its sweep, as understood: overrides applied, paths absolute; the sweep's plan.
+
+        The caller holds the sweep's lock: what others added since is in the plan. Raises InputError.
+        """
+        plan = self.plan
+        if spaces.documents(self.store.path) != self.known:
+            plan, _ = _plan_all(self.space, self.file, self.store, self.windows)
+        spaces.keep(self.store.path, self.space)
+        return plan
+
+    def left_in_words(self) -> str:
+        """How many points this space adds, are done, and are left of those before; "" without any."""
+        if not self.known:
+            return ""
+        done = self.store.done()
+        ids = {point.id for point in self.plan.points}
+        return (
+            f"{len(self.new - done)} new points, {len(ids & done)} already done, "
+            f"{len(ids - done - self.new)} of an earlier space still to train"
+        )
 
 
 def open_space(
@@ -42,21 +65,50 @@ def open_space(
 ) -> Opened:
     """Read a search space, prepare its data and plan its points.
 
-    space: a YAML file, or a sweep (its directory, or its name under sweeps/), whose space.yaml is read again.
-    out: the sweep directory; default sweeps/<name>. Raises InputError.
+    space: a YAML file, or a sweep (its directory, or its name under sweeps/), whose latest space is
+    read again. out: the sweep directory; default sweeps/<name>. Raises InputError.
     """
-    read, folder = space_of(space, overrides, out)
+    read, folder, file = space_of(space, overrides, out)
     config = read.data_config()
     cache_dir = cache_of(folder)
-    windows = prepare(config, cache_dir, say)
     store = Store(folder)
-    plan = make_plan(read, windows)
-    _refuse_other_data(store, plan)
-    return Opened(read, store, cache_dir, config, windows, plan)
+    spaces.refuse_stranger(read, file, spaces.load_spaces(folder))
+    known = spaces.documents(folder)
+    windows = prepare(config, cache_dir, say)
+    plan, new = _plan_all(read, file, store, windows)
+    return Opened(read, store, cache_dir, config, windows, plan, file, new, known)
 
 
-def space_of(space: str, overrides: Sequence[str], out: str | None) -> tuple[SearchSpace, Path]:
-    """The search space and its sweep directory, without touching the data."""
+def _plan_all(space: SearchSpace, file: Path, store: Store, windows: Data) -> tuple[Plan, frozenset[str]]:
+    """The union of a sweep's spaces and this one, and the points that only this one names.
+
+    Teachers come first, each kind in the order in which the spaces first name it. Raises InputError.
+    """
+    known = spaces.load_spaces(store.path)
+    spaces.refuse_stranger(space, file, known)
+    mine = make_plan(space, windows)
+    _refuse_other_data(store, mine)
+    points: dict[str, Point] = {}
+    refused: list[str] = []
+    for where, other in known:
+        if spaces.same(space, other):
+            plan = mine
+        else:
+            try:
+                plan = make_plan(other, windows)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+        points |= {p.id: points.get(p.id, p) for p in plan.points}
+        refused += plan.refused
+    new = frozenset(p.id for p in mine.points if p.id not in points)
+    points |= {p.id: points.get(p.id, p) for p in mine.points}
+    ordered = sorted(points.values(), key=lambda p: p.role != "teacher")
+    union = Plan(mine.name, ordered, list(dict.fromkeys([*refused, *mine.refused])))
+    return union.with_earlier(store.path / "plan.json", store.done()), new
+
+
+def space_of(space: str, overrides: Sequence[str], out: str | None) -> tuple[SearchSpace, Path, Path]:
+    """The search space, its sweep directory and the space's file, without touching the data."""
     file, folder = Path(space), None
     if not file.is_file():
         folder = next((f for f in (file, Path("sweeps") / space) if (f / "space.yaml").is_file()), None)
@@ -66,7 +118,7 @@ def space_of(space: str, overrides: Sequence[str], out: str | None) -> tuple[Sea
         path = str(Path(read.data.path).expanduser().absolute())
         read = read.model_copy(update={"data": read.data.model_copy(update={"path": path})})
     assert read.name is not None
-    return read, Path(out) if out else folder or Path("sweeps") / read.name
+    return read, Path(out) if out else folder or Path("sweeps") / read.name, file
 
 
 def cache_of(folder: Path) -> Path:

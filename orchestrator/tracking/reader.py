@@ -15,7 +15,7 @@ from orchestrator.tracking.tags import FINAL, POINT, SPACE, SWEEP
 
 @dataclass(frozen=True)
 class Source:
-    """What a fit needs. results: result.json dicts, in the order of their ids; space: its YAML."""
+    """What a fit needs. results: result.json dicts, in the order of their ids; space: its YAML documents."""
 
     name: str
     results: list[dict[str, Any]]
@@ -24,11 +24,15 @@ class Source:
 
 def from_folder(folder: Path) -> Source:
     """The results of a sweep directory."""
-    space = folder / "space.yaml"
-    if not space.is_file():
-        raise InputError(f"{space} does not exist: run the search space into this directory again")
+    from orchestrator.space.spaces import documents
+
+    space = documents(folder)
+    if not space:
+        raise InputError(
+            f"{folder / 'space.yaml'} does not exist: run the search space into this directory again"
+        )
     results = sorted(Store(folder).results(), key=lambda r: r["id"])
-    return Source(folder.resolve().name, results, space.read_text())
+    return Source(folder.resolve().name, results, space)
 
 
 def model_shape(space: Path) -> dict[str, int]:

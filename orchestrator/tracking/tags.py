@@ -1,7 +1,7 @@
 """The names under which MLflow holds a sweep: what one writes and the other finds. Imports nothing."""
 
 SWEEP, POINT, FINISHED_AT = "kdsweep.sweep", "kdsweep.point", "kdsweep.finished_at"
-SPACE = "kdsweep.space"  # tags of a parent run that hold its space.yaml, cut to what a tag may hold
+SPACE = "kdsweep.space"  # tags of a parent run that hold its spaces, cut to what a tag may hold
 TAG_LENGTH = 4000
 FINAL = {"val_mae_bpm": "best_val_mae_bpm"}  # a result's figure that would end the curve of that name
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from kd.errors import InputError
 from orchestrator.space.plan import Plan
+from orchestrator.space.spaces import documents
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import connect, experiment_id, told
 from orchestrator.tracking.database import make_whole, sqlite_file
@@ -134,9 +135,9 @@ class Tracker:
         return True
 
     def _show_space(self) -> None:
-        """Keep space.yaml with the parent run: with it, laws can be fitted from MLflow alone."""
-        with contextlib.suppress(FileNotFoundError):
-            wanted = space_tags((self.store.path / "space.yaml").read_text())
+        """Keep the sweep's spaces with the parent run: with them, laws can be fitted from MLflow alone."""
+        if text := documents(self.store.path):
+            wanted = space_tags(text)
             known = self.client.get_run(self.parent).data.tags
             stale = {key: "" for key in known if key.startswith(f"{SPACE}.")}  # of a longer text
             for key, value in (stale | wanted).items():

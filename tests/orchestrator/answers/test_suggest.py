@@ -1,6 +1,7 @@
 """What to train next: within the hours, on the question asked, as a space that `run` takes."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from kd.errors import InputError
 from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
 from orchestrator.answers.suggest import suggest
+from orchestrator.api import open_sweep
 from orchestrator.commands.fit import fit
 from orchestrator.commands.query import query
 from orchestrator.commands.suggest import suggest as command
 from orchestrator.laws.document import make_document
 from orchestrator.laws.simulate import FakeSweep
+from orchestrator.run.status import standing
 from orchestrator.space.plan import Plan, make_plan
+from orchestrator.space.resolve import open_space
 from orchestrator.space.schema import load_space, space_text
 from orchestrator.store.store import Store
 from orchestrator.tracking.reader import from_folder, from_mlflow, model_shape
@@ -181,6 +185,37 @@ def test_the_space_it_writes_trains_what_it_says(trained: Trained, small_data: A
     again = new[tuple(repeat[k] for k in keys)]
     assert again.recipe == next(p for p in trained.plan.points if p.role == "student").recipe
     assert again.id not in old
+
+
+def test_its_loop_adds_to_the_sweep(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(trained.folder, folder)
+    said = open_sweep(folder).suggest(gpu_hours=0.03, max_params=20_000)
+    made = open_space(said.file, [], str(folder))
+    before = {p.id for p in trained.plan.points}
+    assert len(made.new) == len(said.picks)
+    assert made.left_in_words() == (
+        f"{len(said.picks)} new points, {len(before)} already done, 0 of an earlier space still to train"
+    )
+    made.keep().save(folder / "plan.json")
+    assert {p.id for p in made.plan.points} == before | made.new
+    again = open_space(str(folder), [], None)
+    assert again.plan == made.plan, "plan, run and retry read the sweep"
+    assert standing(folder)["total"] == len(made.plan.points)
+    page = open_sweep(folder).report().read_text()
+    runs = [f"kdsweep run spaces/{number}.yaml --out old" for number in ("001", "002")]
+    assert page.index(runs[0]) < page.index(runs[1])
+
+
+def test_it_goes_on_with_the_recipe_that_was_fitted(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(trained.folder, folder)
+    open_space(str(folder), ["training.lr=0.01", "students.0.width=20"], None).keep()
+    said = open_sweep(folder).suggest(gpu_hours=0.02)
+    assert load_space(folder / "space.yaml").recipe("student")["lr"] == 0.01
+    assert load_space(said.file).recipe("student") == load_space(trained.folder / "space.yaml").recipe(
+        "student"
+    )
 
 
 def test_by_default_it_is_written_into_the_sweep(trained: Trained) -> None:

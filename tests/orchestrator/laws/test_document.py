@@ -149,15 +149,57 @@ def test_mixed_versions_of_torch_are_named_and_stay() -> None:
     assert max(run["width"] for arm in document["arms"] for run in arm["runs"]) == 32
 
 
-def test_results_of_another_recipe_are_set_aside() -> None:
+def two_recipes() -> list[dict[str, Any]]:
+    """The widest three of twelve students were trained last, with another recipe."""
     results = SMALL.results(0)
     for r in results:
-        old = r["width"] == 32
-        r["recipe"] = {"max_epochs": 3 if old else 30}
-        r["finished_at"] = "2026-01-01T00:00:00+00:00" if old else "2026-01-02T00:00:00+00:00"
-    document = make_document("edited", results, {})
-    assert "3 of 12 students were trained on other data or with another recipe" in document["notes"][0]
-    assert max(run["width"] for arm in document["arms"] for run in arm["runs"]) == 16
+        late = r["width"] == 32
+        r["recipe"] = {"lr": 0.001 if late else 0.003, "max_epochs": 30}
+        r["finished_at"] = "2026-01-02T00:00:00+00:00" if late else "2026-01-01T00:00:00+00:00"
+    return results
+
+
+def widest(document: dict[str, Any]) -> tuple[int, int]:
+    """Least and greatest width that the laws know."""
+    widths = [run["width"] for arm in document["arms"] for run in arm["runs"]]
+    return min(widths), max(widths)
+
+
+def test_the_largest_group_trained_alike_is_fitted_and_the_rest_named() -> None:
+    document = make_document("edited", two_recipes(), {})
+    (note,) = document["notes"]
+    assert "3 of 12 students were trained on other data or with another recipe" in note
+    assert "3 with lr=0.001" in note
+    assert widest(document)[1] == 16
+    assert document["group"]["students"] == 9
+    assert [other["differs"] for other in document["group"]["others"]] == [{"lr": "0.001"}]
+
+
+def test_a_recipe_is_chosen_by_its_value_or_its_hash() -> None:
+    results = two_recipes()
+    handle = make_document("edited", results, {})["group"]["others"][0]["hash"]
+    for wanted in ("lr=1e-3", handle):
+        chosen = make_document("edited", results, {}, recipe=wanted)
+        assert widest(chosen) == (32, 32)
+        assert chosen["group"]["hash"] == handle
+    for wanted, why in {"lr=1": "no group", "max_epochs=30": "2 groups", "lr": "no group"}.items():
+        with pytest.raises(InputError, match=f"--recipe {wanted}: {why}.*9 with lr=0.003 .*3 with lr=0.001"):
+            make_document("edited", results, {}, recipe=wanted)
+
+
+def test_of_groups_equally_large_the_newest_is_fitted() -> None:
+    results = [r for r in two_recipes() if r["role"] == "teacher" or r["width"] in (16, 32)]
+    assert widest(make_document("edited", results, {})) == (32, 32)
+
+
+def test_laws_of_another_recipe_are_not_taken_for_the_one_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "laws.json"
+    file.write_text(json.dumps(make_document("edited", two_recipes(), {})))
+    assert read_document(file, recipe="lr=0.003")["group"]["students"] == 9
+    with pytest.raises(InputError, match=r"run `kdsweep fit .* --recipe lr=0.001` first"):
+        read_document(file, recipe="lr=0.001")
+    with pytest.raises(InputError, match=r"no such group.*9 with lr=0.003.*3 with lr=0.001"):
+        read_document(file, recipe="lr=7")
 
 
 def test_a_pruned_student_is_no_larger_than_its_teacher() -> None:

@@ -54,16 +54,20 @@ def test_a_sweep_that_cannot_run_raises_and_failed_points_do_not(ended):
         start.run_space("x.yaml")
 
 
-def test_a_busy_sweep_is_an_input_error(monkeypatch):
+def test_a_busy_sweep_is_an_input_error(monkeypatch, tmp_path):
     def busy(*args):
         raise Busy("sweeps/x is being run by another process")
 
     monkeypatch.setattr(start, "run_sweep", busy)
     resources = SimpleNamespace(max_failures=1)
     opened = SimpleNamespace(
-        plan=SimpleNamespace(refused=[]), save_space=lambda: None, space=SimpleNamespace(resources=resources)
+        plan=SimpleNamespace(refused=[]),
+        keep=None,
+        left_in_words=str,
+        space=SimpleNamespace(resources=resources),
     )
-    opened.data = opened.store = opened.cache_dir = opened.slot = None
+    opened.data = opened.cache_dir = opened.slot = None
+    opened.store = SimpleNamespace(path=tmp_path)
     with pytest.raises(InputError, match="another process; wait for it"):
         start.train(opened, Display())
 
