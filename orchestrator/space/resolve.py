@@ -9,7 +9,7 @@ from pathlib import Path
 from kd.errors import InputError
 from kd.signals.prepare import Data, DataConfig, prepare
 from orchestrator.space import spaces
-from orchestrator.space.plan import Plan, make_plan
+from orchestrator.space.plan import Plan, Point, make_plan
 from orchestrator.space.schema import SearchSpace, load_space
 from orchestrator.space.slot import Slot
 from orchestrator.store.store import Store
@@ -88,7 +88,8 @@ def _plan_all(space: SearchSpace, file: Path, store: Store, windows: Data) -> tu
     spaces.refuse_stranger(space, file, known)
     mine = make_plan(space, windows)
     _refuse_other_data(store, mine)
-    points, refused = {}, []
+    points: dict[str, Point] = {}
+    refused: list[str] = []
     for where, other in known:
         if spaces.same(space, other):
             plan = mine
