@@ -53,6 +53,7 @@ def write_point(store, id, role, arch, depth, width, mae):
             "train_seconds": 1.0,
         },
         "params": size(arch, depth, width, **SHAPE).params,
+        "train_seconds": 1.0,
         "mae_by_subject": {"synthetic/s004": mae},
     }
     store.write_result(id, result)
