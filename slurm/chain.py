@@ -41,7 +41,7 @@ def successors(here: Path) -> list[str]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """A line that a full disk or a kill cut short is left out."""
-    with contextlib.suppress(FileNotFoundError), path.open() as file:
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
         for line in file:
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
@@ -106,7 +106,7 @@ def verdict(
 def begin(here: Path, link: str) -> int:
     """Record that a link begins, unless nothing should."""
     links = read_links(here)
-    record = json.loads((here / RECORD).read_text())
+    record = json.loads((here / RECORD).read_text(encoding="utf-8"))
     now = progress(here.parent.parent)
     if (here / CANCELLED).exists():
         say("cancelled")
@@ -140,7 +140,7 @@ def end(here: Path, link: str, code: int, signal: str = "") -> str:
 
     signal: what asked the driver to stop: USR1 (the time limit, a cancel), TERM (preemption), or nothing.
     """
-    record = json.loads((here / RECORD).read_text())
+    record = json.loads((here / RECORD).read_text(encoding="utf-8"))
     now = progress(here.parent.parent)
     entry = {"event": "end", "link": link, "code": code, "signal": signal, "ended": time.time()}
     links = [known | entry if known["link"] == link else known for known in read_links(here)]
@@ -164,7 +164,7 @@ def end(here: Path, link: str, code: int, signal: str = "") -> str:
 
 def worker_goes_on(here: Path, restarts: int) -> bool:
     """Whether a worker whose time is over should be put back into the queue."""
-    record = json.loads((here / RECORD).read_text())
+    record = json.loads((here / RECORD).read_text(encoding="utf-8"))
     head = read_head(here)
     over = (head is not None and head["state"] == "over") or (here / CANCELLED).exists()
     return not over and restarts + 1 < record["max_links"]

@@ -102,7 +102,7 @@ def make_directory(scratch: str, job: str) -> tuple[Path, int]:
 def write_head(here: Path, content: Mapping[str, Any]) -> None:
     """Publish where the head is: whole or not at all."""
     temporary = here / f".{HEAD}.{socket.gethostname()}.{os.getpid()}"
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
@@ -112,7 +112,7 @@ def write_head(here: Path, content: Mapping[str, Any]) -> None:
 def read_head(here: Path) -> dict[str, Any] | None:
     """What the last head wrote; None if there was none yet."""
     try:
-        return dict(json.loads((here / HEAD).read_text()))
+        return dict(json.loads((here / HEAD).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -207,7 +207,9 @@ class Node:
     def last_words(self) -> str:
         """The end of what `ray start` printed."""
         with contextlib.suppress(FileNotFoundError):
-            return "\n".join((self.directory / "ray.log").read_text(errors="replace").splitlines()[-15:])
+            return "\n".join(
+                (self.directory / "ray.log").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+            )
         return ""
 
     # the head
@@ -217,7 +219,7 @@ class Node:
         token = self.here / f"token-{self.args.link}"
         token.unlink(missing_ok=True)
         fd = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(os.urandom(32).hex())
         ip = own_ip(None, self.args.interface, self.args.network)
         for attempt in range(TRIES):
@@ -311,7 +313,9 @@ class Node:
         """Whether Ray came up; waits for that."""
         deadline = time.monotonic() + 120
         while self.ray is not None and self.ray.poll() is None and time.monotonic() < deadline:
-            if "Ray runtime started" in (self.directory / "ray.log").read_text(errors="replace"):
+            if "Ray runtime started" in (self.directory / "ray.log").read_text(
+                encoding="utf-8", errors="replace"
+            ):
                 return True
             if self.leave is not None or self._over():
                 break

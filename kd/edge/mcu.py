@@ -93,7 +93,7 @@ def _printed(speak: Callable[[], None]) -> Iterator[str]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile("w+") as file:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
         try:
             for fd in (1, 2):
                 os.dup2(file.fileno(), fd)

@@ -250,7 +250,11 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        with (
+            warnings.catch_warnings(),
+            open(os.devnull, "w", encoding="utf-8") as null,
+            contextlib.redirect_stdout(null),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -30,7 +30,7 @@ def time_model(model: Path, windows: Path, *, runs: int = RUNS) -> dict[str, Any
         [sys.executable, "-m", "kd.edge.stopwatch", str(model), str(windows), str(runs)],
         env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     if done.returncode:
         raise RuntimeError(f"timing {model.name} failed:\n{done.stderr[-2000:]}")

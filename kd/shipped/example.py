@@ -31,7 +31,7 @@ class Model:
     def __init__(self, folder: Path = HERE, int8: bool = False) -> None:
         import onnxruntime
 
-        self.config = json.loads((folder / "preprocess.json").read_text())
+        self.config = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         file = folder / ("model.int8.onnx" if int8 else "model.onnx")

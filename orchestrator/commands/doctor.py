@@ -121,7 +121,7 @@ def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]
     with tempfile.TemporaryDirectory(dir=shared, prefix=".doctor-") as folder:
         word = secrets.token_hex(8)
         at = Path(folder).absolute()
-        (at / "word").write_text(word)
+        (at / "word").write_text(word, encoding="utf-8")
         asked = site.model_copy(update={"nodes": nodes})
         job = Job(id="doctor", sweep="doctor", here=at, site=asked, driver=())
         wanted = SRUN | site.options.keys()

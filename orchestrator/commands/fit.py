@@ -47,7 +47,7 @@ def fit(
         write_documents(folder, source.space)
     document = write_laws(source, folder, seed, recipe)
     if as_json:
-        click.echo((folder / "laws.json").read_text())
+        click.echo((folder / "laws.json").read_text(encoding="utf-8"))
     else:
         print_table(document)
     for note in document["notes"]:

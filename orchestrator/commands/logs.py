@@ -101,7 +101,9 @@ def _told(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool)
     said = [f"{id}  {error['type']}{epoch}, tried {error.get('failures', 1)} times: {error['message']}"]
     if whole:
         log = store.folder(id) / "log.txt"
-        text = log.read_text(errors="replace") if log.exists() else error.get("traceback", "")
+        text = (
+            log.read_text(encoding="utf-8", errors="replace") if log.exists() else error.get("traceback", "")
+        )
         said += [*(f"    {line}" for line in text.splitlines()[-lines:]), ""]
     return said
 

@@ -1,6 +1,5 @@
 """From a trained point of a sweep to a folder to ship, and into MLflow's registry. Needs the extra [edge]."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kd.errors import InputError
+from kd.files import read_json, write_json, write_text
 from orchestrator.edge.latency import read_profile
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
@@ -75,18 +75,18 @@ def export_point(
         say(f"exporting point {result['id']}")
         export.write_models(model, folder, data, calibration_windows(data), verification_windows(data))
         shutil.copyfile(source / MODEL, folder / "model.safetensors")
-        _write_json(folder / "preprocess.json", config)
+        write_json(folder / "preprocess.json", config, indent=1)
         say("running the exported model on the raw recordings of the test subjects, offline and streaming")
         tested = set(map(str, np.unique(data.test.subject)))
         recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
         config["test"] = test = export.evaluate(folder, recordings, data)
         export.same_as_sweep(test, result["mae_bpm"], len(data.test))
-        _write_json(folder / "preprocess.json", config)
+        write_json(folder / "preprocess.json", config, indent=1)
         export.write_scripts(folder)
-        (folder / "kdsweep_model.h").write_text(c_header(config, result["id"]))
+        write_text(folder / "kdsweep_model.h", c_header(config, result["id"]))
         if with_recordings or opened.data.source == "synthetic":
             export.write_recordings(folder / RECORDINGS, recordings, config["label_lag_s"])
-        (folder / "README.md").write_text(card(opened, result, config, _measured(folder, store, result)))
+        write_text(folder / "README.md", card(opened, result, config, _measured(folder, store, result)))
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
@@ -112,7 +112,7 @@ def _register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, na
     from kd.edge.onnxfile import run_onnx
     from orchestrator.tracking.writer import Tracker
 
-    config = json.loads((folder / "preprocess.json").read_text())
+    config = read_json(folder / "preprocess.json")
     _, channels, samples = config["input"]["shape"]
     classes = config["output"]["shape"][1]
     kind = np.dtype(np.float32)
@@ -163,7 +163,3 @@ def _measured(folder: Path, store: Store, result: dict[str, Any]) -> dict[str, A
         },
         "mcu": point.get("mcu"),
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, allow_nan=False))

@@ -132,7 +132,9 @@ class _Failed(RuntimeError):
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", env={**os.environ, **(environment or {})}
+    )
     if done.returncode:
         raise _Failed(" ".join(done.stderr.strip().splitlines()[-3:]) or f"exit code {done.returncode}")
     return done.stdout

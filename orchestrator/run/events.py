@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kd.files import write_text
 from orchestrator.run import ray_internals
 from orchestrator.run.nodes import Nodes
 from orchestrator.run.progress import Display, Progress, line
@@ -320,7 +321,7 @@ class Events:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         failures = self.scheduler.failures.get(id, 0)
         self.store.write_error(id, {"id": id, **error, "failures": failures, "finished_at": now})
-        (self.store.folder(id) / "log.txt").write_text(f"{log}--- error ---\n{error['traceback']}")
+        write_text(self.store.folder(id) / "log.txt", f"{log}--- error ---\n{error['traceback']}")
         self.tracker.ended(id)
         self._account("failed", id=id)
         text = f"point {id} failed: {error['message']}"

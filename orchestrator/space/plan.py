@@ -92,7 +92,7 @@ class Plan:
     def load(cls, path: Path) -> "Plan":
         """Read plan.json. Raises InputError when there is none or it is damaged."""
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             columns = ["init" if name == "birth" else name for name in content["columns"]]  # 0.1.0 and before
             recipe, args = columns.index("recipe"), columns.index("strategy_args")
             points = []

@@ -327,7 +327,7 @@ def _combinations(grids: Sequence[Mapping[str, Sequence[float]]]) -> int:
 
 def _check_strategies(path: Path, lines: Lines, key: tuple[Any, ...], strategies: Strategies) -> None:
     for name, grids in strategies.items():
-        where = f"{_place(path, lines, (*key, name))}: {'.'.join(map(str, (*key, name)))}"
+        where = f"{_place(path, lines, (*key, name))}: {_dotted((*key, name))}"
         if name not in STRATEGIES:
             raise InputError(f"{where}: unknown strategy{_hint(name, STRATEGIES)}")
         if (sets := _combinations(grids)) > MOST_ARGUMENTS:
@@ -447,4 +447,4 @@ def _place(path: Path, lines: Lines, key: tuple[Any, ...]) -> str:
 
 
 def _dotted(key: tuple[Any, ...]) -> str:
-    return ".".join(str(part) for part in key)
+    return escaped(".".join(str(part) for part in key))

@@ -129,7 +129,7 @@ def locked(path: Path, patience_s: float = 60.0) -> Iterator[int | None]:
     On a file system without locks it is held at once. Raises Away if another process holds it for long.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise

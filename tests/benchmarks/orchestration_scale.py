@@ -221,7 +221,7 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
 
 def rss() -> float:
     """Resident memory of this process, MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 1e6
 
 
 def in_child(folder: Path, points: int, slots: int) -> dict[str, float]:

@@ -28,7 +28,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     write_text(path, "né", durable=durable)
 
     def half(temporary: Path) -> None:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="full"):

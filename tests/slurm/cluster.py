@@ -219,7 +219,9 @@ class SlurmCluster:
     def in_node(self, node: str, *command: str) -> str:
         """Run a command in a node's namespaces; its stdout."""
         init = (
-            Path(f"/proc/{self.inits[node].pid}/task/{self.inits[node].pid}/children").read_text().split()[0]
+            Path(f"/proc/{self.inits[node].pid}/task/{self.inits[node].pid}/children")
+            .read_text(encoding="utf-8")
+            .split()[0]
         )
         return self.run("nsenter", "-t", init, "-n", "-u", "-m", "-p", *command)
 

@@ -418,7 +418,7 @@ def test_a_pickle_of_python_2_is_read(tmp_path):
         b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
         b"K\x00tb\x89U\x10" + content + b"tbs."
     )
-    pickletools.dis(old, out=open(os.devnull, "w"))  # noqa: SIM115
+    pickletools.dis(old, out=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     np.testing.assert_array_equal(pickle.loads(old, encoding="latin1")["label"], [60.5, 61.25])
     path = tmp_path / "S1.pkl"
     path.write_bytes(old)

@@ -95,7 +95,7 @@ cluster.close()
 
 def open_to_all(mark: str) -> set[str]:
     """Processes with this environment that listen on 0.0.0.0; gRPC, which asks for the token, uses [::]."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="utf-8").splitlines()[1:]]
     inodes = {row[9] for row in rows if row[3] == "0A" and row[1].startswith("00000000:")}
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
@@ -137,7 +137,9 @@ def test_a_started_ray_is_private_bounded_and_gone_afterwards(tmp_path: Path) ->
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url, timeout=20)
     assert refused.value.code in (401, 403)
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.read_text()}"})
+    request = urllib.request.Request(
+        url, headers={"Authorization": f"Bearer {token.read_text(encoding='utf-8')}"}
+    )
     assert urllib.request.urlopen(request, timeout=20).status == 200
     assert not open_to_all(f"KDSWEEP_RUN_DIR={started['directory']}")
     process.stdin.write("\n")
