@@ -1,6 +1,8 @@
 """Numbers and text as people read them. Imports nothing of this package."""
 
+import shlex
 import unicodedata
+from pathlib import Path
 
 
 def duration(seconds: float) -> str:
@@ -11,6 +13,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def quoted(path: Path | str) -> str:
+    """A path as it is typed in a command line; for hints that people copy."""
+    return shlex.quote(str(path))
 
 
 def escaped(line: str) -> str:

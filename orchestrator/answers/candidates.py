@@ -14,6 +14,7 @@ from kd.models import inits
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack, unpack_at
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
+from orchestrator.words import quoted
 
 NEAR_BPM = 0.1  # students this close to the best are as good as it
 Index = npt.NDArray[np.intp]
@@ -118,7 +119,7 @@ def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
     if budget.max_latency_ms is None:
         return
     profile = document.get("profile") or {"devices": [], "device": None}
-    command = f"`kdsweep profile {document['sweep']}`"
+    command = f"`kdsweep profile {quoted(document['sweep'])}`"
     if not profile["devices"]:
         raise InputError(
             f"--max-latency-ms: no latency was measured in this sweep; measure it with {command}"

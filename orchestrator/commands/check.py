@@ -10,6 +10,7 @@ from orchestrator.commands.retry import alone
 from orchestrator.store import check as checking
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store
+from orchestrator.words import quoted
 
 
 @click.command()
@@ -59,7 +60,9 @@ def _summary(n: int, repaired: bool, store: Store) -> str:
         return "sound"
     things = f"{n} thing{'s' * (n > 1)}"
     return (
-        f"{things} repaired" if repaired else f"{things} found: mend with kdsweep check {store.path} --repair"
+        f"{things} repaired"
+        if repaired
+        else f"{things} found: mend with kdsweep check {quoted(store.path)} --repair"
     )
 
 
@@ -76,5 +79,5 @@ def _notes(store: Store) -> list[str]:
     except InputError as error:
         notes.append(str(error))
     if (store.path / "mlflow.json").exists() and not in_sync(store, default_uri(store)):
-        notes.append(f"MLflow in {store.path} lacks results: kdsweep sync {store.path}")
+        notes.append(f"MLflow in {store.path} lacks results: kdsweep sync {quoted(store.path)}")
     return notes

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.commands.schema import SITE_FILE, SPACE_FILE, schema_text
+from orchestrator.words import quoted
 from slurm.site import EXAMPLES as SITES
 
 # Beside this package, in a checkout and in an installed wheel alike: see pyproject.toml
@@ -33,7 +34,7 @@ def init(dir: Path, dry_run: bool) -> None:
         else:
             click.echo(path)
     if not dry_run:
-        click.echo(f"next: kdsweep plan {dir / 'search_spaces' / 'quickstart.yaml'}", err=True)
+        click.echo(f"next: kdsweep plan {quoted(dir / 'search_spaces' / 'quickstart.yaml')}", err=True)
 
 
 def _files() -> Iterator[tuple[str, str]]:

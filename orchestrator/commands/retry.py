@@ -15,6 +15,7 @@ from orchestrator.store.check import CHECKPOINT, checkpoint_is_sound, damage_of,
 from orchestrator.store.find import find_point, sweep_folder
 from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.store import ERROR, Store
+from orchestrator.words import quoted
 
 
 @click.command()
@@ -52,7 +53,7 @@ def alone(store: Store, dry_run: bool, look_only: bool = False) -> Iterator[None
     """Keep drivers away meanwhile. Raises InputError when one is at work, unless one only looks."""
     busy = InputError(
         f"{store.path} is running, and tries failed points again by itself: wait for it "
-        f"(kdsweep status {store.path} --watch), or end it with kdsweep cancel {store.path}"
+        f"(kdsweep status {quoted(store.path)} --watch), or end it with kdsweep cancel {quoted(store.path)}"
     )
     if not look_only and is_running(store.progress()):
         raise busy

@@ -10,6 +10,7 @@ import click
 
 from orchestrator.commands.arguments import SPACE
 from orchestrator.space.resolve import Opened, open_space
+from orchestrator.words import quoted
 
 if TYPE_CHECKING:
     from orchestrator.run.driver import SweepResult
@@ -90,6 +91,7 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
         click.echo(text, err=True)
 
     path = opened.store.path
+    at = quoted(path)
     if result.already_done == result.total:
         say(f"{result.total} of {result.total} already done")
     else:
@@ -103,7 +105,7 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.startup_s.items())
         say(f"to the first training step: {parts}")
     if result.failed:
-        say(f"{len(result.failed)} failed, {len(result.blocked)} blocked: kdsweep logs {path} --failed")
+        say(f"{len(result.failed)} failed, {len(result.blocked)} blocked: kdsweep logs {at} --failed")
     if result.error:
         say(f"error: {result.error}")
     if result.stopped_by:
@@ -115,7 +117,7 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     served = uri.startswith("http")
     say(f"MLflow:  {shown(uri) if served else f'mlflow ui --backend-store-uri {as_option(uri)}'}")
     if result.done:
-        say(f"next:    kdsweep fit {path}; kdsweep query {path} --max-params 20000; kdsweep report {path}")
+        say(f"next:    kdsweep fit {at}; kdsweep query {at} --max-params 20000; kdsweep report {at}")
 
 
 def print_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int = 60) -> None:
@@ -141,4 +143,4 @@ def print_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int =
         ],
     )
     if len(ordered) > most:
-        click.echo(f"{len(ordered) - most} more: kdsweep status {sweep} --all")
+        click.echo(f"{len(ordered) - most} more: kdsweep status {quoted(sweep)} --all")

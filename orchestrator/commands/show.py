@@ -9,7 +9,7 @@ import click
 
 from orchestrator.api import open_sweep
 from orchestrator.commands.arguments import POINT, SWEEP
-from orchestrator.words import escaped_lines
+from orchestrator.words import escaped_lines, quoted
 
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 60  # of the curve; more epochs are averaged
@@ -68,7 +68,7 @@ def in_words(found: dict[str, Any]) -> str:
         )
     if error := found["error"]:
         lines.append(_line("failed", f"{error['type']}: {(error['message'].splitlines() or [''])[0]:.200}"))
-        lines.append(_line("", f"why: kdsweep logs {found['sweep']} {found['point']}"))
+        lines.append(_line("", f"why: kdsweep logs {quoted(found['sweep'])} {found['point']}"))
     curve = [row["val_mae_bpm"] for row in found["history"] if row.get("val_mae_bpm") is not None]
     if curve:
         lines.append(

@@ -13,7 +13,7 @@ from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.tables import WIDE
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
-from orchestrator.words import escaped, escaped_lines
+from orchestrator.words import escaped, escaped_lines, quoted
 
 WATCH_S = 2.0
 EXIT = {"partly failed": 3, "unknown": 69, "stopped": 75}  # as `run`; 69: Slurm doesn't answer
@@ -117,7 +117,7 @@ def in_words(now: dict[str, Any]) -> str:
         line = f"  failed   {id}  {escaped(next(iter(why.splitlines()), ''))}"
         lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now["failures"]:
-        lines.append(f"  why:     kdsweep logs {now['folder']} --failed")
+        lines.append(f"  why:     kdsweep logs {quoted(now['folder'])} --failed")
     lines += [job_line(job) for job in now.get("jobs", [])]
     last = now.get("last_link") or {}
     if last.get("verdict") == "stop" and now["state"] != "running":

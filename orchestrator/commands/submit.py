@@ -14,7 +14,7 @@ from orchestrator.commands.arguments import SITE, SPACE
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.space.resolve import Opened, open_space
-from orchestrator.words import duration
+from orchestrator.words import duration, quoted
 from slurm import chain
 from slurm.check import partitions, refusals
 from slurm.command import Slurm
@@ -72,7 +72,7 @@ def submit(
     except SiteError as error:
         raise InputError(str(error)) from None
     except Refused as error:
-        say(f"error: {error}\nnothing stays submitted; kdsweep doctor --site {site_name} checks the profile")
+        say(f"error: {error}\nnothing stays submitted; try kdsweep doctor --site {quoted(site_name)}")
         sys.exit(1)
     except Away as error:
         say(f"{error}\nSlurm doesn't answer. Nothing will be submitted twice: try again later")
@@ -139,7 +139,7 @@ def _top_up(
 
 
 def _said(record: submission.Record, state: str, folder: Any) -> dict[str, Any]:
-    say(f"follow it: kdsweep status {folder} --watch; end it: kdsweep cancel {folder}")
+    say(f"follow it: kdsweep status {quoted(folder)} --watch; end it: kdsweep cancel {quoted(folder)}")
     return {"submission": record.id, "state": state, "jobs": [r.job for r in record.requests if r.job]}
 
 

@@ -9,6 +9,7 @@ from kd.signals.windows import WindowSet
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
+from orchestrator.words import quoted
 
 BEST = "best"
 
@@ -45,7 +46,9 @@ def evaluate_point(
     )
     if len(windows) == 0:
         why = ", ".join(f"{n} {reason}" for reason, n in dropped.by_reason.items()) or "no labels"
-        raise InputError(f"{path}: no usable window ({why}): run kdsweep data check {path} for details")
+        raise InputError(
+            f"{path}: no usable window ({why}): run kdsweep data check {quoted(path)} for details"
+        )
     progress(f"evaluating {len(windows):,} windows")
     logits = _logits(store.folder(result["id"]), result, windows, data.classes)
     centres = metrics.class_centres(data.min_bpm, data.classes)

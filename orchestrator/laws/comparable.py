@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from kd.errors import InputError
+from orchestrator.words import quoted
 
 
 def comparable(
@@ -72,7 +73,7 @@ def refuse_other_recipe(document: dict[str, Any], recipe: str | None, sweep: str
         return
     if group is None:
         raise InputError(
-            f"{sweep}: its laws don't say which recipe they hold: run `kdsweep fit {sweep}` again"
+            f"{sweep}: its laws don't say which recipe they hold: run `kdsweep fit {quoted(sweep)}` again"
         )
     known = [group, *group["others"]]
     differs = [
@@ -88,7 +89,7 @@ def refuse_other_recipe(document: dict[str, Any], recipe: str | None, sweep: str
     if group["hash"] not in found:
         raise InputError(
             f"--recipe {recipe}: the laws of {sweep} are of recipe {group['hash']}: "
-            f"run `kdsweep fit {sweep} --recipe {recipe}` first"
+            f"run `kdsweep fit {quoted(sweep)} --recipe {recipe}` first"
         )
 
 

@@ -31,6 +31,7 @@ from orchestrator.laws.record import calibration_record
 from orchestrator.laws.refuse import REFUSE_FACTOR
 from orchestrator.laws.teachers import teacher_effect
 from orchestrator.store.mixed import mixed
+from orchestrator.words import quoted
 
 SCHEMA = "kdsweep-laws/2"
 KNOTS = 49  # sizes at which the draws are kept; in between they are interpolated in ln size
@@ -108,8 +109,8 @@ def read_document(path: Path, device: str | None = None, recipe: str | None = No
     recipe: the group of students that the laws must be of; None = whichever.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist: run `kdsweep fit {path.parent}`")
-    remedy = f"rebuild it with `kdsweep fit {path.parent}`"
+        raise InputError(f"{path} does not exist: run `kdsweep fit {quoted(path.parent)}`")
+    remedy = f"rebuild it with `kdsweep fit {quoted(path.parent)}`"
     document = read_json(path, remedy)
     if document.get("schema") != SCHEMA:
         raise InputError(

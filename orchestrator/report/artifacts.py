@@ -13,6 +13,7 @@ from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.memory import recall, sweep_id
 from orchestrator.tracking.tags import POINT, SWEEP
 from orchestrator.tracking.writer import artifacts_uri, default_uri, warn
+from orchestrator.words import quoted
 
 FOLDER = "report"  # of the artifacts
 
@@ -38,8 +39,8 @@ def _log(sweep: Sweep, html: str, uri: str) -> str:
     if run is None:
         option = "" if uri == own else f" --tracking-uri {as_option(uri)}"
         raise InputError(
-            f"{sweep.folder} is not in MLflow at {shown(uri)} yet: run `kdsweep sync {sweep.folder}{option}` "
-            f"first, or give --no-mlflow"
+            f"{sweep.folder} is not in MLflow at {shown(uri)} yet: run "
+            f"`kdsweep sync {quoted(sweep.folder)}{option}` first, or give --no-mlflow"
         )
     with tempfile.TemporaryDirectory() as folder:
         for name, content in {"report.html": html.encode(), **sheets(sweep)}.items():

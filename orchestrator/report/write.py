@@ -8,6 +8,7 @@ from kd.files import write_text
 from orchestrator.report.page import render
 from orchestrator.report.sweep import Sweep
 from orchestrator.report.words import summary
+from orchestrator.words import quoted
 
 
 def write_report(
@@ -42,7 +43,7 @@ def write_report(
                 raise
             warnings.append(f"not logged: {error}")  # nobody asked for it
     if found.stale:
-        warnings.append(f"results changed since laws.json was fitted: run `kdsweep fit {folder}`")
+        warnings.append(f"results changed since laws.json was fitted: run `kdsweep fit {quoted(folder)}`")
     return {
         "report": str(path),
         "bytes": len(html.encode()),

@@ -24,6 +24,7 @@ from orchestrator.run.ray_dashboard import Dashboard
 from orchestrator.run.scheduler import Scheduler
 from orchestrator.store.store import Store
 from orchestrator.tracking.live import LiveTracker
+from orchestrator.words import quoted
 
 HEARTBEAT_S = 3.0  # progress.json, dashboard, and how often the slots are counted
 ACCOUNT_S = 30.0  # a line in the ledger
@@ -116,7 +117,7 @@ class Events:
         if self.cluster.dashboard_url:
             self.display.say(
                 f"Ray dashboard: {self.cluster.dashboard_url}  token: {self.cluster.token_path}  "
-                f"(from elsewhere: kdsweep dashboard {self.store.path})"
+                f"(from elsewhere: kdsweep dashboard {quoted(self.store.path)})"
             )
 
     def waiting(self) -> bool:
@@ -326,7 +327,7 @@ class Events:
         self._account("failed", id=id)
         text = f"point {id} failed: {error['message']}"
         self.dashboard.write(text)
-        self.display.say(f"{text}  (kdsweep logs {self.store.path} --failed)")
+        self.display.say(f"{text}  (kdsweep logs {quoted(self.store.path)} --failed)")
 
     def _worker_log(self, pid: int | None) -> str:
         """The last lines a dead worker printed, if it ran on this machine."""
