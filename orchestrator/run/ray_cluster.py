@@ -33,6 +33,7 @@ METRICS_ENV = {
 # The driver's environment; every Ray process it starts inherits it. See `reread_environment`.
 DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call after the cluster's end must not start another one
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # tasks without a GPU keep CUDA_VISIBLE_DEVICES; quiet default
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",

@@ -53,7 +53,11 @@ class Dashboard:
         self._try(lambda: self._set(figures))
 
     def _try(self, part: Callable[[], None]) -> None:
+        import ray
+
         try:
+            if not ray.is_initialized():
+                raise RuntimeError("Ray has ended")  # most of its calls would start another one
             part()
         except Exception as error:  # whatever another Ray may do
             if not self._failed:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from orchestrator.run import ray_internals
 from orchestrator.run.progress import Display
@@ -43,6 +44,7 @@ def test_a_dashboard_that_fails_is_told_once_and_ends_nothing() -> None:
     (only,) = said
     assert "training goes on" in only
     assert dashboard.logs is None
+    assert not ray.is_initialized(), "it started a Ray to tell it"
 
 
 def test_a_terminal_that_is_gone_ends_nothing() -> None:
