@@ -74,6 +74,7 @@ def run(
 
 def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> None:
     """The table of results on stdout, the summary on stderr."""
+    from orchestrator.space.spaces import space_files
     from orchestrator.tracking.client import as_option, shown
     from orchestrator.tracking.writer import default_uri
     from orchestrator.words import duration
@@ -106,6 +107,8 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
         say(f"to the first training step: {parts}")
     if result.failed:
         say(f"{len(result.failed)} failed, {len(result.blocked)} blocked: kdsweep logs {at} --failed")
+        if len(space_files(path)) > 1:
+            say(f"a space whose points are not wanted any more: remove its file in {quoted(path / 'spaces')}")
     if result.error:
         say(f"error: {result.error}")
     if result.stopped_by:

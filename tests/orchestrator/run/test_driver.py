@@ -159,6 +159,11 @@ def test_a_teacher_that_diverges_blocks_its_students_and_nothing_else(here: Path
     assert sorted(r[1] for r in runs if r[0]) == ["FAILED"] + ["FINISHED"] * 4
 
     mended = kdsweep(here, "run", "tiny.yaml", "--no-dashboard", "training.max_epochs=2")
-    assert mended.returncode == 0, mended.stderr
+    assert mended.returncode == 3, "the space with the wrong rate is still part of the sweep"
     assert "4 of them before" in mended.stderr
+    assert "remove its file in sweeps/tiny/spaces" in mended.stderr
     assert len(results(here / "sweeps" / "tiny")) == POINTS
+    (here / "sweeps" / "tiny" / "spaces" / "001.yaml").unlink()
+    again = kdsweep(here, "run", "tiny.yaml", "--no-dashboard", "training.max_epochs=2")
+    assert again.returncode == 0, again.stderr
+    assert f"{POINTS} of {POINTS} already done" in again.stderr
