@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kd.errors import InputError
+from kd.errors import InputError, Unavailable
 from orchestrator.run.ray_internals import reread_environment
 from orchestrator.run.run_directory import RunDirectory, remove_dead
 from orchestrator.space.slot import Slot
@@ -184,8 +184,11 @@ class Cluster:
                 _temp_dir=str(directory.path / "ray"),
                 **_common(env, metadata),
             )
-        except BaseException:
+        except BaseException as error:
             directory.remove()
+            if isinstance(error, Exception):  # Ray gives its processes half a minute
+                first = str(error).strip().partition("\n")[0] or type(error).__name__
+                raise Unavailable(f"Ray did not start on this machine ({first}): try again later") from error
             raise
         return cls(context, slot, directory)
 

@@ -1,7 +1,7 @@
 """The one door to MLflow: quiet, impatient, and with one line for whatever goes wrong. Knows no sweep.
 
-`told` goes round every use of MLflow: what may pass by itself becomes `Away` (exit code 75), the rest an
-InputError. mlflow is imported when it is first used.
+`told` goes round every use of MLflow: what may pass by itself becomes `Unavailable` (exit code 75), the rest
+an InputError. mlflow is imported when it is first used.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from kd.errors import InputError
+from kd.errors import InputError, Unavailable
 
 # Two tries of 9 s: a server that is away is told within 20 s. MLflow's own are 8 tries of 120 s.
 SETTINGS = {
@@ -25,12 +25,6 @@ SETTINGS = {
 DATABASE_TRIES = 5  # 3 s; MLflow's own 10 take 100 s
 DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
 PASSING = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
-
-
-class Away(InputError):
-    """What is asked for may be there later: a server, or a file that another process writes."""
-
-    exit_code = 75
 
 
 def quiet() -> None:
@@ -73,7 +67,7 @@ def experiment_id(client: Any, uri: str, name: str) -> str | None:
 
 @contextlib.contextmanager
 def told(uri: str) -> Iterator[None]:
-    """Make one line of whatever MLflow raises: Away if it may pass by itself, else InputError."""
+    """Make one line of whatever MLflow raises: Unavailable if it may pass by itself, else InputError."""
     quiet()
     import requests
     from alembic.util import CommandError
@@ -109,7 +103,7 @@ def _in_words(error: Exception, uri: str) -> InputError:
     why = plain(why)[:300]
     if isinstance(root, sqlite3.Error):
         if root.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return Away(f"{where} is being written by another process ({why}): try again later")
+            return Unavailable(f"{where} is being written by another process ({why}): try again later")
         return InputError(
             f"{where}: {why}: make the file and its folder readable and writable, or name another database "
             f"with --tracking-uri"
@@ -126,7 +120,9 @@ def _in_words(error: Exception, uri: str) -> InputError:
         or (isinstance(error, RestException) and code == "INTERNAL_ERROR")
         or (any(isinstance(e, passing) for e in chain) and not any(isinstance(e, bad) for e in chain))
     ):
-        return Away(f"{where} is away ({why or type(root).__name__}): check the address, or try again later")
+        return Unavailable(
+            f"{where} is away ({why or type(root).__name__}): check the address, or try again later"
+        )
     return InputError(f"{where}: {why or type(root).__name__}: check the address and what is there")
 
 

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kd.errors import InputError
+from kd.errors import InputError, Unavailable
 from kd.files import read_json, write_json
 from orchestrator.store.store import Store
-from orchestrator.tracking.client import Away, as_option
+from orchestrator.tracking.client import as_option
 
 FILE = "mlflow.json"
 REMEDY = "restore it; or remove it, and MLflow shows this sweep a second time"
@@ -126,7 +126,7 @@ def _copied(store: Store, id: str, home: dict[str, Any], here: dict[str, Any]) -
 def locked(path: Path, patience_s: float = 60.0) -> Iterator[int | None]:
     """Hold a lock file, which ends with the process; its descriptor, None if it can't be written.
 
-    On a file system without locks it is held at once. Raises Away if another process holds it for long.
+    On a file system without locks it is held at once. Raises Unavailable if another holds it for long.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -143,7 +143,7 @@ def locked(path: Path, patience_s: float = 60.0) -> Iterator[int | None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Away(
+                    raise Unavailable(
                         f"{path.parent} is being written to MLflow by another process: try again later"
                     ) from None
                 time.sleep(0.05)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kd.errors import InputError
+from kd.errors import InputError, Unavailable
 from orchestrator.run import ray_cluster, run_directory, start
 from orchestrator.run.driver import Busy, SweepResult
 from orchestrator.run.progress import Display
@@ -82,7 +82,7 @@ def test_a_ray_that_does_not_start_leaves_no_directory(monkeypatch, tmp_path):
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setattr(run_directory, "_parents", lambda: [tmp_path])
     slot = Slot(cpus=1, gpus=0, threads=1)
-    with environment_kept(), pytest.raises(RuntimeError, match="no Ray today"):
+    with environment_kept(), pytest.raises(Unavailable, match="no Ray today"):
         ray_cluster.Cluster.start(slot, slots=1, dashboard=False, env={})
     assert not list(tmp_path.glob("kds-*"))
 

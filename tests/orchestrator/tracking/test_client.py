@@ -9,8 +9,8 @@ import pytest
 import requests
 import sqlalchemy
 
-from kd.errors import InputError
-from orchestrator.tracking.client import Away, as_option, connect, shown, told
+from kd.errors import InputError, Unavailable
+from orchestrator.tracking.client import as_option, connect, shown, told
 from orchestrator.tracking.reader import from_mlflow
 
 
@@ -37,7 +37,7 @@ def server() -> Iterator[tuple[str, list[int]]]:
 
 def test_no_server_is_told_in_a_line_and_may_be_there_later() -> None:
     uri = "http://bob:se@cret@127.0.0.1:9"
-    with pytest.raises(Away, match=r"MLflow at http://\*\*\*@127.0.0.1:9 is away .*refused") as error:
+    with pytest.raises(Unavailable, match=r"MLflow at http://\*\*\*@127.0.0.1:9 is away .*refused") as error:
         from_mlflow(uri, "any")
     assert error.value.exit_code == 75
     assert "cret" not in str(error.value)
@@ -45,7 +45,7 @@ def test_no_server_is_told_in_a_line_and_may_be_there_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(503, Away), (401, InputError), (404, InputError), (200, InputError)]
+    ("status", "kind"), [(503, Unavailable), (401, InputError), (404, InputError), (200, InputError)]
 )
 def test_what_a_server_answers(server: tuple[str, list[int]], status: int, kind: type[InputError]) -> None:
     uri, answer = server
@@ -65,10 +65,10 @@ def locked() -> sqlite3.OperationalError:
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
-        (locked(), Away, "is being written by another process"),
+        (locked(), Unavailable, "is being written by another process"),
         (requests.exceptions.InvalidURL("no port"), InputError, "no port: check the address"),
-        (sqlalchemy.exc.OperationalError("x", None, Exception("gone")), Away, "is away"),
-        (ConnectionResetError("reset"), Away, "is away"),
+        (sqlalchemy.exc.OperationalError("x", None, Exception("gone")), Unavailable, "is away"),
+        (ConnectionResetError("reset"), Unavailable, "is away"),
         (ModuleNotFoundError("No module named 'psycopg2'"), InputError, "psycopg2"),
     ],
 )

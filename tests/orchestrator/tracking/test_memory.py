@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kd.errors import InputError
+from kd.errors import InputError, Unavailable
 from orchestrator.store.store import Store
 from orchestrator.tracking import memory
-from orchestrator.tracking.client import Away
 from orchestrator.tracking.memory import FILE, locked, recall, remember, sweep_id
 
 SERVER = "http://host:5000"
@@ -85,7 +84,7 @@ def test_an_id_of_an_earlier_version_is_kept(tmp_path: Path) -> None:
 def test_a_lock_ends_and_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "x"),
-        pytest.raises(Away, match="by another process"),
+        pytest.raises(Unavailable, match="by another process"),
         locked(tmp_path / "x", 0.0),
     ):
         pass

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from kd.errors import InputError
+from kd.errors import InputError, Unavailable
 from kd.signals.prepare import Data
 from kd.signals.windows import Dropped, WindowSet
 from orchestrator.space.plan import Plan, make_plan
 from orchestrator.space.schema import SearchSpace
 from orchestrator.store.store import Store
-from orchestrator.tracking.client import Away
 from orchestrator.tracking.live import LiveTracker
 from orchestrator.tracking.reader import from_mlflow
 from orchestrator.tracking.tags import POINT, SWEEP
@@ -168,7 +167,7 @@ def test_a_server_that_stays_away_is_kept_and_raised_nowhere(tmp_path: Path) -> 
     live.ended(finish(store, made, 0))
     wait_for(lambda: len(said) == 1)
     assert not live.close("FINISHED", {})
-    assert isinstance(live.error, Away)
+    assert isinstance(live.error, Unavailable)
     assert store.is_done(made.points[0].id)
 
 
