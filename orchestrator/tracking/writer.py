@@ -263,8 +263,8 @@ def sync(
 ) -> int:
     """Replay the store into MLflow; how many runs had to be written. Safe any number of times.
 
-    copy: "fork" or "same", for a copied directory. Raises InputError for trouble with MLflow; Unavailable if it
-    may pass.
+    copy: "fork" or "same", for a copied directory. Raises InputError for trouble with MLflow; Unavailable if
+    it may pass.
     """
     with told(uri):
         tracker = Tracker(store, plan, uri, say, copy)
