@@ -10,6 +10,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.store.find import sweep_folder
@@ -79,4 +80,4 @@ def _local(folder: Path, dry_run: bool) -> bool:
 
 def say(text: str) -> None:
     """A message."""
-    click.echo(text, err=True)
+    echo(text, err=True)

@@ -6,6 +6,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.commands.retry import alone
 from orchestrator.store import check as checking
 from orchestrator.store.find import sweep_folder
@@ -35,10 +36,10 @@ def check(context: click.Context, sweep: str, repair: bool, as_json: bool) -> No
         click.echo(json.dumps({"found": rows, "notes": notes}, indent=1))
     else:
         for finding in found:
-            click.echo(_told(finding, repair))
+            echo(_told(finding, repair))
         for note in notes:
-            click.echo(f"note: {note}")
-        click.echo(_summary(len(found), repair, store))
+            echo(f"note: {note}")
+        echo(_summary(len(found), repair, store))
     if found and not repair:
         context.exit(1)
 

@@ -7,6 +7,7 @@ import click
 
 from orchestrator.api import open_sweep
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 
 NAMES = ("model", "init", "strategy", "teacher", "seed", "params", "first", "second", "difference")
 
@@ -39,9 +40,9 @@ def _print(found: dict[str, Any]) -> None:
             numbers=("seed", "params", "first", "second", "difference"),
             spare=("init", "params", "seed", "teacher"),
         )
-    click.echo(summary(found))
+    echo(summary(found))
     if not found["same_data"]:
-        click.echo("the sweeps were trained on different data: errors differ for that reason, too", err=True)
+        echo("the sweeps were trained on different data: errors differ for that reason, too", err=True)
 
 
 def summary(found: dict[str, Any]) -> str:

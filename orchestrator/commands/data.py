@@ -11,6 +11,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SPACE
+from orchestrator.commands.echo import echo
 from orchestrator.words import escaped_lines
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def check(source: str, overrides: Sequence[str], format: str | None, as_json: bo
 
     def tell(line: str) -> None:
         if sys.stderr.isatty():
-            click.echo(line, err=True)
+            echo(line, err=True)
 
     if is_space(source):
         if format:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from orchestrator.commands.echo import echo
 from orchestrator.words import escaped
 from slurm.check import partitions, refusals
 from slurm.command import Slurm
@@ -49,7 +50,7 @@ def doctor(site_name: str | None, shared: str, node: bool, wait_s: int, as_json:
     for line in _check(site_name, Path(shared), node, wait_s):
         lines.append(line)
         if not as_json:
-            click.echo(escaped(f"{'ok  ' if line.ok else 'FIX '} {line.what}: {line.text}"))
+            echo(escaped(f"{'ok  ' if line.ok else 'FIX '} {line.what}: {line.text}"))
     if as_json:
         click.echo(json.dumps([line._asdict() for line in lines]))
     sys.exit(0 if all(line.ok for line in lines) else 1)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from orchestrator.commands.arguments import POINT, SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
 from orchestrator.words import escaped_lines
 
@@ -31,11 +32,11 @@ def evaluate(sweep: str, point: str, path: Path, format: str, as_json: bool) -> 
 
     def tell(line: str) -> None:
         if sys.stderr.isatty():
-            click.echo(line, err=True)
+            echo(line, err=True)
 
     found = evaluate_point(sweep_folder(sweep), point, path, format, tell)
     if own := found["subjects_of_the_sweep"]:
-        click.echo(
+        echo(
             f"note: {len(own)} of these subjects are the sweep's own test subjects, so these are its own "
             "recordings; the point may have been trained on the other subjects",
             err=True,

@@ -8,6 +8,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.commands.query import budget_options
 from orchestrator.store.find import sweep_folder
 
@@ -58,11 +59,11 @@ def export(
         f"{result['id']}: {result['arch']} {result['depth']}x{result['width']}, {result['mae_bpm']:.3f} BPM"
     )
     if dry_run:
-        click.echo(what)
+        echo(what)
         return
 
     def say(text: str) -> None:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
     opened = open_space(str(folder), [], None, say)
     test = export_point(opened, result, out, with_recordings=with_recordings, say=say)
@@ -74,13 +75,13 @@ def export(
     if as_json:
         click.echo(json.dumps(done))
         return
-    click.echo(f"{out}: point {what}")
-    click.echo(
+    echo(f"{out}: point {what}")
+    echo(
         f"MAE {test['mae_bpm']:.4f} BPM as the sweep measured, int8 {test['mae_bpm_int8']:.4f}, "
         f"streaming {test['mae_bpm_streaming']:.4f}, causal filter only {test['mae_bpm_causal']:.4f}"
     )
     if registering:
-        click.echo(f"registered as models:/{done['model']}/{done['version']}")
+        echo(f"registered as models:/{done['model']}/{done['version']}")
 
 
 def _best(folder: Path, store: Any, limits: dict[str, Any]) -> dict[str, Any]:

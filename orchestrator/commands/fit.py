@@ -6,6 +6,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import RECIPE, SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
 from orchestrator.tracking.reader import Source, from_folder, from_mlflow
 
@@ -51,8 +52,8 @@ def fit(
     else:
         print_table(document)
     for note in document["notes"]:
-        click.echo(f"note: {note}", err=True)
-    click.echo(f"{folder / 'laws.json'} and {folder / 'laws.png'} written", err=True)
+        echo(f"note: {note}", err=True)
+    echo(f"{folder / 'laws.json'} and {folder / 'laws.png'} written", err=True)
 
 
 def _source(

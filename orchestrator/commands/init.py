@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.commands.echo import echo
 from orchestrator.commands.schema import SITE_FILE, SPACE_FILE, schema_text
 from orchestrator.words import quoted
 from slurm.site import EXAMPLES as SITES
@@ -30,11 +31,11 @@ def init(dir: Path, dry_run: bool) -> None:
             elif os.path.lexists(path):
                 raise FileExistsError
         except FileExistsError:
-            click.echo(f"exists, left as it is: {path}", err=True)
+            echo(f"exists, left as it is: {path}", err=True)
         else:
-            click.echo(path)
+            echo(str(path))
     if not dry_run:
-        click.echo(f"next: kdsweep plan {quoted(dir / 'search_spaces' / 'quickstart.yaml')}", err=True)
+        echo(f"next: kdsweep plan {quoted(dir / 'search_spaces' / 'quickstart.yaml')}", err=True)
 
 
 def _files() -> Iterator[tuple[str, str]]:

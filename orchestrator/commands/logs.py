@@ -11,10 +11,10 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.run.status import is_running
 from orchestrator.store.find import find_point, sweep_folder
 from orchestrator.store.store import Store
-from orchestrator.words import escaped
 
 POLL_S = 1.0  # between two looks with --follow; workers report every 2 s
 
@@ -65,7 +65,7 @@ def logs(
         click.echo(json.dumps(errors))
         return
     if not errors:
-        click.echo("no point has failed")
+        echo("no point has failed")
         _print(_jobs_end(store, lines))
     for id, error in errors.items():
         _print(_told(store, id, error, lines, whole=failed or point is not None))
@@ -73,7 +73,7 @@ def logs(
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        click.echo(escaped(line))
+        echo(line)
 
 
 def _jobs_end(store: Store, lines: int) -> list[str]:
@@ -111,7 +111,7 @@ def _told(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool)
 def _history(store: Store, id: str, lines: int) -> None:
     rows = store.history(id)
     if not rows:
-        click.echo(f"{id} has not trained an epoch yet")
+        echo(f"{id} has not trained an epoch yet")
         return
     _print([_epoch(row) for row in rows[-lines:]])
 
@@ -131,7 +131,7 @@ def _follow(news: Iterator[list[str]], runs: Callable[[], bool]) -> None:
         more = runs()
         _print(next(news))
         if not more:
-            click.echo("nothing runs any more", err=True)
+            echo("nothing runs any more", err=True)
             return
         time.sleep(POLL_S)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from orchestrator.commands.echo import echo
 from orchestrator.run.sweeps import sweeps_in
 from orchestrator.words import escaped
 
@@ -25,7 +26,7 @@ def ls(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=1))
         return
     if not found:
-        click.echo(f"no sweep in {folder}", err=True)
+        echo(f"no sweep in {folder}", err=True)
         return
     print_table(
         NAMES,
@@ -35,7 +36,7 @@ def ls(folder: Path, as_json: bool) -> None:
     )
     for sweep in found:
         if sweep["why"]:
-            click.echo(escaped(f"{sweep['sweep']}: {sweep['why']}"), err=True)
+            echo(escaped(f"{sweep['sweep']}: {sweep['why']}"), err=True)
 
 
 def _row(sweep: dict[str, Any]) -> list[str]:

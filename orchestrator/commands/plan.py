@@ -10,6 +10,7 @@ import click
 
 from orchestrator.commands import tables
 from orchestrator.commands.arguments import SPACE
+from orchestrator.commands.echo import echo
 from orchestrator.commands.tables import Column
 from orchestrator.space.cost import cost_scale
 from orchestrator.space.plan import Plan, Point
@@ -30,7 +31,7 @@ def plan(space: str, overrides: Sequence[str], out: str | None, show_all: bool, 
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """
-    opened = open_space(space, overrides, out, lambda text: click.echo(text, err=True))
+    opened = open_space(space, overrides, out, lambda text: echo(text, err=True))
     if as_json:
         click.echo(json.dumps(as_dict(opened)))
         return

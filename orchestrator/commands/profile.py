@@ -9,6 +9,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
 
 LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit of the limit
@@ -72,13 +73,13 @@ def profile(
     shapes = untrained(results) if "law" in points else []
     if dry_run:
         for id in ids:
-            click.echo(id)
+            echo(id)
         for arch, depth, width in shapes:
-            click.echo(f"{arch} {depth}x{width} with random weights")
+            echo(f"{arch} {depth}x{width} with random weights")
         return
 
     def say(text: str) -> None:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
     if mcu:
         environment(mcu_env or default_environment(), say)  # fail before the long part, not after
@@ -110,12 +111,14 @@ def print_profile(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from orchestrator.words import escaped
+
     console = Console(markup=False)
     if not console.is_terminal:
         console = Console(width=150, markup=False)
     for key, device in document["devices"].items():
         table = Table(
-            title=f"{key}: {device['cpu']}, {' '.join(device['flags'])}, batch 1, one thread",
+            title=escaped(f"{key}: {device['cpu']}, {' '.join(device['flags'])}, batch 1, one thread"),
             box=None,
             pad_edge=False,
             title_justify="left",
@@ -128,11 +131,11 @@ def print_profile(document: dict[str, Any]) -> None:
         for id, point in sorted(points, key=lambda item: (item[1]["params"], item[0])):
             if record := point["devices"].get(key):
                 for runtime in ("torch", "fp32", "int8"):
-                    table.add_row(*_row(id, point, record[runtime], runtime))
+                    table.add_row(*map(escaped, _row(id, point, record[runtime], runtime)))
         console.print(table)
         for arch, laws in document["latency_laws"].get(key, {}).items():
             for precision, law in laws.items():
-                console.print(f"{arch} {precision}: {law_text(law)}", highlight=False)
+                console.print(escaped(f"{arch} {precision}: {law_text(law)}"), highlight=False)
 
 
 def _row(id: str, point: dict[str, Any], record: dict[str, Any], runtime: str) -> list[str]:

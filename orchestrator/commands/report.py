@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from orchestrator.commands.arguments import RECIPE, SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
 
 
@@ -40,11 +41,11 @@ def report(
 
     said = write_report(sweep_folder(sweep), output, device, mlflow, tracking_uri, recipe)
     for warning in said.pop("warnings"):
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(said, indent=2))
         return
-    click.echo(said["answer"])
-    click.echo(f"{said['report']} written ({said['bytes'] / 1e6:.2f} MB)", err=True)
+    echo(said["answer"])
+    echo(f"{said['report']} written ({said['bytes'] / 1e6:.2f} MB)", err=True)
     if said["mlflow_run"]:
-        click.echo(f"logged to MLflow run {said['mlflow_run']}, artifacts report/", err=True)
+        echo(f"logged to MLflow run {said['mlflow_run']}, artifacts report/", err=True)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store
 from orchestrator.store.table import COLUMNS, check_column, frame, keep, ordered, rows_of
@@ -62,13 +63,13 @@ def results(
     rows = ordered(keep(rows, conditions), sort) if rows else _none(conditions, sort)
     if parquet:
         frame(rows).to_parquet(parquet, index=False)
-        click.echo(f"{parquet} written: {len(rows)} points", err=True)
+        echo(f"{parquet} written: {len(rows)} points", err=True)
     if csv_file == "-":
         _write_csv(sys.stdout, rows)
     elif csv_file:
         with open(csv_file, "w", newline="", encoding="utf-8") as file:
             _write_csv(file, rows)
-        click.echo(f"{csv_file} written: {len(rows)} points", err=True)
+        echo(f"{csv_file} written: {len(rows)} points", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif not parquet and not csv_file:
@@ -91,7 +92,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     from orchestrator.commands.tables import print_table
 
     if not rows:
-        click.echo("no trained point", err=True)
+        echo("no trained point", err=True)
         return
     print_table(list(SHOWN.values()), [_cells(row) for row in rows], numbers=NUMBERS, spare=SPARE)
 

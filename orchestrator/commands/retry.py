@@ -9,6 +9,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.store.check import CHECKPOINT, checkpoint_is_sound, damage_of, train_again
@@ -41,11 +42,11 @@ def retry(sweep: str, points: tuple[str, ...], failed: bool, from_start: bool, d
         chosen = [_failed(store, point, set(errors)) for point in points] if points else list(errors)
         for id in dict.fromkeys(chosen):
             how = _forget(store, id, from_start, dry_run)
-            click.echo(f"{id}  {'would be' if dry_run else 'is'} tried again {how}")
+            echo(f"{id}  {'would be' if dry_run else 'is'} tried again {how}")
     if not chosen:
-        click.echo("no point has failed")
+        echo("no point has failed")
     elif not dry_run:
-        click.echo(f"go on with: {_command(store.path)}", err=True)
+        echo(f"go on with: {_command(store.path)}", err=True)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.commands.arguments import SPACE
+from orchestrator.commands.echo import echo
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import quoted
 
@@ -84,12 +85,10 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     if results:
         print_results(results, opened.store.path)
     if opened.data.source == "synthetic":
-        click.echo(
-            "The data are synthetic: these errors rank methods; they don't predict errors on real wrists."
-        )
+        echo("The data are synthetic: these errors rank methods; they don't predict errors on real wrists.")
 
     def say(text: str) -> None:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
     path = opened.store.path
     at = quoted(path)
@@ -146,4 +145,4 @@ def print_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int =
         ],
     )
     if len(ordered) > most:
-        click.echo(f"{len(ordered) - most} more: kdsweep status {quoted(sweep)} --all")
+        echo(f"{len(ordered) - most} more: kdsweep status {quoted(sweep)} --all")

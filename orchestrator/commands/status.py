@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.commands.tables import WIDE
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
@@ -56,7 +57,7 @@ def _active(jobs: list[dict[str, Any]]) -> bool:
 def _show(now: dict[str, Any], show_all: bool, as_json: bool) -> None:
     click.echo(json.dumps(now) if as_json else escaped_lines(in_words(now)))
     if show_all and not as_json:
-        click.echo()
+        echo()
         _table(now["points"])
 
 

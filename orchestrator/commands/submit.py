@@ -11,6 +11,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SITE, SPACE
+from orchestrator.commands.echo import echo
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.space.resolve import Opened, open_space
@@ -160,13 +161,13 @@ def _dry_run(opened: Opened, site: Site, as_json: bool) -> None:
         click.echo(json.dumps({"scripts": texts, "sbatch": calls, "points": points, "hours": hours}))
         return
     for name, text in texts.items():
-        click.echo(f"### {name}\n{text}")
-    click.echo("### in " + str(job.here))
+        echo(f"### {name}\n{text}")
+    echo("### in " + str(job.here))
     for call in calls:
-        click.echo(" ".join(call))
-    click.echo("\n### points")
+        echo(" ".join(call))
+    echo("\n### points")
     print_plan(opened, MOST_ROWS)
-    click.echo(_hours(hours))
+    echo(_hours(hours))
 
 
 def _hours(hours: dict[str, Any]) -> str:
@@ -184,4 +185,4 @@ def _hours(hours: dict[str, Any]) -> str:
 
 def say(text: str) -> None:
     """A message."""
-    click.echo(text, err=True)
+    echo(text, err=True)

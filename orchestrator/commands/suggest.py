@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.commands.arguments import RECIPE, SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.commands.query import budget_options
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ def suggest(
         click.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False))
     else:
         _print(found)
-    click.echo(
-        f"{found.file} written; run\n  {found.command}\nthen refit the laws with kdsweep fit", err=True
-    )
+    echo(f"{found.file} written; run\n  {found.command}\nthen refit the laws with kdsweep fit", err=True)
 
 
 def _print(found: "Suggested") -> None:
@@ -61,11 +60,12 @@ def _print(found: "Suggested") -> None:
 
     from orchestrator.answers.ask import expectation
     from orchestrator.answers.shown import PICK, pick_row
+    from orchestrator.words import escaped
 
-    table = Table(title=expectation(found.as_dict()))
+    table = Table(title=escaped(expectation(found.as_dict())))
     for name in PICK:
         table.add_column(name, justify="right" if name in NUMBERS else "left")
     for pick in found.picks:
-        table.add_row(*pick_row(pick))
+        table.add_row(*map(escaped, pick_row(pick)))
     console = Console(markup=False)
     (console if console.is_terminal else Console(width=140, markup=False)).print(table)

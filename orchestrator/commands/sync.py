@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.run.status import is_running
 from orchestrator.space.plan import Plan
 from orchestrator.store.find import sweep_folder
@@ -32,10 +33,10 @@ def sync(sweep: str, tracking_uri: str | None, copy: str | None, dry_run: bool) 
     done = len(store.done() & {p.id for p in plan.points})
     if dry_run:
         known = "already there" if in_sync(store, uri) else "to be compared, and written where missing"
-        click.echo(f"{done} points done, {len(store.errors())} failed: {known}")
+        echo(f"{done} points done, {len(store.errors())} failed: {known}")
         return
     status = (
         "FINISHED" if done == len(plan.points) else "RUNNING" if is_running(store.progress()) else "KILLED"
     )
     written = replay(store, plan, uri, status=status, copy=copy)
-    click.echo(f"{written} runs written; {done} of {len(plan.points)} points done")
+    echo(f"{written} runs written; {done} of {len(plan.points)} points done")

@@ -4,7 +4,7 @@ Nothing is thrown away: what is damaged gets the ending .broken. Call `repair` o
 """
 
 import json
-import os
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -227,7 +227,7 @@ def _drop_lines(path: Path) -> None:
     ledger = path.name == LEDGER
     problem = records.ledger_problem if ledger else lambda row: records.problem(row, records.EPOCH)
     texts, broken = _texts(path), set(_broken_lines(path, problem))
-    os.replace(path, path.with_name(path.name + BROKEN))
+    shutil.copyfile(path, path.with_name(path.name + BROKEN))
     write_text(path, "".join(f"{text}\n" for text in texts if text not in broken))
 
 
