@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 
 from slurm.command import Slurm
-from slurm.errors import Away, Refused
+from slurm.errors import Refused
 from slurm.job import Job, scripts
 from slurm.site import Site, seconds
 
 
 def partitions(slurm: Slurm, site: Site) -> dict[str, str]:
-    """Each partition that the profile names (or the default one): empty, or what is wrong with it."""
+    """Each partition that the profile names (or the default one): empty, or what is wrong. Raises Away."""
     wanted: dict[str, str] = {}
     times = [(site.partition, site.time)]
     if site.mode == "elastic":
@@ -21,7 +21,7 @@ def partitions(slurm: Slurm, site: Site) -> dict[str, str]:
         for name in (names or "").split(","):
             try:
                 found = _shown(slurm, name)
-            except (Away, Refused) as error:
+            except Refused as error:
                 wanted[name or "(default)"] = f"{error}; `sinfo -s` lists the partitions"
                 continue
             if found is None:

@@ -106,11 +106,16 @@ def _slurm(slurm: Slurm, site: Site) -> Iterator[Line]:
         return
     new = tuple(int(part) for part in said.split(".")[:2]) >= OLDEST_SLURM
     yield Line("Slurm", new, said if new else f"{said} is older than 20.11, which has no srun --overlap")
-    for name, trouble in partitions(slurm, site).items():
-        yield Line(f"partition {name}", not trouble, trouble or "up, and long enough")
-    for name, trouble in refusals(slurm, site).items():
-        text = f"{trouble}; correct the profile" if trouble else "accepted: account, partition, qos, limits"
-        yield Line(f"sbatch --test-only {name}", not trouble, text)
+    try:
+        for name, trouble in partitions(slurm, site).items():
+            yield Line(f"partition {name}", not trouble, trouble or "up, and long enough")
+        for name, trouble in refusals(slurm, site).items():
+            text = (
+                f"{trouble}; correct the profile" if trouble else "accepted: account, partition, qos, limits"
+            )
+            yield Line(f"sbatch --test-only {name}", not trouble, text)
+    except Away as error:
+        yield Line("Slurm answers", False, f"{error}; try again later")
 
 
 def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]:

@@ -1,5 +1,6 @@
 """`kdsweep submit SPACE --site SITE`: the sweep as Slurm jobs. Returns at once, leaves no process behind."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -117,15 +118,22 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
         return {"submission": None, "state": "done", "jobs": []}
     for why in opened.plan.refused:
         say(f"refused: {why}")
-    found = [*partitions(slurm, site).values(), *refusals(slurm, site).values()]
-    if any(found):
-        raise Refused("\n".join(text for text in found if text))
+    _refuse_what_slurm_would(site)
     job = submission.job_of(opened, site)
     max_array = site.max_array or (slurm.max_array() if site.mode == "elastic" else 1001)
     record = submission.write_intent(opened, job, site_name, max_array)
     submission.send(job.here, record, slurm, again=False)
     say(_hours(submission.estimate(opened, site)))
     return _said(record, "submitted", folder)
+
+
+def _refuse_what_slurm_would(site: Site) -> None:
+    """Raise Refused before anything is written. If Slurm doesn't answer, sending will say so."""
+    slurm = Slurm(patience_s=0)
+    with contextlib.suppress(Away):
+        found = [*partitions(slurm, site).values(), *refusals(slurm, site).values()]
+        if any(found):
+            raise Refused("\n".join(text for text in found if text))
 
 
 def _top_up(
