@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint oldest-ray clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/kdsweep run search_spaces/quickstart.yaml
@@ -14,6 +14,12 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready-test
 	@$(BIN)/python -m pytest
+
+# The tests of what is used of Ray beyond its public interface, with the oldest Ray that pyproject.toml allows.
+oldest-ray: $(VENV)/.ready-test
+	@oldest=$$(sed -n 's/.*"ray\[.*\]>=\([0-9.]*\),.*/\1/p' pyproject.toml); \
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oldest-ray "ray==$$oldest.0" && \
+	PYTHONPATH=$(VENV)/oldest-ray $(BIN)/python -m pytest -p no:cacheprovider tests/orchestrator/run/test_ray_internals.py
 
 lint: $(VENV)/.ready-test
 	@$(BIN)/ruff check .

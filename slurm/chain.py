@@ -19,6 +19,11 @@ from slurm.node import HEAD, read_head, write_head
 
 LINKS, RECORD, CANCELLED = "links.jsonl", "submission.json", "cancelled"
 IDLE_LINKS = 2  # links that had time to work and trained nothing, one after the other, before the chain stops
+EVENTS: dict[str, dict[str, Any]] = {  # lines of links.jsonl, and what each has
+    "begin": {"link": str, "job": str, "host": str, "time": (int, float), "progress": list},
+    "end": {"link": str, "code": int, "verdict": str, "why": str, "ended": (int, float), "progress": list},
+    "successor": {"job": str},
+}
 GO, OVER, STOP = 0, 10, 75  # exit codes of `begin`: train; nothing left, or not wanted; give up
 
 
@@ -40,11 +45,14 @@ def successors(here: Path) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """A line that a full disk or a kill cut short is left out."""
-    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+    """A line that a full disk or a kill cut short, or that lacks what its event has, is left out."""
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
+            with contextlib.suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                keys = EVENTS.get(str(entry.get("event"))) if isinstance(entry, dict) else None
+                if keys and all(isinstance(entry.get(key), kind) for key, kind in keys.items()):
+                    yield entry
 
 
 def progress(sweep: Path) -> list[float]:

@@ -110,11 +110,16 @@ def write_head(here: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_head(here: Path) -> dict[str, Any] | None:
-    """What the last head wrote; None if there was none yet."""
+    """What the last head wrote; None if there was none yet, or the file is damaged."""
     try:
-        return dict(json.loads((here / HEAD).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
+        head = json.loads((here / HEAD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    keys = {"state": str, "link": str}
+    if isinstance(head, dict) and head.get("state") == "up":
+        keys |= {"address": str, "token": str, "host": str}
+    whole = isinstance(head, dict) and all(isinstance(head.get(key), kind) for key, kind in keys.items())
+    return head if whole else None
 
 
 class Node:

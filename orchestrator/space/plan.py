@@ -29,6 +29,15 @@ ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probabi
 WINDOW_S, MAC_S = 6e-5, 1.5e-10
 
 
+# Fields of a Point that aren't of one plain type, as they come out of JSON.
+JSON_TYPES: dict[str, set[Any]] = {
+    "teacher": {str, type(None)},
+    "cost_s": {int, float},
+    "strategy_args": {dict},
+    "recipe": {dict},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One model trained once. teacher: id of the teacher it learns or is pruned from. cost_s: estimated."""
@@ -100,10 +109,11 @@ class Plan:
                 row[recipe] = content["recipes"][row[recipe]]
                 row[args] = content["strategy_args"][row[args]]
                 points.append(Point(**dict(zip(columns, row, strict=True))))
-            return cls(content["name"], points, content["refused"])
+            _check(points)
+            return cls(str(content["name"]), points, [str(why) for why in content["refused"]])
         except FileNotFoundError:
             raise InputError(f"{path}: no plan: run the search space first (kdsweep run)") from None
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise InputError(f"{path}: not a plan ({error!r}): run the search space again") from error
 
     def with_earlier(self, path: Path, done: set[str]) -> "Plan":
@@ -115,6 +125,14 @@ class Plan:
         ids = {point.id for point in self.points}
         more = [point for point in earlier.points if point.id in done and point.id not in ids]
         return dataclasses.replace(self, points=[*self.points, *more])
+
+
+def _check(points: Sequence[Point]) -> None:
+    """Raise TypeError unless every field holds what it should; column by column, since plans are long."""
+    for column in dataclasses.fields(Point):
+        name, allowed = column.name, JSON_TYPES.get(column.name, {column.type})
+        if wrong := next((point for point in points if type(getattr(point, name)) not in allowed), None):
+            raise TypeError(f"{name} is {getattr(wrong, name)!r:.40}")
 
 
 def make_plan(space: SearchSpace, data: Data) -> Plan:
