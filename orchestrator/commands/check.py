@@ -23,14 +23,15 @@ def check(context: click.Context, sweep: str, repair: bool, as_json: bool) -> No
     """Check the files of SWEEP: results, models, checkpoints, histories, the ledger, what kills left behind.
 
     With --repair, points whose result or model is damaged count as not trained, and the next run trains them;
-    missing lines of the ledger are written again from the results. Exit code 1: something is still damaged.
+    missing lines of the ledger and the sweep's own MLflow database are written again from the results; what
+    killed runs of yours left on this host is ended and removed. Exit code 1: something is still damaged.
     """
     store = Store(sweep_folder(sweep))
     with alone(store, dry_run=not repair, look_only=not repair):
         found = checking.check(store)
         if repair:
             checking.repair(store, found)
-        notes = _notes(store)
+        notes = [*_notes(store, repair), *_left_on_this_host(repair)]
     rows = [{"path": str(f.path), "what": f.what, "repair": f.how, "repaired": repair} for f in found]
     if as_json:
         click.echo(json.dumps({"found": rows, "notes": notes}, indent=1))
@@ -67,18 +68,32 @@ def _summary(n: int, repaired: bool, store: Store) -> str:
     )
 
 
-def _notes(store: Store) -> list[str]:
-    """What is not damaged, but good to know."""
+def _left_on_this_host(repair: bool) -> list[str]:
+    """What killed runs left outside the sweep: Ray's processes and directories."""
+    from orchestrator.run.run_directory import remove_dead
+
+    what = "left by a run that was killed" + (": removed" if repair else "; --repair removes it")
+    return [f"{path}: {what}" for path in remove_dead(dry_run=not repair)]
+
+
+def _notes(store: Store, repair: bool) -> list[str]:
+    """What is not damaged, but good to know; repair: MLflow is written again where it lacks results."""
     from orchestrator.space.plan import Plan
-    from orchestrator.tracking.writer import default_uri, in_sync
+    from orchestrator.tracking.writer import default_uri, in_sync, sync
 
     notes = []
     try:
-        planned = {p.id for p in Plan.load(store.path / "plan.json").points}
+        plan = Plan.load(store.path / "plan.json")
+        planned = {p.id for p in plan.points}
         if strange := sorted(set(store.ids()) - planned):
             notes.append(f"{len(strange)} points are not in the plan: {', '.join(strange[:5])}")
+        uri = default_uri(store)
+        if (store.path / "mlflow.json").exists() and not in_sync(store, uri):
+            if repair:
+                status = "FINISHED" if planned <= store.done() else "KILLED"
+                notes.append(f"MLflow: {sync(store, plan, uri, status=status)} runs written")
+            else:
+                notes.append(f"MLflow in {store.path} lacks results: kdsweep sync {quoted(store.path)}")
     except InputError as error:
         notes.append(str(error))
-    if (store.path / "mlflow.json").exists() and not in_sync(store, default_uri(store)):
-        notes.append(f"MLflow in {store.path} lacks results: kdsweep sync {quoted(store.path)}")
     return notes

@@ -59,9 +59,9 @@ class RunDirectory:
         os.close(self.lock)
 
 
-def remove_dead() -> list[Path]:
+def remove_dead(*, dry_run: bool = False) -> list[Path]:
     """End what killed runs of this user left on this host: their processes, their directories; which ones."""
-    removed = []
+    found = []
     for path in [path for parent in set(_parents()) for path in parent.glob("kds-????????")]:
         with contextlib.suppress(OSError):  # somebody else removes it, or it is in use
             if path.stat().st_uid != os.getuid() or path.is_symlink():
@@ -70,19 +70,21 @@ def remove_dead() -> list[Path]:
                 lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW)
             except FileNotFoundError:
                 if time.time() - path.stat().st_mtime > UNLOCKED_S and not _mentioned(path):
-                    _remove(path)
-                    removed.append(path)
+                    found.append(path)
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while the owner lives
-                for pidfd in _processes(path):
+                found.append(path)
+                for pidfd in () if dry_run else _processes(path):
                     with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                _remove(path)
-                removed.append(path)
+                if not dry_run:
+                    _remove(path)
             finally:
                 os.close(lock)
-    return removed
+    for path in () if dry_run else found:
+        _remove(path)
+    return found
 
 
 def _parents() -> list[Path]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from kd.errors import InputError
 from kd.files import sha256
 from orchestrator.commands.check import check
+from orchestrator.run import run_directory
 from orchestrator.run.status import usage
 from orchestrator.store.check import account, check_model
 from orchestrator.store.store import Store
@@ -111,3 +112,17 @@ def test_a_running_sweep_is_looked_at_but_not_repaired(store: Store) -> None:
     assert call(store)[0] == 0
     with pytest.raises(InputError, match="is running"):
         call(store, "--repair")
+
+
+def test_what_killed_runs_left_on_this_host_is_told_then_removed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_directory, "_parents", lambda: [tmp_path])
+    left = tmp_path / "kds-12345678"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    assert f"{left}: left by a run that was killed; --repair removes it" in call(store)[1]
+    assert left.exists()
+    assert f"{left}: left by a run that was killed: removed" in call(store, "--repair")[1]
+    assert not left.exists()
+    assert "kds-" not in call(store)[1]
