@@ -21,6 +21,7 @@ MARGIN_S = 15.0  # a worker is gone so long before its time limit
 # sbatch option -> the profile's key, where it is called otherwise
 PROFILE_KEYS = {
     "mem": "memory",
+    "mem-per-cpu": "memory_per_cpu",
     "cpus-per-task": "cpus_per_node",
     "gpus-per-node": "gpus_per_node",
     "mail-user": "mail_user",
@@ -99,9 +100,14 @@ def requests(job: Job, max_array: int) -> list[Request]:
 def workers(job: Job, tasks: int, max_array: int, first: int = 0) -> list[Request]:
     """The calls of sbatch that submit so many workers; first: number of the first array."""
     return [
-        Request(f"workers-{i}", "worker.sbatch", (*array_output(job), f"--array=0-{n - 1}"))
+        Request(f"workers-{i}", "worker.sbatch", (*array_output(job), f"--array=0-{n - 1}{throttle(job)}"))
         for i, n in enumerate(split_array(tasks, max_array), first)
     ]
+
+
+def throttle(job: Job) -> str:
+    """The end of --array that bounds how many of its tasks run at once."""
+    return f"%{job.site.max_running}" if job.site.max_running else ""
 
 
 def array_output(job: Job) -> tuple[str, ...]:
@@ -157,6 +163,7 @@ def head_script(job: Job, max_array: int = 1001) -> str:
         most=max(max_array - 1, 1),
         worker_comment=f"{job.comment}/worker",
         array_output=array_output(job),
+        throttle=throttle(job),
     )
 
 
@@ -186,7 +193,7 @@ def _options(job: Job, name: str, nodes: int, more: Options) -> Options:
         ("ntasks-per-node", "1"),
         ("cpus-per-task", str(site.cpus)),
         *gpus,
-        ("mem", site.memory),
+        *_memory(site.memory, site.memory_per_cpu),
         ("time", site.time),
         *_fate(job, site.preempt),
         *more,
@@ -205,11 +212,18 @@ def _head_options(job: Job, head: Head) -> Options:
         ("nodes", "1"),
         ("ntasks-per-node", "1"),
         ("cpus-per-task", str(head.cpus)),
-        ("mem", head.memory),
+        *_memory(head.memory or ("4G" if site.memory not in (None, "none") else None), site.memory_per_cpu),
         ("time", head.time or site.time),
         *_fate(job, head.preempt or site.preempt),
         *head.options.items(),
     ]
+
+
+def _memory(of_node: str | None, of_cpu: str | None) -> Options:
+    """What is asked for; nothing where the site wants no request."""
+    if of_node and of_node != "none":
+        return [("mem", of_node)]
+    return [("mem-per-cpu", of_cpu)] if of_cpu else []
 
 
 def _where(account: str | None, partition: str | None, qos: str | None) -> Iterator[tuple[str, str]]:

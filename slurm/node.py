@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -68,7 +69,8 @@ class Share:
         cpus = env.get("SLURM_CPUS_PER_TASK") or env.get("SLURM_CPUS_ON_NODE") or "1"
         gpus = env.get("SLURM_GPUS_ON_NODE")
         if gpus is None:  # Slurm before 21.08
-            gpus = str(len([g for g in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if g.isdigit()]))
+            visible = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            gpus = str(sum(re.fullmatch(r"\d+|(GPU|MIG)-.+", name) is not None for name in visible))
         if "SLURM_MEM_PER_NODE" in env:
             memory = int(env["SLURM_MEM_PER_NODE"])
         else:

@@ -37,6 +37,7 @@ def _number(value: Any) -> Any:
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:,@+=\-\[\]&|*/]*$", max_length=200)]
 Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[MGT]$")]
+MemoryOrNone = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,8}[MGT]|none)$")]
 Number = BeforeValidator(_number)
 Count = Annotated[int, Field(ge=1, le=100_000), Number]  # no cluster has more nodes, no node more CPUs
 _TIME = re.compile(r"(?:(\d{1,4})-)?(\d{1,3})(?::(\d{2}))?(?::(\d{2}))?", re.ASCII)
@@ -103,7 +104,7 @@ class Head(_Model):
     partition: Word | None = None
     qos: Word | None = None
     cpus: Count = 2
-    memory: Memory = "4G"
+    memory: MemoryOrNone | None = None  # None: 4G where workers ask by node, else as they do
     time: Time | None = None
     preempt: Literal["requeue", "cancel"] | None = None
     options: dict[str, str] = Field(default_factory=dict)
@@ -115,7 +116,9 @@ class Site(_Model):
     nodes: Count = 1  # gang: of the one job; elastic: how many one-node worker jobs
     time: Time = "04:00:00"
     cpus_per_node: Count | None = None  # or cpus_per_gpu
-    memory: Memory  # of a node: Slurm's --mem
+    # Of a node: Slurm's --mem; `none` where the site wants no request. Or memory_per_cpu: --mem-per-cpu.
+    memory: MemoryOrNone | None = None
+    memory_per_cpu: Memory | None = None
     cpus_per_gpu: Count | None = None
     gpus_per_node: Annotated[int, Field(ge=0, le=100_000), Number] = 0  # --gpus-per-node
     gres: Word | None = None  # instead of gpus_per_node, where a site wants it: gpu:a100:2
@@ -141,6 +144,7 @@ class Site(_Model):
     login: Word | None = None  # host for the ssh -L line
     mail_user: Word | None = None
     mail_type: Word = "END,FAIL"
+    max_running: Count | None = None  # elastic: so many tasks of an array of workers at once
     max_array: Count | None = None  # tasks in one array; default: asked of Slurm (MaxArraySize)
     patience_s: Annotated[float, Field(ge=0, le=86_400), Number] = (
         60.0  # how long a busy slurmctld is asked again
@@ -158,14 +162,16 @@ class Site(_Model):
     def _consistent(self) -> "Site":
         if (self.cpus_per_node is None) == (self.cpus_per_gpu is None):
             raise ValueError("give cpus_per_node, or cpus_per_gpu, and not both")
+        if (self.memory is None) == (self.memory_per_cpu is None):
+            raise ValueError("give memory (16G, or none where the site wants no request) or memory_per_cpu")
         if self.gres and self.gpus_per_node:
             raise ValueError("give gpus_per_node or gres, not both")
         if self.cpus_per_gpu and not self.gpus:
             raise ValueError("cpus_per_gpu needs GPUs: set gpus_per_node or gres")
         if self.gres and not re.fullmatch(
-            r"gpu(:(?![0-9]+(:|$))[A-Za-z0-9_.\-]+)?(:[1-9][0-9]{0,4})?", self.gres
+            r"(gpu|shard)(:(?![0-9]+(:|$))[A-Za-z0-9_.\-]+)?(:[1-9][0-9]{0,4})?", self.gres
         ):
-            raise ValueError("gres: write gpu:2 or gpu:a100:2")
+            raise ValueError("gres: write gpu:2, gpu:a100:2, gpu:a100_3g.20gb:1 or shard:4")
         for options in (self.options, self.head.options):
             _check_options(options)
         if "\n" in "".join(self.setup) or any(ord(c) < 32 and c != "\t" for c in "".join(self.setup)):
@@ -181,8 +187,10 @@ class Site(_Model):
 
     @property
     def gpus(self) -> int:
-        """GPUs of a node."""
+        """GPUs of a node, as a job sees them; shards are parts of one."""
         if self.gres:
+            if self.gres.startswith("shard"):
+                return 1
             last = self.gres.rpartition(":")[2]
             return int(last) if last.isdigit() else 1
         return self.gpus_per_node

@@ -349,7 +349,7 @@ def _unmentioned(request: Request, rows: list[JobState]) -> list[str]:
     array = next((arg for arg in request.args if arg.startswith("--array=0-")), None)
     if array is None:
         return [] if rows else [request.job]
-    size = int(array.removeprefix("--array=0-")) + 1
+    size = int(array.removeprefix("--array=0-").partition("%")[0]) + 1
     if sum(tasks(row.id) for row in rows) >= size:
         return []
     if not rows:

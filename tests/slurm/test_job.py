@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,6 +209,45 @@ def test_elastic_asks_for_a_head_and_arrays_within_slurms_limit() -> None:
         ("workers-1", "worker.sbatch", ("--output=%x-%A_%a.out", "--array=0-1")),
         ("workers-2", "worker.sbatch", ("--output=%x-%A_%a.out", "--array=0-0")),
     ]
+
+
+def asked(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH --mem")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "worker", "head"),
+    [
+        ({"memory": "16G"}, ["mem=16G"], ["mem=4G"]),
+        ({"memory": "none"}, [], []),
+        ({"memory_per_cpu": "2G"}, ["mem-per-cpu=2G"], ["mem-per-cpu=2G"]),
+        ({"memory": "none", "head": {"memory": "3G"}}, [], ["mem=3G"]),
+    ],
+)
+def test_memory_is_asked_for_as_the_site_wants_it(
+    changes: dict[str, Any], worker: list[str], head: list[str]
+) -> None:
+    texts = scripts(job(Site(cpus_per_node=2, mode="elastic", python="/p", **changes)))
+    assert (asked(texts["worker.sbatch"]), asked(texts["head.sbatch"])) == (worker, head)
+
+
+def test_how_many_workers_run_at_once_is_bounded() -> None:
+    profile = Site(cpus_per_node=2, memory="1G", mode="elastic", python="/p", nodes=5, max_running=3)
+    assert requests(job(profile), max_array=1001)[1].args[-1] == "--array=0-4%3"
+    assert '--array="0-$((tasks - 1))%3"' in scripts(job(profile))["head.sbatch"]
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"), [("gpu:a100_3g.20gb:1", 1), ("shard:4", 1), ("gpu:2", 2), ("gpu:a100:4", 4)]
+)
+def test_gpus_of_a_gres(gres: str, gpus: int) -> None:
+    assert Site(cpus_per_node=2, memory="1G", gres=gres).gpus == gpus
+
+
+@pytest.mark.parametrize("memory", [{}, {"memory": "1G", "memory_per_cpu": "1G"}])
+def test_memory_is_said_once(memory: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="memory_per_cpu"):
+        Site(cpus_per_node=2, **memory)
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 999, 1000, 1001, 2500])

@@ -29,6 +29,8 @@ from slurm.ports import Ports
         ({"SLURM_CPUS_ON_NODE": "8", "SLURM_MEM_PER_CPU": "500"}, Share(8, 0, 4000)),
         ({"SLURM_CPUS_ON_NODE": "8", "CUDA_VISIBLE_DEVICES": "0,3"}, Share(8, 2, 0)),
         ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, Share(1, 0, 0)),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-1a-2,MIG-1b"}, Share(1, 2, 0)),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, Share(1, 0, 0)),
     ],
 )
 def test_the_allocation_and_not_the_host(env: dict[str, str], share: Share) -> None:
