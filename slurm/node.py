@@ -249,6 +249,7 @@ class Node:
             "token": str(token),
             "link": self.args.link,
             "host": socket.gethostname(),
+            "tmp": str(self.directory / "tmp"),
             "job": self.job,
             "time": time.time(),
         }
@@ -386,7 +387,7 @@ def joined_file(here: Path, link: str) -> Path:
 
 
 def wait_for_address(here: Path, link: str, patience_s: float, nodes: int) -> int:
-    """Print address and token file of this link's head, a line each, once it is up.
+    """Print address, token file and temporary directory of this link's head, a line each, once it is up.
 
     nodes: how many others to wait for before, for NODES_PATIENCE_S at most.
     """
@@ -399,7 +400,7 @@ def wait_for_address(here: Path, link: str, patience_s: float, nodes: int) -> in
                 time.sleep(0.5)
             if there < nodes:
                 say(f"{there} of {nodes} other nodes have joined so far; the sweep begins")
-            print(head["address"], head["token"], sep="\n")
+            print(head["address"], head["token"], head.get("tmp", "/tmp"), sep="\n")
             return 0
         if head and head["link"] == link:
             break

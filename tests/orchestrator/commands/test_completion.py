@@ -30,7 +30,8 @@ def here(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         (folder / "space.yaml").write_text(f"name: {name}\n")
     (tmp_path / "sweeps" / "no_sweep").mkdir()
-    empty = dict.fromkeys(f.name for f in fields(Point)) | {"recipe": {}, "strategy_args": {}, "cost_s": 1.0}
+    empty = {f.name: f.type() for f in fields(Point) if f.type in (str, int, float)}
+    empty |= {"recipe": {}, "strategy_args": {}, "teacher": None}
     size = {"arch": "mlp", "depth": 1, "width": 4}
     points = [
         Point(**(empty | size | {"id": "ab12", "role": "teacher", "strategy": "scratch"})),
