@@ -187,6 +187,33 @@ def test_the_whole_script_runs_with_hostile_words(mode: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("dies", "moves"),
+    [("exit 127", True), ("kill -USR1 $PPID; /bin/sleep 0.5; exit 138", False)],
+    ids=["no python there", "stopped before it listened"],
+)
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_only_a_node_that_cannot_run_python_is_left(
+    role: str, dies: str, moves: bool, tmp_path: Path
+) -> None:
+    """What a signal ends while Python starts has been cancelled or preempted: the node is not to blame."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f"#!/bin/bash\n{dies}\n", encoding="utf-8")
+    tool = tmp_path / "bin" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/bash\necho "$1" >>{calls}\n', encoding="utf-8")
+    for path in (python, tool):
+        path.chmod(0o755)
+    for name in ("sleep", "scancel"):
+        (tmp_path / "bin" / name).symlink_to("/bin/true")
+    profile = Site(cpus_per_node=1, memory="1G", mode="elastic", python=str(python))
+    text = scripts(Job("1-a", "x", tmp_path, profile, (str(python), "run")))[f"{role}.sbatch"]
+    env = {"PATH": f"{tool.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}
+    subprocess.run(["bash", "-c", text], env=env, capture_output=True, timeout=30, check=False)
+    said = calls.read_text(encoding="utf-8").split() if calls.exists() else []
+    assert ("requeuehold" in said) == moves
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("paper", "paper"),
