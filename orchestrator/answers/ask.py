@@ -3,7 +3,6 @@
 Reads laws.json and profile.json; fits and trains nothing.
 """
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from orchestrator.answers.candidates import Budget
 from orchestrator.answers.smallest import smallest
 from orchestrator.edge.latency import with_costs
 from orchestrator.laws.document import read_document
+from orchestrator.words import quoted
 
 CONFIDENCE = 0.8  # probability that a new run reaches an error, where none is given
 
@@ -68,7 +68,7 @@ def suggest_space(
     share = gpu_share(space, document["made"]["device"])
     suggestion = suggest(document, budget, gpu_hours / share, rng=seed)
     file = out or folder / "suggested.yaml"
-    command = f"kdsweep run {shlex.quote(str(file))} --out {shlex.quote(str(folder))}"
+    command = f"kdsweep run {quoted(file)} --out {quoted(folder)}"
     said = describe(document, suggestion, share)
     head = f"{command}\nabout {said['cost_gpu_hours']:.3g} GPU-hours; {expectation(said)}"
     write_text(file, text(next_space(space, document, suggestion), head))

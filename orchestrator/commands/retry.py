@@ -102,7 +102,7 @@ def _forget(store: Store, id: str, from_start: bool, dry_run: bool) -> str:
 
 def _command(folder: Path) -> str:
     """What trains the points: a job where the sweep was submitted to Slurm, else a run."""
-    here, where = submission.latest(folder), shlex.quote(str(folder))
+    here, where = submission.latest(folder), quoted(folder)
     if here is None:
         return f"kdsweep run {where}"
     return f"kdsweep submit {where} --site {shlex.quote(submission.Record.load(here).site)}"

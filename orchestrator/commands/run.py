@@ -114,7 +114,7 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
         say(f"stopped by {result.stopped_by.name}; run the same command again to resume")
     if result.tracking_error:
         option = f" --tracking-uri {as_option(tracking_uri)}" if tracking_uri else ""
-        say(f"MLflow is incomplete ({result.tracking_error}): kdsweep sync {shlex.quote(str(path))}{option}")
+        say(f"MLflow is incomplete ({result.tracking_error}): kdsweep sync {at}{option}")
     uri = tracking_uri or default_uri(opened.store)
     served = uri.startswith("http")
     say(f"MLflow:  {shown(uri) if served else f'mlflow ui --backend-store-uri {as_option(uri)}'}")

@@ -6,7 +6,6 @@ and never shows half a one.
 
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from kd.errors import InputError
 from kd.files import append_json_line, read_json, read_json_lines, write_json
 from orchestrator.store import records
+from orchestrator.words import quoted
 
 RESULT, ERROR = "result.json", "error.json"
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
@@ -101,7 +101,7 @@ class Store:
 
     def retry(self, id: str) -> str:
         """The command that trains a point again."""
-        return f"`kdsweep retry {shlex.quote(str(self.path))} {id}`"
+        return f"`kdsweep retry {quoted(self.path)} {id}`"
 
     def write_result(self, id: str, result: dict[str, Any]) -> None:
         """Make a point done. An error of an earlier try is forgotten."""
@@ -150,7 +150,7 @@ class Store:
     ) -> Iterator[dict[str, Any]]:
         for entry in read_json_lines(path):
             if why := problem(entry):
-                remedy = f"`kdsweep check {shlex.quote(str(self.path))} --repair` sets such lines aside"
+                remedy = f"`kdsweep check {quoted(self.path)} --repair` sets such lines aside"
                 warn(f"{path}: a line is left out, {why}: {remedy}")
             else:
                 yield entry

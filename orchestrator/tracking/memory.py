@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shlex
 import socket
 import time
 import uuid
@@ -22,6 +21,7 @@ from kd.errors import InputError, Unavailable
 from kd.files import read_json, write_json
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import as_option
+from orchestrator.words import quoted
 
 FILE = "mlflow.json"
 REMEDY = "restore it; or remove it, and MLflow shows this sweep a second time"
@@ -85,9 +85,7 @@ def sweep_id(
             write_json(store.path / FILE, {"sweep": id, "home": here, "forked_from": forks})
         elif copied and copy is None:
             if not private:
-                command = (
-                    f"kdsweep sync {shlex.quote(str(store.path))} --tracking-uri {as_option(uri)} --copy"
-                )
+                command = f"kdsweep sync {quoted(store.path)} --tracking-uri {as_option(uri)} --copy"
                 raise InputError(
                     f"{store.path} is a copy of {home.get('folder')} on {home.get('host')}, and MLflow shows "
                     f"that one: `{command} fork` makes it a sweep of its own there, `{command} same` lets it "
