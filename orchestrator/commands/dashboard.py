@@ -9,6 +9,7 @@ import click
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SWEEP
+from orchestrator.commands.echo import echo
 from orchestrator.run.status import is_running
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store
@@ -32,8 +33,8 @@ def dashboard(sweep: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"url": url, "token_path": token, "host": beat["host"], "ssh": ssh}))
         return
-    click.echo(f"dashboard  {url}  (Jobs shows the sweep's progress, log and points)")
-    click.echo(f"token      cat {token}")
+    echo(f"dashboard  {url}  (Jobs shows the sweep's progress, log and points)")
+    echo(f"token      cat {token}")
     if beat["host"] != socket.gethostname():
-        click.echo(f"on         {beat['host']}")
-    click.echo(f"tunnel     {ssh}")
+        echo(f"on         {beat['host']}")
+    echo(f"tunnel     {ssh}")
