@@ -76,14 +76,20 @@ def test_a_worker_does_not_start_before_its_head_and_a_later_link_replaces_it(lo
 
 
 def test_a_node_without_a_working_python_is_avoided_by_head_and_worker(login: Login) -> None:
+    """Every job finds no Python on the node it starts on first, whichever Slurm chooses."""
     python = login.home / "python"
-    python.write_text(
-        f'#!/bin/bash\n[[ $SLURMD_NODENAME == node1 ]] && exit 127\nexec {sys.executable} "$@"\n'
-    )
+    python.write_text(f"""#!/bin/bash
+if [[ -n ${{SLURMD_NODENAME:-}} ]]; then
+  first={login.home}/first-node-of-$SLURM_JOB_ID
+  (set -o noclobber; echo "$SLURMD_NODENAME" >"$first") 2>/dev/null
+  [[ $(<"$first") == "$SLURMD_NODENAME" ]] && exit 127
+fi
+exec {sys.executable} "$@"
+""")
     python.chmod(0o755)
     space = login.space({**FAST, "depth": 1, "width": 4}, strategies={"scratch": None})
     sweep = login.submit(space, login.site(mode="elastic", python=str(python)), "broken")
     sweep.until_over()
-    assert {r["host"] for r in sweep.results().values()} <= {"node2", "node3"}
-    assert sweep.said().count("node1 can't run this job: it goes to another node") == 2
+    assert sweep.results()  # so one worker at least was started twice, and so was the head
+    assert sweep.said().count("can't run this job: it goes to another node") >= 2
     sweep.until(lambda: not queued(sweep), timeout=60)
