@@ -1,6 +1,7 @@
 """What a node takes from its allocation, its ports, its directory."""
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm import node, ports
-from slurm.node import Share
+from slurm import ports
+from slurm.node_directory import make_directory
 from slurm.ports import Ports
+from slurm.ray_process import Share
 
 
 @pytest.mark.parametrize(
@@ -80,28 +82,28 @@ def apart(a: Ports, b: Ports) -> bool:
 def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
     os.chmod(tmp_path, 0o700)
     scratch = Path("/tmp")
-    first, lock = node.make_directory(str(scratch), "1234567890")
+    first, lock = make_directory(str(scratch), "1234567890")
     try:
         assert stat.S_IMODE(first.stat().st_mode) == 0o700
         assert len(str(first / "r").encode()) + 64 <= 107
-        second, other = node.make_directory(str(scratch), "1234567890")
+        second, other = make_directory(str(scratch), "1234567890")
         assert first.exists(), "its owner lives"
         os.close(other)
-        third, last = node.make_directory(str(scratch), "1234567890")
+        third, last = make_directory(str(scratch), "1234567890")
         assert not second.exists(), "its owner is gone"
         os.close(last)
         third.rename(tmp_path / "third")
     finally:
         os.close(lock)
-        node.shutil.rmtree(first)
+        shutil.rmtree(first)
 
 
 def test_a_scratch_too_deep_for_sockets_is_not_used(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 60)
     deep.mkdir()
-    directory, lock = node.make_directory(str(deep), "1")
+    directory, lock = make_directory(str(deep), "1")
     os.close(lock)
-    node.shutil.rmtree(directory)
+    shutil.rmtree(directory)
     assert directory.parent == Path("/tmp")
 
 
