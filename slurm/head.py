@@ -14,6 +14,9 @@ from typing import Any
 
 HEAD = "head.json"
 NODES_PATIENCE_S = 60.0
+LOOK_S = 2.0  # how often a node looks whether the head still answers
+CONNECT_S = 2.0  # and for how long at most
+HEAD_SILENT_S = 8.0  # a head that has not answered for so long is gone; Ray itself takes 20 to 50 s
 
 
 def write_head(here: Path, content: Mapping[str, Any]) -> None:
@@ -27,10 +30,10 @@ def write_head(here: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_head(here: Path) -> dict[str, Any] | None:
-    """What the last head wrote; None if there was none yet, or the file is damaged."""
+    """What the last head wrote; None if there was none yet, or it can't be read."""
     try:
         head = json.loads((here / HEAD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # also what NFS says while the file is replaced
         return None
     keys = {"state": str, "link": str}
     if isinstance(head, dict) and head.get("state") == "up":
@@ -67,11 +70,35 @@ def wait_for_address(here: Path, link: str, patience_s: float, nodes: int) -> in
     return 1
 
 
-def answers(address: str) -> bool:
+class HeadWatch:
+    """Looks now and then whether the head at IP:PORT still answers.
+
+    The kernel answers for a process that listens, however busy that one is: only a dead process, or a network
+    that is away, is silent.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._looked = time.monotonic()
+        self._silent_since: float | None = None
+
+    def gone(self) -> bool:
+        """Whether it has been silent for HEAD_SILENT_S, at each of several looks; takes CONNECT_S at most."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            if answers(self.address, CONNECT_S):
+                self._silent_since = None
+            elif self._silent_since is None:
+                self._silent_since = now
+        return self._silent_since is not None and self._looked - self._silent_since >= HEAD_SILENT_S
+
+
+def answers(address: str, timeout_s: float = 5.0) -> bool:
     """Whether something listens at IP:PORT."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=5):
+        with socket.create_connection((host, int(port)), timeout=timeout_s):
             return True
     except OSError:
         return False

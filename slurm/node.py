@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slurm.head import answers, joined_file, read_head, say, wait_for_address, write_head
+from slurm.head import HeadWatch, answers, joined_file, read_head, say, wait_for_address, write_head
 from slurm.node_directory import make_directory
 from slurm.ports import own_ip
 from slurm.ray_process import RayProcess
@@ -35,6 +35,7 @@ class Node:
         self.args = args
         self.directory, self._lock = make_directory(args.scratch, self.job)
         self.leave: float | None = None  # when this node must be gone
+        self.watch: HeadWatch | None = None  # of a worker: on the head it joined
         self.ray = RayProcess(self.directory, self.job, args.role == "head", args.no_slots)
 
     def on_signal(self, number: int, frame: Any) -> None:
@@ -112,15 +113,15 @@ class Node:
     def run_worker(self) -> int:
         """Be part of whatever head there is, until the sweep is over or this node's time is."""
         waited_since, failures, joined = time.monotonic(), 0, ""
+        head: dict[str, Any] | None = None
         while self.leave is None:
-            head = read_head(self.here)
+            head = read_head(self.here) or head
             if (head and head["state"] == "over") or (self.args.stay and self._over()):
                 return DONE
-            if self.ray.exists and (not self.ray.runs or not head or head["link"] != joined):
+            if self.ray.exists and (why := self._why_end(head, joined)):
                 joined_file(self.here, joined).unlink(missing_ok=True)
-                if not self.ray.runs:
-                    failures += 1
-                    say(f"Ray has ended on this node:\n{self.ray.last_words()}")
+                say(why)
+                failures += not self.ray.runs
                 self.ray.end()
                 waited_since = time.monotonic()
                 time.sleep(min(2.0**failures, 30.0))
@@ -144,7 +145,18 @@ class Node:
         self._drain()
         return LEAVING
 
+    def _why_end(self, head: Mapping[str, Any] | None, joined: str) -> str:
+        """Why Ray on this node has ended, or is to end now that its head has; empty if it goes on."""
+        if not self.ray.runs:
+            return f"Ray has ended on this node:\n{self.ray.last_words()}"
+        if not head or head["link"] != joined or head["state"] != "up":
+            return "the head has ended"
+        if self.watch and self.watch.gone():
+            return f"the head at {self.watch.address} is gone: it does not answer any more"
+        return ""
+
     def _join(self, head: Mapping[str, Any], failures: int) -> None:
+        self.watch = HeadWatch(head["address"])
         ip = own_ip(head["address"], self.args.interface, self.args.network)
         flags = [f"--address={head['address']}", f"--node-ip-address={ip}"]
         self.ray.start(flags, ip, Path(head["token"]), failures)
@@ -155,7 +167,7 @@ class Node:
         while self.ray.runs and time.monotonic() < deadline:
             if self.ray.up:
                 return True
-            if self.leave is not None or self._over():
+            if self.leave is not None or self._over() or (self.watch and self.watch.gone()):
                 break
             time.sleep(POLL_S)
         return False
