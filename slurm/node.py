@@ -7,7 +7,6 @@ that it removes. The head's address travels through HERE/head.json, its token th
 
 import argparse
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.head import HeadWatch, answers, joined_file, read_head, say, wait_for_address, write_head
-from slurm.node_directory import make_directory
+from slurm.node_directory import make_directory, remove_directory
 from slurm.ports import own_ip
 from slurm.ray_process import RayProcess
 
@@ -33,7 +32,7 @@ class Node:
         self.here: Path = args.here
         self.job = os.environ.get("SLURM_JOB_ID", str(os.getpid()))
         self.args = args
-        self.directory, self._lock = make_directory(args.scratch, self.job)
+        self.directory, self._lock = make_directory(args.scratch, self.job, self.here)
         self.leave: float | None = None  # when this node must be gone
         self.watch: HeadWatch | None = None  # of a worker: on the head it joined
         self.ray = RayProcess(self.directory, self.job, args.role == "head", args.no_slots)
@@ -49,7 +48,7 @@ class Node:
         self.ray.end()
         for path in self.here.glob(f"joined-*-{socket.gethostname()}"):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_directory(self.directory)
         os.close(self._lock)
 
     # the head

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from argparse import Namespace
@@ -16,7 +17,7 @@ import pytest
 
 from slurm import head, node, ports
 from slurm.head import joined_file, write_head
-from slurm.node_directory import make_directory
+from slurm.node_directory import make_directory, recorded, remove_directory
 from slurm.ports import Ports
 from slurm.ray_process import Share
 
@@ -101,6 +102,48 @@ def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
     finally:
         os.close(lock)
         shutil.rmtree(first)
+
+
+def test_what_a_killed_node_left_is_recorded_until_any_job_there_removes_it(tmp_path: Path) -> None:
+    sweeps = [tmp_path / name for name in ("a", "b")]
+    for here in sweeps:
+        here.mkdir()
+    killed, lock = make_directory("/tmp", "11", sweeps[0])
+    (known,) = recorded(sweeps[0])
+    assert known["path"] == str(killed)
+    assert (known["host"], known["job"]) == (socket.gethostname(), "11")
+    os.close(lock)
+    unlocked = Path(tempfile.mkdtemp(prefix="kds12-", dir="/tmp"))  # killed before it had a lock
+    os.utime(unlocked, (0, 0))
+    young = Path(tempfile.mkdtemp(prefix="kds13-", dir="/tmp"))
+    scratch = Path(tempfile.mkdtemp(dir="/tmp"))  # another than the killed one's
+    other, lock = make_directory(str(scratch), "14", sweeps[1])
+    try:
+        assert other.parent == scratch
+        assert not killed.exists()
+        assert not list(recorded(sweeps[0]))
+        assert not unlocked.exists()
+        assert young.exists(), "it may be in the making"
+        assert len(list(recorded(sweeps[1]))) == 1
+        other.rename(scratch / "gone")  # as after a reboot
+        os.close(lock)
+        last, lock = make_directory(str(scratch), "15", sweeps[1])
+        assert [known["path"] for known in recorded(sweeps[1])] == [str(last)]
+        remove_directory(last)
+        assert not list(recorded(sweeps[1]))
+    finally:
+        os.close(lock)
+        shutil.rmtree(young)
+        shutil.rmtree(scratch)
+
+
+def test_a_folder_that_takes_no_record_stops_no_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, lock = make_directory("/tmp", "16", tmp_path / "absent")
+    os.close(lock)
+    remove_directory(directory)
+    assert "is not recorded" in capsys.readouterr().err
 
 
 def test_a_scratch_too_deep_for_sockets_is_not_used(tmp_path: Path) -> None:
