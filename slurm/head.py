@@ -16,7 +16,7 @@ HEAD = "head.json"
 NODES_PATIENCE_S = 60.0
 LOOK_S = 2.0  # how often a node looks whether the head still answers
 CONNECT_S = 2.0  # and for how long at most
-HEAD_SILENT_S = 8.0  # a head that has not answered for so long is gone; Ray itself takes 20 to 50 s
+HEAD_SILENT_S = 7.0  # a head that has not answered for so long is gone; Ray itself takes 20 to 50 s
 
 
 def write_head(here: Path, content: Mapping[str, Any]) -> None:
