@@ -32,7 +32,7 @@ RAY_ENV = {
     # A node that is gone is noticed after 5 s if it refuses connections, after a minute if it is merely slow.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "5",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # of a node without its head; see HeadWatch, which is faster
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # HeadWatch is faster
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 # Ray's three servers of metrics listen on all interfaces, without a token: off, unless the job's environment
