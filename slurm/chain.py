@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slurm.node import HEAD, read_head, write_head
+from slurm.head import HEAD, read_head, write_head
 
 LINKS, RECORD, CANCELLED = "links.jsonl", "submission.json", "cancelled"
 IDLE_LINKS = 2  # links that had time to work and trained nothing, one after the other, before the chain stops

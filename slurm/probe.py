@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slurm.node import Share
 from slurm.ports import SERVICES, find_ports, own_ip
+from slurm.ray_process import Share
 
 PATIENCE_S = 20.0
 TORCH = "import torch; print(torch.__version__, torch.cuda.is_available(), torch.cuda.device_count())"

@@ -29,6 +29,7 @@ from kd.signals.augment import Augment
 from kd.signals.labels import faults
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
+from kd.signals.stage import staged
 from kd.signals.windows import BESIDE, Dropped, WindowSet, make_windows, subject_label
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
@@ -107,16 +108,21 @@ def check_options(config: DataConfig) -> None:
         datasets.full_options(config.source, config.options)
 
 
-def prepare(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> Data:
+def prepare(
+    config: DataConfig, cache_dir: Path, progress: Progress | None = None, node_dir: Path | None = None
+) -> Data:
     """The windows of `config`, from a folder in `cache_dir/windows/` or built into it.
 
     The folder appears whole or not at all; when two processes build it, one wins and both read the winner's.
-    progress: called now and then with one line. Raises InputError for bad data and too few subjects.
+    progress: called now and then with one line. node_dir: where a node of a cluster keeps its own copy, see
+    `stage`. Raises InputError for bad data and too few subjects.
     """
     names = {version: fingerprint(config, cache_dir, version) for version in (1, LABELS_VERSION)}
     folder = Path(cache_dir) / "windows" / names[LABELS_VERSION]
     if not folder.exists():
         _build(config, folder, progress)
+    if node_dir is not None:
+        folder = staged(folder, node_dir, progress or (lambda line: None))
     return _load(folder, names, config)
 
 

@@ -31,7 +31,7 @@ def check(context: click.Context, sweep: str, repair: bool, as_json: bool) -> No
         found = checking.check(store)
         if repair:
             checking.repair(store, found)
-        notes = [*_notes(store, repair), *_left_on_this_host(repair)]
+        notes = [*_notes(store, repair), *_left_on_this_host(repair), *_left_on_nodes(store)]
     rows = [{"path": str(f.path), "what": f.what, "repair": f.how, "repaired": repair} for f in found]
     if as_json:
         click.echo(json.dumps({"found": rows, "notes": notes}, indent=1))
@@ -74,6 +74,20 @@ def _left_on_this_host(repair: bool) -> list[str]:
 
     what = "left by a run that was killed" + (": removed" if repair else "; --repair removes it")
     return [f"{path}: {what}" for path in remove_dead(dry_run=not repair)]
+
+
+def _left_on_nodes(store: Store) -> list[str]:
+    """What killed jobs left on the nodes of a cluster; while the sweep runs, its own jobs may be using it."""
+    from orchestrator.run.status import is_running
+    from slurm.node_directory import recorded
+
+    folders = [] if is_running(store.progress()) else sorted(store.path.glob("slurm/*"))
+    return [
+        f"{left['host']}:{left['path']}: left over if job {left['job']} has ended: your next job there "
+        f"removes it, or: srun -w {left['host']} rm -rf {quoted(left['path'])} {quoted(left['record'])}"
+        for folder in folders
+        for left in recorded(folder)
+    ]
 
 
 def _notes(store: Store, repair: bool) -> list[str]:

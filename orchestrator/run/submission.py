@@ -22,7 +22,7 @@ from orchestrator.store.records import NUMBER, WHOLE, problem
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
-from slurm.node import read_head
+from slurm.head import read_head
 from slurm.pending import why
 from slurm.states import UNKNOWN, JobState, task_numbers, tasks
 

@@ -75,7 +75,7 @@ class PackTrainer:
         self.setup = setup
         self.store = Store(Path(setup.sweep_dir))
         self.points: dict[str, Point] = {p.id: p for p in Plan.load(self.store.path / "plan.json").points}
-        self.data: Data = prepare(setup.data, Path(setup.cache_dir))
+        self.data: Data = prepare(setup.data, Path(setup.cache_dir), _say, node_dir)
         self.device = device_of(setup.gpu)
         self.lock = SweepLock(self.store.path)
         self.ids: list[str] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slurm import chain
-from slurm.node import read_head, write_head
+from slurm.head import read_head, write_head
 
 
 @pytest.fixture

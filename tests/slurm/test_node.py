@@ -1,17 +1,25 @@
 """What a node takes from its allocation, its ports, its directory."""
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from slurm import node, ports
-from slurm.node import Share
+from slurm import head, node, ports
+from slurm.head import joined_file, write_head
+from slurm.node_directory import make_directory, recorded, remove_directory
 from slurm.ports import Ports
+from slurm.ray_process import Share
 
 
 @pytest.mark.parametrize(
@@ -80,28 +88,70 @@ def apart(a: Ports, b: Ports) -> bool:
 def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
     os.chmod(tmp_path, 0o700)
     scratch = Path("/tmp")
-    first, lock = node.make_directory(str(scratch), "1234567890")
+    first, lock = make_directory(str(scratch), "1234567890")
     try:
         assert stat.S_IMODE(first.stat().st_mode) == 0o700
         assert len(str(first / "r").encode()) + 64 <= 107
-        second, other = node.make_directory(str(scratch), "1234567890")
+        second, other = make_directory(str(scratch), "1234567890")
         assert first.exists(), "its owner lives"
         os.close(other)
-        third, last = node.make_directory(str(scratch), "1234567890")
+        third, last = make_directory(str(scratch), "1234567890")
         assert not second.exists(), "its owner is gone"
         os.close(last)
         third.rename(tmp_path / "third")
     finally:
         os.close(lock)
-        node.shutil.rmtree(first)
+        shutil.rmtree(first)
+
+
+def test_what_a_killed_node_left_is_recorded_until_any_job_there_removes_it(tmp_path: Path) -> None:
+    sweeps = [tmp_path / name for name in ("a", "b")]
+    for here in sweeps:
+        here.mkdir()
+    killed, lock = make_directory("/tmp", "11", sweeps[0])
+    (known,) = recorded(sweeps[0])
+    assert known["path"] == str(killed)
+    assert (known["host"], known["job"]) == (socket.gethostname(), "11")
+    os.close(lock)
+    unlocked = Path(tempfile.mkdtemp(prefix="kds12-", dir="/tmp"))  # killed before it had a lock
+    os.utime(unlocked, (0, 0))
+    young = Path(tempfile.mkdtemp(prefix="kds13-", dir="/tmp"))
+    scratch = Path(tempfile.mkdtemp(dir="/tmp"))  # another than the killed one's
+    other, lock = make_directory(str(scratch), "14", sweeps[1])
+    try:
+        assert other.parent == scratch
+        assert not killed.exists()
+        assert not list(recorded(sweeps[0]))
+        assert not unlocked.exists()
+        assert young.exists(), "it may be in the making"
+        assert len(list(recorded(sweeps[1]))) == 1
+        other.rename(scratch / "gone")  # as after a reboot
+        os.close(lock)
+        last, lock = make_directory(str(scratch), "15", sweeps[1])
+        assert [known["path"] for known in recorded(sweeps[1])] == [str(last)]
+        remove_directory(last)
+        assert not list(recorded(sweeps[1]))
+    finally:
+        os.close(lock)
+        shutil.rmtree(young)
+        shutil.rmtree(scratch)
+
+
+def test_a_folder_that_takes_no_record_stops_no_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, lock = make_directory("/tmp", "16", tmp_path / "absent")
+    os.close(lock)
+    remove_directory(directory)
+    assert "is not recorded" in capsys.readouterr().err
 
 
 def test_a_scratch_too_deep_for_sockets_is_not_used(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 60)
     deep.mkdir()
-    directory, lock = node.make_directory(str(deep), "1")
+    directory, lock = make_directory(str(deep), "1")
     os.close(lock)
-    node.shutil.rmtree(directory)
+    shutil.rmtree(directory)
     assert directory.parent == Path("/tmp")
 
 
@@ -134,3 +184,88 @@ def test_starting_costs_no_heavy_import() -> None:
     code = f"import sys, slurm.node, slurm.chain; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+class FakeRay:
+    """Ray on a node, without Ray."""
+
+    exists = runs = up = False
+
+    def start(self, *_: object) -> None:
+        self.exists = self.runs = self.up = True
+
+    def end(self) -> None:
+        self.exists = self.runs = self.up = False
+
+    def last_words(self) -> str:
+        return ""
+
+
+def until(what: Callable[[], object], limit_s: float = 10.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_worker_leaves_a_dead_head_and_one_that_says_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, name, value in (
+        (head, "LOOK_S", 0.05),
+        (head, "HEAD_SILENT_S", 0.3),
+        (node, "POLL_S", 0.02),
+    ):
+        monkeypatch.setattr(module, name, value)
+    args = Namespace(here=tmp_path, scratch="/tmp", role="worker", no_slots=False, stay=False)
+    worker = node.Node(Namespace(**vars(args), interface="", network="", grace=9.0, patience=60.0))
+    worker.ray = ray = FakeRay()  # type: ignore[assignment]
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(worker.run_worker()), daemon=True)
+
+    def head_of(link: str, state: str = "up") -> None:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        write_head(tmp_path, {"link": link, "state": state, "address": address, "token": "t", "host": "h"})
+
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            head_of("1-0")
+            thread.start()
+            until(joined_file(tmp_path, "1-0").exists)
+            time.sleep(0.5)
+            (tmp_path / "head.json").write_text("{", encoding="utf-8")  # as a file system may show it
+            time.sleep(0.5)
+            assert ray.runs, "a head that answers is left alone"
+            head_of("1-0")
+        until(lambda: not ray.exists)
+        assert not joined_file(tmp_path, "1-0").exists()
+        assert "does not answer any more" in capsys.readouterr().err
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            head_of("1-1")
+            until(joined_file(tmp_path, "1-1").exists)
+            head_of("1-1", "gone")
+            until(lambda: not ray.exists)
+            head_of("1-1", "over")
+            thread.join(10)
+        assert codes == [node.DONE]
+    finally:
+        worker.leave = 0.0
+        worker.close()
+
+
+def test_a_short_silence_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, answered = [0.0], [True]
+    monkeypatch.setattr(head.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(head, "answers", lambda *_: answered[0])
+    watch = head.HeadWatch("10.0.0.1:1")
+
+    def gone(at: float, answers: bool) -> bool:
+        now[0], answered[0] = at, answers
+        return watch.gone()
+
+    assert not any(gone(t, answers=t % 8 == 0) for t in range(2, 98, 2))
+    assert not gone(5000.0, answers=False), "one look, however long ago the last one was"
+    assert not gone(5001.0, answers=False)
+    assert not gone(5006.0, answers=False)
+    assert gone(5008.0, answers=False)
+    assert gone(5008.5, answers=False)

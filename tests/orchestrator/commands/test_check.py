@@ -114,6 +114,21 @@ def test_a_running_sweep_is_looked_at_but_not_repaired(store: Store) -> None:
         call(store, "--repair")
 
 
+def test_what_killed_jobs_left_on_nodes_is_told_once_the_sweep_does_not_run(store: Store) -> None:
+    record = store.path / "slurm" / "20260101" / "directory-node3-kds7-abcdefgh.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"host": "node3", "path": "/tmp/kds7-abcdefgh", "job": "7"}', encoding="utf-8")
+    record.with_name("directory-node4-x.json").write_text('{"host": 4}', encoding="utf-8")
+    code, said = call(store)
+    assert code == 0
+    assert "node3:/tmp/kds7-abcdefgh: left over if job 7 has ended" in said
+    assert f"srun -w node3 rm -rf /tmp/kds7-abcdefgh {record}" in said
+    assert "node4" not in said
+    beat = {"state": "RUNNING", "time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+    store.write_progress(beat)
+    assert "node3" not in call(store)[1]
+
+
 def test_what_killed_runs_left_on_this_host_is_told_then_removed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
