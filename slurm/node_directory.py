@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import tempfile
@@ -78,6 +79,16 @@ def processes_of(directory: Path) -> Iterator[int]:
                     yield int(entry.name)
 
 
+def end_processes(directory: Path, patience_s: float = 10.0) -> None:
+    """End the processes that Ray started for this node, which hold nothing that isn't on disk."""
+    deadline = time.monotonic() + patience_s
+    for pid in processes_of(directory):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while list(processes_of(directory)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def _remove_dead(old: Path) -> None:
     """Remove a directory of this user whose owner is gone. Raises OSError while the owner lives."""
     found = old.lstat()
@@ -91,6 +102,7 @@ def _remove_dead(old: Path) -> None:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held as long as its owner lives
+        end_processes(old)  # Slurm may have lost sight of some; they would go on writing there
         remove_directory(old)
     finally:
         os.close(fd)

@@ -11,12 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.node_directory import processes_of
+from slurm.node_directory import end_processes
 from slurm.ports import SERVICES, Ports, find_ports
 
 OBJECT_STORE_MB = 100  # nothing big passes through Ray; its least is 75 MB
@@ -145,12 +144,7 @@ class RayProcess:
         self._process.kill()
         self._process.wait()
         self._process = None
-        deadline = time.monotonic() + 10
-        for pid in processes_of(self.directory):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        while list(processes_of(self.directory)) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        end_processes(self.directory)
         for name in self._ports:
             name.close()
         self._ports = []

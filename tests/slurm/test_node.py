@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -109,6 +110,7 @@ def test_what_a_killed_node_left_is_recorded_until_any_job_there_removes_it(tmp_
     for here in sweeps:
         here.mkdir()
     killed, lock = make_directory("/tmp", "11", sweeps[0])
+    stray = subprocess.Popen(["sleep", "600"], env=os.environ | {"KDSWEEP_NODE_DIR": str(killed)})
     (known,) = recorded(sweeps[0])
     assert known["path"] == str(killed)
     assert (known["host"], known["job"]) == (socket.gethostname(), "11")
@@ -120,6 +122,7 @@ def test_what_a_killed_node_left_is_recorded_until_any_job_there_removes_it(tmp_
     other, lock = make_directory(str(scratch), "14", sweeps[1])
     try:
         assert other.parent == scratch
+        assert stray.wait(5) == -signal.SIGKILL, "a process that its node's end did not reach goes on"
         assert not killed.exists()
         assert not list(recorded(sweeps[0]))
         assert not unlocked.exists()
