@@ -36,7 +36,7 @@ def status(sweep: str, watch: bool, show_all: bool, as_json: bool) -> None:
         now = standing(folder)
         _show(now, show_all, as_json)
         sys.exit(EXIT.get(now["state"], 0))
-    from orchestrator.run.submission import Jobs
+    from orchestrator.run.jobs import Jobs
 
     jobs = Jobs(folder)
     clear = sys.stdout.isatty() and not as_json

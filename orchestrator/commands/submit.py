@@ -13,7 +13,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import SITE, SPACE
 from orchestrator.commands.echo import echo
-from orchestrator.run import submission
+from orchestrator.run import jobs, submission
 from orchestrator.run.status import is_running
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import duration, quoted
@@ -97,8 +97,8 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
             say(f"resuming the interrupted submission {record.id}")
             submission.send(here, record, slurm, again=True)
             return _said(record, "submitted", folder)
-        active = submission.active_rows(here, record, submission.queue_of(here, slurm))
-        if active and not any(submission.is_driver(row) for row in active):
+        active = jobs.active_rows(here, record, jobs.queue_of(here, slurm))
+        if active and not any(jobs.is_driver(row) for row in active):
             say(f"the job with the driver has ended; its {len(active)} other jobs are cancelled")
             slurm.run("scancel", "--quiet", *(row.base for row in active))
         elif active:
@@ -140,7 +140,7 @@ def _top_up(
     opened: Opened, site: Site, slurm: Slurm, here: Path, record: submission.Record, active: list[JobState]
 ) -> list[str]:
     """Replace workers that were lost, or add those that the profile asks for now; ids of the new jobs."""
-    missing = site.nodes - submission.live_workers(active)
+    missing = site.nodes - jobs.live_workers(active)
     if record.mode != "elastic" or (here / chain.CANCELLED).exists() or missing <= 0:
         return []
     job = replace(submission.job_of(opened, site), id=record.id, here=here)
