@@ -283,6 +283,7 @@ def _render(template: str, job: Job, options: Options, **values: object) -> str:
         driver=job.driver,
         transient="|".join(TRANSIENT),
         worker_name=job.worker_name,
+        here_only=' ${clusters:+"$clusters"}' if site.clusters else "",
         own_output=_unfit_for_output(job.here),
         options=options,
         **values,

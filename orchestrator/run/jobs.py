@@ -85,7 +85,7 @@ def jobs_of(
     if here is None:
         return []
     record = Record.load(here)
-    slurm = slurm or Slurm(patience_s=0, limit_s=10)
+    slurm = slurm or Slurm(patience_s=0, limit_s=10, cluster=record.cluster)
     links = chain.read_links(here)
     try:
         rows, away = rows_of(here, record, queue_of(here, slurm, retry=False)), ""

@@ -49,6 +49,7 @@ RECORD = {
     "max_links": WHOLE,
     "created": NUMBER,
     "requests": [_REQUEST],
+    "cluster?": str,
 }
 
 
@@ -64,6 +65,7 @@ class Record:
     max_links: int
     created: float
     requests: list[Request] = field(default_factory=list)
+    cluster: str | None = None  # where it was sent, if not to the login node's own
 
     @classmethod
     def load(cls, here: Path) -> "Record":
@@ -167,6 +169,7 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
             Request(r.role, r.script, list(r.args), f"{job.comment}/{r.role}")
             for r in requests(job, max_array)
         ],
+        cluster=job.site.clusters,
     )
     lock = SweepLock(opened.store.path)
     try:
