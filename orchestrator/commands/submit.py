@@ -117,6 +117,8 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
     if not left:
         say(f"{len(opened.plan.points)} of {len(opened.plan.points)} points already done: nothing to submit")
         return {"submission": None, "state": "done", "jobs": []}
+    if forgotten := jobs.excluded_nodes(folder):
+        say(f"nodes that were excluded may be used again: {', '.join(forgotten)}")
     for why in opened.plan.refused:
         say(f"refused: {why}")
     _refuse_what_slurm_would(site)

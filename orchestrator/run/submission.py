@@ -22,6 +22,7 @@ from orchestrator.store.records import NUMBER, WHOLE, problem
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Refused
+from slurm.excluded import exclude_option
 
 if TYPE_CHECKING:
     from orchestrator.space.plan import Plan
@@ -243,8 +244,9 @@ def top_up(here: Path, record: Record, slurm: Slurm, job: "Job", missing: int, m
     from slurm.job import workers
 
     first = sum(r.role.startswith("workers") for r in record.requests)
+    exclude = exclude_option(slurm, here, "worker.sbatch", job.site.options.get("exclude"))
     added = [
-        Request(r.role, r.script, list(r.args), f"kdsweep/{record.id}/{r.role}")
+        Request(r.role, r.script, [*r.args, *exclude], f"kdsweep/{record.id}/{r.role}")
         for r in workers(job, missing, max_array, first)
     ]
     record.requests += added
