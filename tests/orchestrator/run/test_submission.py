@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pretended import pretended, record
@@ -91,3 +93,20 @@ def second(folder: Path) -> str:
             return "let in"
     except InputError:
         return "refused"
+
+
+def test_a_sweep_that_runs_on_one_cluster_is_not_sent_to_another(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are workers added there: the head is where it was sent."""
+    from orchestrator.commands import submit
+
+    made, asked = record(here, "7"), []
+    made.cluster = "blue"
+    made.save(here)
+    slurm = pretended(JobState("7", "7", "RUNNING", comment=made.requests[0].comment))
+    monkeypatch.setattr(submit, "Slurm", lambda *_, cluster: asked.append(cluster) or slurm)
+    site = Site(memory="1G", cpus_per_node=1, mode="elastic", nodes=8, clusters="red")
+    opened: Any = SimpleNamespace(store=SimpleNamespace(path=here.parent.parent))
+    assert submit._submit(opened, site, "site.yaml")["state"] == "already"
+    assert (asked, slurm.sent) == (["blue"], [])
