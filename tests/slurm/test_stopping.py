@@ -7,6 +7,9 @@ import pytest
 from cluster import SlurmCluster
 from world import FAST, SLOW, Login, Sweep
 
+from slurm.command import Slurm
+from slurm.excluded import exclude_option
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
@@ -110,7 +113,10 @@ def test_a_node_where_no_worker_starts_is_excluded_from_the_next_link(login: Log
     assert (first["ExcNodeList"], second["ExcNodeList"]) == ("(null)", bad)
     assert bad in expanded(cluster, first) - expanded(cluster, second)
     assert f"excluded: {bad}: " in sweep.said()
-    assert cluster.run("sbatch", "--test-only", "-N3", f"--exclude={bad}", "--wrap=true", check=False) == ""
+    slurm, here = Slurm(env=cluster.env), sweep.here()
+    other = min(expanded(cluster, second))
+    assert exclude_option(slurm, here, "gang.sbatch", None) == [f"--exclude={bad}"]
+    assert exclude_option(slurm, here, "gang.sbatch", other) == [], "one of three nodes is left to two"
     login.run("cancel", str(sweep.path))
     sweep.until(lambda: not queued(sweep), timeout=60)
 

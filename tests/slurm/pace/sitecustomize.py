@@ -1,8 +1,8 @@
 """On PYTHONPATH of the sweeps under test: a ResNet's epoch takes PACE_S longer, on any machine, at no CPU.
 
 So a point lasts long enough to be interrupted where it should be, and what is trained stays the same. The
-cluster's GPUs are pretended: what they are granted to trains on a CPU. No worker starts on the node that the
-file BROKEN_NODE names, which is the first one where a worker tries to.
+cluster's GPUs are pretended: what they are granted to trains on a CPU. With BROKEN_NODE, the name of a file, one
+node has no torch.
 """
 
 import contextlib
@@ -16,11 +16,26 @@ from types import ModuleType
 from typing import Any
 
 
+def broken() -> bool:
+    """Whether this is a Ray worker on the node that has no torch; the first one that asks settles which."""
+    path, here = os.environ.get("BROKEN_NODE"), os.environ.get("SLURMD_NODENAME", "")
+    if not path or "worker" not in sys.argv[0]:
+        return False
+    with open(f"{path}-{here}-{os.getpid()}", "w", encoding="utf-8") as file:
+        file.write(here)
+    with contextlib.suppress(FileExistsError):
+        os.link(file.name, path)
+    with open(path, encoding="utf-8") as file:
+        return file.read() == here
+
+
 class Pace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Wraps `kd.training.train` when somebody imports it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Only kd.training.train is ours."""
+        """Only kd.training.train is ours, and a torch that is missing."""
+        if name == "torch" and broken():
+            raise ImportError("no torch")
         if name != "kd.training.train":
             return None
         sys.meta_path.remove(self)
@@ -37,15 +52,6 @@ class Pace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Run it, then wrap the epoch."""
-        if (path := os.environ.get("BROKEN_NODE")) and "worker" in sys.argv[0]:
-            here = os.environ["SLURMD_NODENAME"]
-            with open(f"{path}-{here}-{os.getpid()}", "w", encoding="utf-8") as file:
-                file.write(here)
-            with contextlib.suppress(FileExistsError):
-                os.link(file.name, path)
-            with open(path, encoding="utf-8") as file:
-                if file.read() == here:
-                    raise RuntimeError("no torch")
         self.real.exec_module(module)
         step = module.Runs.step
 
