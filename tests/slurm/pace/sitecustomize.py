@@ -1,8 +1,8 @@
 """On PYTHONPATH of the sweeps under test: a ResNet's epoch takes PACE_S longer, on any machine, at no CPU.
 
 So a point lasts long enough to be interrupted where it should be, and what is trained stays the same. The
-cluster's GPUs are pretended: what they are granted to trains on a CPU. With BROKEN_NODE, the name of a file, one
-node has no torch.
+cluster's GPUs are pretended: what they are granted to trains on a CPU. With BROKEN_NODE, the name of a
+file, one node has no torch.
 """
 
 import contextlib
