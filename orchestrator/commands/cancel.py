@@ -11,7 +11,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.echo import echo
-from orchestrator.run import submission
+from orchestrator.run import jobs, submission
 from orchestrator.run.status import is_running
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store
@@ -46,8 +46,9 @@ def _cancel(folder: Path, now: bool, dry_run: bool) -> bool:
     here = submission.latest(folder)
     if here is None:
         return False
-    record, slurm = submission.Record.load(here), Slurm()
-    rows = submission.rows_of(here, record, submission.queue_of(here, slurm))
+    record = submission.Record.load(here)
+    slurm = Slurm(cluster=record.cluster)
+    rows = jobs.rows_of(here, record, jobs.queue_of(here, slurm))
     active = [(role, row) for role, found in rows.items() for row in found if row.active]
     if not active:
         return False

@@ -68,7 +68,7 @@ def _check(site_name: str | None, shared: Path, node: bool, wait_s: int) -> Iter
     yield Line(
         "profile", True, f"{site_name}: {site.mode}, {site.nodes} nodes of {site.cpus} CPUs, {site.gpus} GPUs"
     )
-    slurm = Slurm(patience_s=0)
+    slurm = Slurm(patience_s=0, cluster=site.clusters)
     reachable = False
     for line in _slurm(slurm, site):
         yield line
@@ -136,7 +136,7 @@ def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]
         ]
         command = [*job.python, "-P", "-m", "slurm.probe", str(at), word, site.scratch]
         command += [site.interface or "", site.address or ""]
-        patient = Slurm(patience_s=0, limit_s=wait_s + 60)
+        patient = Slurm(patience_s=0, limit_s=wait_s + 60, cluster=site.clusters)
         try:
             text = patient.run(
                 "srun",

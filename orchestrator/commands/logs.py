@@ -38,14 +38,14 @@ def logs(
         raise click.UsageError("--follow prints text: leave out --json, or ask kdsweep status --watch --json")
     store = Store(sweep_folder(sweep))
     if job:
-        from orchestrator.run.submission import output_of
+        from orchestrator.run.jobs import output_of
 
         path = output_of(store.path, job)
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1] if follow else text
         _print(whole.decode(errors="replace").splitlines()[-lines:])
         if follow:
-            from orchestrator.run.submission import Jobs
+            from orchestrator.run.jobs import Jobs
 
             jobs = Jobs(store.path)
             _follow(_appended(path, text.rfind(b"\n") + 1), lambda: _job_runs(store, job, jobs()))

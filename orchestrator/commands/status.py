@@ -36,7 +36,7 @@ def status(sweep: str, watch: bool, show_all: bool, as_json: bool) -> None:
         now = standing(folder)
         _show(now, show_all, as_json)
         sys.exit(EXIT.get(now["state"], 0))
-    from orchestrator.run.submission import Jobs
+    from orchestrator.run.jobs import Jobs
 
     jobs = Jobs(folder)
     clear = sys.stdout.isatty() and not as_json
@@ -123,6 +123,10 @@ def in_words(now: dict[str, Any]) -> str:
     last = now.get("last_link") or {}
     if last.get("verdict") == "stop" and now["state"] != "running":
         lines.append(f"  stopped  {escaped(last['why'])}")
+    if now.get("excluded"):
+        text = "; ".join(f"{node}: {why}" for node, why in now["excluded"].items())
+        line = f"  excluded {escaped(text)}"
+        lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now.get("ray_nodes"):
         lines.append(f"  Ray      {len(now['ray_nodes'])} nodes: {', '.join(now['ray_nodes'])}")
     for line in now["mixed"]:

@@ -282,6 +282,8 @@ class Events:
         for node in nodes:
             why = self.nodes.shut_out[node]
             host = self._alive[node].host if node in self._alive else "somewhere"
+            if node in self._alive:  # the next job of a chain is kept off it
+                self._account("shut_out", node=self._alive[node].name or host, why=f"{why:.300}")
             left = self._usable(self.nodes.shut_out)
             if node != NOWHERE and left:
                 self.display.say(f"{host} gets no more work: {why:.300}")

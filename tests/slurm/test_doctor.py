@@ -33,6 +33,8 @@ def test_what_is_wrong_is_said_with_a_remedy(login: Login) -> None:
     ok, text = found["sbatch --test-only gang.sbatch"]
     assert not ok
     assert "partition" in text
+    elsewhere = findings(login, "--site", login.site(clusters="kdsweep"), "--no-node", expect=1)
+    assert "`clusters: kdsweep` in the site profile; it needs slurmdbd" in elsewhere["Slurm reachable"][1]
     too_much = findings(login, "--site", login.site(cpus_per_node=64), "--no-node", expect=1)
     assert not too_much["sbatch --test-only gang.sbatch"][0]
     site, space = login.site(time="02:00:00"), login.space(FAST)

@@ -27,7 +27,7 @@ class World(Events):
         scheduler = Scheduler(plan, set(), pack=lambda ready, slots: [[p] for p in ready])
         by_id: Any = scheduler.points
         self.said: list[str] = []
-        self.there = [Node(id, f"host-{id}", f"10.0.0.{i}", 2) for i, id in enumerate(nodes)]
+        self.there = [Node(id, f"host-{id}", f"10.0.0.{i}", 2, f"slurm-{id}") for i, id in enumerate(nodes)]
         quiet = SimpleNamespace(write=self.nothing, publish=self.nothing, logs=None)
         cluster = SimpleNamespace(
             nodes=lambda: self.there,
@@ -111,6 +111,8 @@ def test_a_node_where_workers_cannot_start_is_left_out_and_the_sweep_goes_on(tmp
     assert [text for text in world.said if "gets no more work" in text] == [
         f"host-a gets no more work: {BAD_STARTS} workers could not start there; the last: no torch"
     ]
+    (shut_out,) = [entry for entry in world.store.ledger() if entry["event"] == "shut_out"]
+    assert (shut_out["node"], "no torch" in shut_out["why"]) == ("slurm-a", True)
     assert world.next()[2] == ["a"]
     assert world.progress.slots == 2
     assert world.on_bad_node({"node": "a"})

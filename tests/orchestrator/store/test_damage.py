@@ -126,7 +126,7 @@ KINDS = (
 def test_a_damaged_state_file_stops_no_command_with_a_traceback(
     sweep: Path, kind: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr("orchestrator.run.submission.jobs_of", lambda folder: [])
+    monkeypatch.setattr("orchestrator.run.jobs.jobs_of", lambda folder: [])
     path, commands = files(sweep)[kind]
     whole, dice = path.read_bytes(), random.Random(0)
     lines = path.suffix == ".jsonl"

@@ -1,9 +1,11 @@
 """On PYTHONPATH of the sweeps under test: a ResNet's epoch takes PACE_S longer, on any machine, at no CPU.
 
 So a point lasts long enough to be interrupted where it should be, and what is trained stays the same. The
-cluster's GPUs are pretended: what they are granted to trains on a CPU.
+cluster's GPUs are pretended: what they are granted to trains on a CPU. With BROKEN_NODE, the name of a
+file, one node has no torch.
 """
 
+import contextlib
 import importlib.abc
 import importlib.util
 import os
@@ -14,11 +16,26 @@ from types import ModuleType
 from typing import Any
 
 
+def broken() -> bool:
+    """Whether this is a Ray worker on the node that has no torch; the first one that asks settles which."""
+    path, here = os.environ.get("BROKEN_NODE"), os.environ.get("SLURMD_NODENAME", "")
+    if not path or "worker" not in sys.argv[0]:
+        return False
+    with open(f"{path}-{here}-{os.getpid()}", "w", encoding="utf-8") as file:
+        file.write(here)
+    with contextlib.suppress(FileExistsError):
+        os.link(file.name, path)
+    with open(path, encoding="utf-8") as file:
+        return file.read() == here
+
+
 class Pace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Wraps `kd.training.train` when somebody imports it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Only kd.training.train is ours."""
+        """Only kd.training.train is ours, and a torch that is missing."""
+        if name == "torch" and broken():
+            raise ImportError("no torch")
         if name != "kd.training.train":
             return None
         sys.meta_path.remove(self)
