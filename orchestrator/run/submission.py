@@ -111,7 +111,12 @@ def job_of(opened: "Opened", site: "Site") -> "Job":
 
 
 def fit_on(opened: "Opened", site: "Site") -> tuple[float, int]:
-    """(GPUs of a pack, packs that a node of the site runs at once). Raises InputError when that is 0."""
+    """(GPUs of a pack, packs that a node of the site runs at once).
+
+    Raises InputError when that is 0, or when the profile asks for less memory than so many packs need.
+    """
+    from slurm.memory import too_little
+
     slot = opened.space.resources.slot(site.gpus > 0)
     packs = slot.fit_in({"CPU": site.cpus, "GPU": site.gpus})
     if not packs:
@@ -120,6 +125,8 @@ def fit_on(opened: "Opened", site: "Site") -> tuple[float, int]:
             "(resources), "
             f"a node has {site.cpus} and {site.gpus}: change resources.cpus, resources.gpus or the site"
         )
+    if lacking := too_little(site, packs):
+        raise InputError("\n".join(lacking))
     return slot.gpus, packs
 
 
