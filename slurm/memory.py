@@ -1,9 +1,9 @@
 """The least memory that a job's nodes need, and whether a site profile asks for it.
 
-In MiB, as Slurm counts: the sum of PSS over a node's processes (/proc/*/smaps_rollup), at its peak. Measured in
-November 2026 with Ray 2.60, torch 2.13 for CPUs and Python 3.11, in jobs on a Slurm of one machine and with
-`kdsweep run` of the quickstart (1, 2 and 4 slots, with and without dashboard). A floor: what small students take,
-their data being mapped. Larger models and batches take more; GPU workers, which were not measured, too.
+In MiB, as Slurm counts: the sum of PSS over a node's processes (/proc/*/smaps_rollup), at its peak. Measured
+in November 2026 with Ray 2.60, torch 2.13 for CPUs and Python 3.11, in jobs of a local Slurm and with
+`kdsweep run` of the quickstart (1, 2 and 4 slots, with and without dashboard). A floor: what small students
+take, their data being mapped. Larger models and batches take more; GPU workers, which were not measured, too.
 """
 
 from slurm.site import Site
@@ -68,6 +68,6 @@ def _said(site: Site, of: str, of_node: str | None, cpus: int, slots: int, *, he
     if dashboard and asked >= floor - DASHBOARD_MB:
         ways.append("or set dashboard: false")
     return (
-        f"{site.file}: {key}: {text} is {asked} MB, and a node{' of the head' if of else ''} needs {floor} MB: "
-        f"{', '.join(parts)}: {', '.join(ways)}"
+        f"{site.file}: {key}: {text} is {asked} MB, and a node{' of the head' if of else ''} needs {floor} MB"
+        f": {', '.join(parts)}: {', '.join(ways)}"
     )

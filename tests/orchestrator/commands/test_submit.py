@@ -41,7 +41,7 @@ def test_too_little_memory_for_the_slots_is_refused(site: Path) -> None:
     with pytest.raises(InputError, match=r"site.yaml: memory: 1100M is 1100 MB, .* for each of 4 slots"):
         dry_run(site)
     assert not list(site.parent.glob("sweep/slurm/2*"))
-    with pytest.raises(InputError, match="for each of 1 slots: .* dashboard: false"):
+    with pytest.raises(InputError, match=r"for each of 1 slots: .* dashboard: false"):
         dry_run(site, "resources.cpus=4")
     with site.open("a", encoding="utf-8") as file:
         file.write("dashboard: false\n")
