@@ -10,9 +10,9 @@ from slurm.site import Site
 
 NODE_MB = 300  # `ray start` 117, agents 74 + 47, log monitor 45, raylet 18, slurm.node 9
 HEAD_MB = 150  # Ray's API server 73, autoscaler's monitor 49, GCS 36
-DRIVER_MB = 250  # `kdsweep run`: 234, with the dashboard 302
+DRIVER_MB = 250  # `kdsweep run`: 229 to 302
 DASHBOARD_MB = 250  # its ten modules, a process each
-SLOT_MB = 350  # a worker: 311 (MLPs, batches of 32) to 540 (the quickstart's teacher, batches of 64)
+SLOT_MB = 300  # a worker: 292 with its data, 311 to 370 in students, 540 in the quickstart's teacher
 _UNIT_MB = {"M": 1, "G": 1024, "T": 1024 * 1024}
 
 

@@ -21,7 +21,7 @@ students: {arch: mlp, depth: 1, width: [4, 8]}
 def site(tmp_path: Path) -> Path:
     (tmp_path / "s.yaml").write_text(SPACE, encoding="utf-8")
     path = tmp_path / "site.yaml"
-    path.write_text("cpus_per_node: 4\nmemory: 1100M\n", encoding="utf-8")
+    path.write_text("cpus_per_node: 4\nmemory: 1010M\n", encoding="utf-8")
     return path
 
 
@@ -38,7 +38,7 @@ def dry_run(site: Path, *more: str) -> Result:
 
 
 def test_too_little_memory_for_the_slots_is_refused(site: Path) -> None:
-    with pytest.raises(InputError, match=r"site.yaml: memory: 1100M is 1100 MB, .* for each of 4 slots"):
+    with pytest.raises(InputError, match=r"site.yaml: memory: 1010M is 1010 MB, .* for each of 4 slots"):
         dry_run(site)
     assert not list(site.parent.glob("sweep/slurm/2*"))
     with pytest.raises(InputError, match=r"for each of 1 slots: .* dashboard: false"):
@@ -52,6 +52,6 @@ def test_too_little_memory_for_the_slots_is_refused(site: Path) -> None:
 def test_doctor_tells_of_it_without_a_node(site: Path) -> None:
     done = called(doctor, "--site", site, "--no-node", "--shared", site.parent)
     assert done.exit_code == 1
-    assert f"FIX  memory: {site}: memory: 1100M is 1100 MB" in done.output
+    assert f"FIX  memory: {site}: memory: 1010M is 1010 MB" in done.output
     site.write_text("cpus_per_node: 4\nmemory: 8G\n", encoding="utf-8")
     assert "ok   memory: " in called(doctor, "--site", site, "--no-node", "--shared", site.parent).output
