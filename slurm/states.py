@@ -15,9 +15,7 @@ HELD = frozenset(
 UNKNOWN = "UNKNOWN"
 # What slurmstepd writes into a job's output, by release: "Detected 1 oom_kill event in StepId=7.0", ...
 _OOM = re.compile(r"oom[-_]kill|OOM Killed|[Ee]xceeded (job |step )?memory limit", re.ASCII)
-OUT_OF_MEMORY = (
-    "out of memory: ask for more (memory in the site profile), or fewer slots (resources.cpus)"
-)
+OUT_OF_MEMORY = "out of memory: ask for more (memory in the site profile), or fewer slots (resources.cpus)"
 
 # What squeue is asked for, and in how many columns; without --json, which not every site has, and which would
 # bring the jobs of all users. What people may write freely comes last.

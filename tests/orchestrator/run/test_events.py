@@ -235,7 +235,8 @@ def test_a_worker_is_found_through_its_actor(tmp_path: Path, monkeypatch: pytest
 KILLED = (  # Ray 2.60, of a process that got SIGKILL, from whomever
     "The actor died unexpectedly before finishing this task.\nThe actor is dead because its worker process "
     "has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a "
-    "connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM killer"
+    "connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM "
+    "killer"
 )
 GIB = 2**30
 
