@@ -100,6 +100,7 @@ class Events:
         self.dashboard, self.display, self.tracker, self.stop = dashboard, display, tracker, stop
         self.most_slots = most_slots
         self.first_start: float | None = None  # time.monotonic() of the first training step
+        self.startup_s: dict[str, float] = {}  # to it, by what took it
         self.broken: str | None = None  # why the sweep cannot go on at all
         self.later = False  # whether that may be over by itself
         self.nodes = Nodes()
@@ -379,7 +380,12 @@ class Events:
         self.dashboard.write(message)
         if self._beat - self._accounted > ACCOUNT_S or state != "RUNNING":
             self._accounted = self._beat
-            self._account("heartbeat" if state == "RUNNING" else "end", running=len(figures["running"]))
+            running = len(figures["running"])
+            if state == "RUNNING":
+                self._account("heartbeat", running=running)
+            else:  # `space.cost` and `submission.estimate` read how long starting took
+                first, took = self.progress.first_start, sum(self.startup_s.values())
+                self._account("end", running=running, first_step=first, startup_s=took if first else None)
 
     def _account(self, event: str, **more: Any) -> None:
         """A line in the ledger: what was used, readable after any kill."""

@@ -101,7 +101,11 @@ _USED = {
     "cpus_per_slot": NOT_NEGATIVE,
     "gpus_per_slot": NOT_NEGATIVE,
 }
-LEDGER = {"point": {**_USED, "id": str, "train_seconds": NOT_NEGATIVE}, "failed": {**_USED, "id": str}}
+LEDGER = {
+    "point": {**_USED, "id": str, "train_seconds": NOT_NEGATIVE},
+    "failed": {**_USED, "id": str},
+    "end": {**_USED, "first_step?": NUMBER, "startup_s?": NOT_NEGATIVE},
+}
 
 
 def problem(value: Any, spec: Any, where: str = "") -> str | None:
