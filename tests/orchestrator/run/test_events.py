@@ -301,3 +301,14 @@ def test_workers_that_run_out_of_memory_while_starting_say_so(tmp_path: Path) ->
         world.trial_lost(world.next()[0], RuntimeError(KILLED), world.ip("a"), None)
     assert world.broken is not None
     assert "host-a ran out of memory (1.0 of 1.0 GB)" in world.broken
+
+
+def test_the_ledger_s_end_tells_how_long_starting_took(tmp_path: Path) -> None:
+    world = World(tmp_path, "a")
+    world.heartbeat("FAILED")
+    trial, (id,), _ = world.next()
+    world.heard(trial, {"node": "a", "pid": 1, "events": [{"kind": "began", "id": id, "time": 50.0}]})
+    world.startup_s = {"ray": 4.0, "workers": 3.0}
+    world.heartbeat("STOPPED")
+    ends = [entry for entry in world.store.ledger() if entry["event"] == "end"]
+    assert [(entry["first_step"], entry["startup_s"]) for entry in ends] == [(None, None), (50.0, 7.0)]
