@@ -84,20 +84,20 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
         f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
         "kB, int8 kB: weights in float32 and int8; act. kB: activation peak of one window, float32\n"
         f"windows: {len(w.train):,} train, {len(w.val):,} validation, {len(w.test):,} test\n"
-        f"cost: {_cost(sum(p.cost_s for p in left) * scale, opened, here)}, estimated from {source}",
+        f"cost: {_cost(sum(p.cost_s for p in left) * scale, source, opened, here)}",
         highlight=False,
     )
     for why in plan.refused:
         console.print(f"refused: {why}", highlight=False, markup=False)
 
 
-def _cost(seconds: float, opened: Opened, here: bool) -> str:
-    """What training takes in one slot, and starting before it, in words."""
-    alone = f"{duration(seconds)} of one slot"
+def _cost(seconds: float, source: str, opened: Opened, here: bool) -> str:
+    """What training takes in one slot, and with the start before it, in words."""
+    alone = f"{duration(seconds)} of one slot, estimated from {source}"
     if not seconds or not here:
         return alone
-    start, source = startup(opened.store.ledger())
-    return f"{alone}; run here in one: {with_startup(seconds + start, start)} ({source})"
+    start, measured = startup(opened.store.ledger())
+    return f"{alone}; with the start of a run {with_startup(seconds + start, start)} ({measured})"
 
 
 def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) -> list[Column]:
