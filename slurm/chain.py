@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from slurm.excluded import excluded
 from slurm.node import HEAD, read_head, write_head
 
 LINKS, RECORD, CANCELLED = "links.jsonl", "submission.json", "cancelled"
@@ -140,6 +141,8 @@ def begin(here: Path, link: str) -> int:
             "progress": now,
         },
     )
+    for node, why in excluded(here).items():
+        say(f"excluded: {node}: {why}")
     return GO
 
 

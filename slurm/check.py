@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from slurm.command import Slurm
+from slurm.command import Slurm, on_cluster
 from slurm.errors import Refused
 from slurm.job import Job, scripts
 from slurm.site import Site, seconds
@@ -14,6 +14,7 @@ from slurm.site import Site, seconds
 def partitions(slurm: Slurm, site: Site) -> dict[str, str]:
     """Each partition that the profile names (or the default one): empty, or what is wrong. Raises Away."""
     wanted: dict[str, str] = {}
+    sinfo = " ".join(on_cluster(["sinfo", "-s"], site.clusters))
     times = [(site.partition, site.time)]
     if site.mode == "elastic":
         times.append((site.head.partition or site.partition, site.head.time or site.time))
@@ -22,7 +23,7 @@ def partitions(slurm: Slurm, site: Site) -> dict[str, str]:
             try:
                 found = _shown(slurm, name)
             except Refused as error:
-                wanted[name or "(default)"] = f"{error}; `sinfo -s` lists the partitions"
+                wanted[name or "(default)"] = f"{error}; `{sinfo}` lists the partitions"
                 continue
             if found is None:
                 continue

@@ -28,13 +28,29 @@ TRANSIENT = (
 )
 
 
+def on_cluster(command: Sequence[str], cluster: str | None) -> list[str]:
+    """A command of Slurm's for the login node, sent to another cluster than the login node's own.
+
+    >>> on_cluster(["squeue", "--noheader"], "blue")
+    ['squeue', '--clusters=blue', '--noheader']
+    """
+    return [command[0], *([f"--clusters={cluster}"] if cluster else []), *command[1:]]
+
+
 class Slurm:
-    """Slurm's commands for one user. patience_s: how long a controller that doesn't answer is asked again."""
+    """Slurm's commands for one user. patience_s: how long a controller that doesn't answer is asked again.
+
+    cluster: the profile's `clusters`, the one that all commands go to; None: the login node's own.
+    """
 
     def __init__(
-        self, patience_s: float = 60.0, env: Mapping[str, str] | None = None, limit_s: float = 30.0
+        self,
+        patience_s: float = 60.0,
+        env: Mapping[str, str] | None = None,
+        limit_s: float = 30.0,
+        cluster: str | None = None,
     ) -> None:
-        self.patience_s, self.limit_s = patience_s, limit_s
+        self.patience_s, self.limit_s, self.cluster = patience_s, limit_s, cluster
         self.env = dict(os.environ if env is None else env)
         for name in [n for n in self.env if n.startswith(("SBATCH_", "SLURM_")) and n != "SLURM_CONF"]:
             del self.env[name]  # options from nowhere; submitting from inside a job
@@ -58,7 +74,7 @@ class Slurm:
     def _once(self, command: Sequence[str], cwd: Path | None) -> str:
         try:
             done = subprocess.run(
-                command,
+                on_cluster(command, self.cluster),
                 cwd=cwd,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
@@ -77,6 +93,8 @@ class Slurm:
         if done.returncode == 0:
             return done.stdout
         said = (done.stderr or done.stdout).strip()
+        if self.cluster and "--cluster" in said:
+            said += f" (`clusters: {self.cluster}` in the site profile; it needs slurmdbd)"
         if any(text in said.lower() for text in TRANSIENT):
             raise Away(f"{command[0]}: {said.splitlines()[-1]}")
         raise Refused(f"{command[0]}: {said or f'exit code {done.returncode}'}")

@@ -157,6 +157,8 @@ class Node:
         env |= {"RAY_AUTH_TOKEN_PATH": str(token), "KDSWEEP_NODE_DIR": str(self.directory)}
         env["TMPDIR"] = str(self.directory / "tmp")  # short, for sockets; and what is killed leaves nothing
         store = OBJECT_STORE_MB * 2**20
+        name = os.environ.get("SLURMD_NODENAME")  # what Slurm calls it: how the driver names a bad node
+        flags = [*flags, f"--node-name={name}"] if name else flags
         resources = [f"--num-cpus={self.share.cpus}", f"--num-gpus={self.share.gpus}"]
         if self.args.no_slots:
             resources = ["--num-cpus=0", "--num-gpus=0"]

@@ -81,6 +81,20 @@ def _network(value: str) -> str:
 
 Network = Annotated[str, AfterValidator(_network)]
 
+
+def _one_cluster(value: Any) -> Any:
+    if isinstance(value, list) or (isinstance(value, str) and ("," in value or value == "all")):
+        raise ValueError(
+            "a sweep lives on one cluster, where its jobs find each other and Ray's head: write one name, "
+            "and another profile for another cluster"
+        )
+    return value
+
+
+Cluster = Annotated[
+    str, BeforeValidator(_one_cluster), Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=40)
+]
+
 # sbatch options that kdsweep sets itself; a profile's `options` may not say them again
 # fmt: off
 MANAGED = frozenset({
@@ -89,7 +103,7 @@ MANAGED = frozenset({
     "mem-per-gpu", "time", "signal", "requeue", "no-requeue", "open-mode", "output", "error",
     "job-name", "comment", "array", "dependency", "export", "chdir", "wrap", "parsable", "mail-type",
     "mail-user", "no-kill", "kill-on-invalid-dep", "input", "test-only", "wait", "hold", "uid", "gid",
-    "get-user-env",
+    "get-user-env", "clusters",
 })
 # fmt: on
 
@@ -126,6 +140,7 @@ class Site(_Model):
     account: Word | None = None
     partition: Word | None = None
     qos: Word | None = None
+    clusters: Cluster | None = None  # the one to submit to, where it isn't the login node's own
     mode: Literal["gang", "elastic"] = "gang"
     # What becomes of a preempted job: Slurm requeues it, or cancels it (so a successor is submitted early)
     preempt: Literal["requeue", "cancel"] = "requeue"

@@ -91,8 +91,11 @@ def task_numbers(id: str) -> list[int]:
 
 
 def parse_squeue(text: str) -> list[JobState]:
-    """What SQUEUE prints: the user's jobs, with those that ended some minutes ago."""
-    return [_row(line) for line in text.splitlines() if line.strip()]
+    """What SQUEUE prints: the user's jobs, with those that ended some minutes ago.
+
+    With --clusters it names the cluster first, --noheader or not.
+    """
+    return [_row(line) for line in text.splitlines() if line.strip() and not line.startswith("CLUSTER: ")]
 
 
 def _row(line: str) -> JobState:

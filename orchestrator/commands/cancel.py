@@ -46,7 +46,8 @@ def _cancel(folder: Path, now: bool, dry_run: bool) -> bool:
     here = submission.latest(folder)
     if here is None:
         return False
-    record, slurm = submission.Record.load(here), Slurm()
+    record = submission.Record.load(here)
+    slurm = Slurm(cluster=record.cluster)
     rows = jobs.rows_of(here, record, jobs.queue_of(here, slurm))
     active = [(role, row) for role, found in rows.items() for row in found if row.active]
     if not active:

@@ -73,7 +73,7 @@ def _check(site_name: str | None, shared: Path, node: bool, wait_s: int) -> Iter
     slots = _slots(site)
     lacking = too_little(site, slots)
     yield Line("memory", not lacking, "; ".join(lacking) or f"enough for {slots} slots of small students")
-    slurm = Slurm(patience_s=0)
+    slurm = Slurm(patience_s=0, cluster=site.clusters)
     reachable = False
     for line in _slurm(slurm, site):
         yield line
@@ -147,7 +147,7 @@ def _node(slurm: Slurm, site: Site, shared: Path, wait_s: int) -> Iterator[Line]
         ]
         command = [*job.python, "-P", "-m", "slurm.probe", str(at), word, site.scratch]
         command += [site.interface or "", site.address or ""]
-        patient = Slurm(patience_s=0, limit_s=wait_s + 60)
+        patient = Slurm(patience_s=0, limit_s=wait_s + 60, cluster=site.clusters)
         try:
             text = patient.run(
                 "srun",

@@ -123,6 +123,10 @@ def in_words(now: dict[str, Any]) -> str:
     last = now.get("last_link") or {}
     if last.get("verdict") == "stop" and now["state"] != "running":
         lines.append(f"  stopped  {escaped(last['why'])}")
+    if now.get("excluded"):
+        text = "; ".join(f"{node}: {why}" for node, why in now["excluded"].items())
+        line = f"  excluded {escaped(text)}"
+        lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")
     if now.get("ray_nodes"):
         lines.append(f"  Ray      {len(now['ray_nodes'])} nodes: {', '.join(now['ray_nodes'])}")
     for line in now["mixed"]:

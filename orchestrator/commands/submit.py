@@ -20,7 +20,7 @@ from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import quoted
 from slurm import chain
 from slurm.check import partitions, refusals
-from slurm.command import Slurm
+from slurm.command import Slurm, on_cluster
 from slurm.errors import Away, Refused, SiteError
 from slurm.site import Site, load_site
 from slurm.states import JobState
@@ -85,10 +85,11 @@ def submit(
 
 def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
     """Submit, unless it is submitted, running or done; the answer as JSON has it."""
-    slurm, folder = Slurm(site.patience_s), opened.store.path
+    folder = opened.store.path
     here = submission.latest(folder)
     if here is not None:
         record = submission.Record.load(here)
+        slurm = Slurm(site.patience_s, cluster=record.cluster)  # where its jobs are, whatever is wanted now
         ended = any(link["verdict"] in ("done", "stop") for link in chain.read_links(here))
         if (
             not ended
@@ -117,9 +118,12 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
     if not left:
         say(f"{len(opened.plan.points)} of {len(opened.plan.points)} points already done: nothing to submit")
         return {"submission": None, "state": "done", "jobs": []}
+    if forgotten := jobs.excluded_nodes(folder):
+        say(f"nodes that were excluded may be used again: {', '.join(forgotten)}")
     for why in opened.plan.refused:
         say(f"refused: {why}")
     _refuse_what_slurm_would(site)
+    slurm = Slurm(site.patience_s, cluster=site.clusters)
     job = submission.job_of(opened, site)
     max_array = site.max_array or (slurm.max_array() if site.mode == "elastic" else 1001)
     record = submission.write_intent(opened, job, site_name, max_array)
@@ -130,7 +134,7 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
 
 def _refuse_what_slurm_would(site: Site) -> None:
     """Raise Refused before anything is written. If Slurm doesn't answer, sending will say so."""
-    slurm = Slurm(patience_s=0)
+    slurm = Slurm(patience_s=0, cluster=site.clusters)
     with contextlib.suppress(Away):
         found = [*partitions(slurm, site).values(), *refusals(slurm, site).values()]
         if any(found):
@@ -142,7 +146,8 @@ def _top_up(
 ) -> list[str]:
     """Replace workers that were lost, or add those that the profile asks for now; ids of the new jobs."""
     missing = site.nodes - jobs.live_workers(active)
-    if record.mode != "elastic" or (here / chain.CANCELLED).exists() or missing <= 0:
+    moved = record.cluster != site.clusters  # workers belong where their head is
+    if record.mode != "elastic" or (here / chain.CANCELLED).exists() or missing <= 0 or moved:
         return []
     job = replace(submission.job_of(opened, site), id=record.id, here=here)
     return submission.top_up(here, record, slurm, job, missing, site.max_array or slurm.max_array())
@@ -161,7 +166,9 @@ def _dry_run(opened: Opened, site: Site, as_json: bool) -> None:
     job = submission.job_of(opened, site)
     texts, hours = scripts(job), submission.estimate(opened, site)
     calls = [
-        ["sbatch", "--parsable", f"--comment={job.comment}/{r.role}", *r.args, r.script]
+        on_cluster(
+            ["sbatch", "--parsable", f"--comment={job.comment}/{r.role}", *r.args, r.script], site.clusters
+        )
         for r in requests(job, site.max_array or 1001)
     ]
     if as_json:

@@ -301,6 +301,8 @@ class Events:
         """Say which nodes get no more work. What failed on them alone is tried elsewhere."""
         for node in nodes:
             why, host = self.nodes.shut_out[node], self._host(node)
+            if node in self._alive and not self.shortage.at(node):  # the next job of a chain is kept off it
+                self._account("shut_out", node=self._alive[node].name or host, why=f"{why:.300}")
             left = self._usable(self.nodes.shut_out)
             if node != NOWHERE and left:
                 self.display.say(f"{host} gets no more work: {why:.300}")
@@ -331,7 +333,7 @@ class Events:
             raise OSError(*full)  # ends the run: every other point would fail, too, and none is to blame
         else:
             error = event["error"]
-            if short := self.shortage.of_error(self._host(node), error):
+            if short := self.shortage.of_error(node, self._host(node), error):
                 error = error | {"type": "OutOfMemory", "message": f"{short.text}; {error['message']}"}
             if error["type"] not in OWN_FAULTS:
                 self.nodes.point_failed(node, id, f"{error['message']:.200}")

@@ -10,6 +10,7 @@ from orchestrator.run.submission import DRIVERS, Record, Request, latest
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
+from slurm.excluded import excluded
 from slurm.node import read_head
 from slurm.pending import why
 from slurm.states import UNKNOWN, JobState, ended_badly, task_numbers, tasks
@@ -85,7 +86,7 @@ def jobs_of(
     if here is None:
         return []
     record = Record.load(here)
-    slurm = slurm or Slurm(patience_s=0, limit_s=10)
+    slurm = slurm or Slurm(patience_s=0, limit_s=10, cluster=record.cluster)
     links = chain.read_links(here)
     try:
         rows, away = rows_of(here, record, queue_of(here, slurm, retry=False)), ""
@@ -126,6 +127,12 @@ def last_link(folder: Path) -> dict[str, Any] | None:
     here = latest(folder)
     links = chain.read_links(here) if here else []
     return {key: links[-1].get(key) for key in ("code", "verdict", "why")} if links else None
+
+
+def excluded_nodes(folder: Path) -> dict[str, str]:
+    """Nodes that the next jobs of a sweep's last submission are kept off, each with the reason."""
+    here = latest(folder)
+    return excluded(here) if here else {}
 
 
 def ray_nodes(folder: Path) -> list[str]:

@@ -93,23 +93,34 @@ class Shortage:
         self._read, self._remedy = read, remedy
         self._kills: dict[str, int] = {}  # node -> kills known before
         self._victims: dict[str, int] = {}
+        self._short: set[str] = set()
 
     def known(self, node: str, kills: int | None) -> None:
         """What a worker counted in its node's cgroup when it started."""
         if kills is not None:
             self._kills.setdefault(node, kills)
 
-    def of_error(self, host: str, error: Mapping[str, Any]) -> Verdict | None:
+    def at(self, node: str) -> bool:
+        """Whether memory was short there: the profile's fault, and no reason to do without the node."""
+        return node in self._short
+
+    def of_error(self, node: str, host: str, error: Mapping[str, Any]) -> Verdict | None:
         """Whether a point's error, as error.json has it, is a failed allocation."""
         text = f"{error['type']}: {error['message']}"
         if re.search(GPU, text):
-            return Verdict(f"a GPU of {host} ran out of memory: fewer points on it (resources.gpus)", True)
-        return Verdict(self._said(host, None), True) if re.search(CERTAIN, text) else None
+            said = f"a GPU of {host} ran out of memory: fewer points on it (resources.gpus)"
+        elif re.search(CERTAIN, text):
+            said = self._said(host, None)
+        else:
+            return None
+        self._short.add(node)
+        return Verdict(said, True)
 
     def of_death(self, node: str, host: str, error: Any) -> Verdict | None:
         """Whether a worker's process died for want of memory; None: nothing hints at it."""
         text = f"{type(error).__name__}: {error}"
         if re.search(CERTAIN, text) or type(error).__name__ == "OutOfMemoryError":
+            self._short.add(node)
             monitor = re.search(r"was ([\d.]+)GB used / ([\d.]+)GB", text)
             return Verdict(self._said(host, None, monitor), True)
         if not re.search(PERHAPS, text):
@@ -117,6 +128,7 @@ class Shortage:
         now = self._read(node)
         if now is not None and now.kills > self._kills.get(node, 0):
             self._kills[node] = now.kills
+            self._short.add(node)
             return Verdict(self._said(host, now), True)
         if now is not None:  # the kernel counts what it kills, and it killed nothing here
             return None

@@ -130,12 +130,13 @@ def local_resources(slot: Slot, slots: int | None) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the cluster that is alive. slots: how many packs it can run at once."""
+    """A node of the cluster that is alive. slots: packs it can run at once; name: as Slurm calls it."""
 
     id: str
     host: str
     ip: str
     slots: int
+    name: str = ""
 
 
 class Cluster:
@@ -225,6 +226,7 @@ class Cluster:
                 n["NodeManagerHostname"],
                 n["NodeManagerAddress"],
                 self.slot.fit_in(n["Resources"]),
+                n.get("NodeName", ""),
             )
             for n in ray.nodes()
             if n["Alive"]

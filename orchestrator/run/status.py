@@ -71,9 +71,9 @@ def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = Non
         "hours_left": hours_left(plan, done | failed.keys() | blocked, store.ledger(), beat),
     }
     if (folder / "slurm").is_dir():
-        from orchestrator.run.jobs import jobs_of, last_link, ray_nodes
+        from orchestrator.run.jobs import excluded_nodes, jobs_of, last_link, ray_nodes
 
-        out["last_link"] = last_link(folder)
+        out["last_link"], out["excluded"] = last_link(folder), excluded_nodes(folder)
         out["jobs"], out["ray_nodes"] = jobs() if jobs else jobs_of(folder), ray_nodes(folder)
         out["state"] = with_jobs(out["state"], out["jobs"])
     return out

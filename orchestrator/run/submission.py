@@ -24,6 +24,7 @@ from orchestrator.store.records import NUMBER, WHOLE, problem
 from slurm import chain
 from slurm.command import Slurm
 from slurm.errors import Refused
+from slurm.excluded import exclude_option
 
 if TYPE_CHECKING:
     from orchestrator.space.plan import Plan
@@ -55,6 +56,7 @@ RECORD = {
     "max_links": WHOLE,
     "created": NUMBER,
     "requests": [_REQUEST],
+    "cluster?": str,
 }
 
 
@@ -70,6 +72,7 @@ class Record:
     max_links: int
     created: float
     requests: list[Request] = field(default_factory=list)
+    cluster: str | None = None  # where it was sent, if not to the login node's own
 
     @classmethod
     def load(cls, here: Path) -> "Record":
@@ -216,6 +219,7 @@ def write_intent(opened: "Opened", job: "Job", site_name: str, max_array: int) -
             Request(r.role, r.script, list(r.args), f"{job.comment}/{r.role}")
             for r in requests(job, max_array)
         ],
+        cluster=job.site.clusters,
     )
     lock = SweepLock(opened.store.path)
     try:
@@ -289,8 +293,9 @@ def top_up(here: Path, record: Record, slurm: Slurm, job: "Job", missing: int, m
     from slurm.job import workers
 
     first = sum(r.role.startswith("workers") for r in record.requests)
+    exclude = exclude_option(slurm, here, "worker.sbatch", job.site.options.get("exclude"))
     added = [
-        Request(r.role, r.script, list(r.args), f"kdsweep/{record.id}/{r.role}")
+        Request(r.role, r.script, [*r.args, *exclude], f"kdsweep/{record.id}/{r.role}")
         for r in workers(job, missing, max_array, first)
     ]
     record.requests += added

@@ -1,41 +1,17 @@
 """Slurm's commands against a pretended Slurm on PATH: patience, refusals, and never a job twice."""
 
-import os
 from pathlib import Path
 
 import pytest
+from pretended_commands import Pretended
 
 from slurm.command import Slurm
 from slurm.errors import Away, Refused
 from slurm.states import COLUMNS
 
+RECORDED = Path(__file__).parent / "recorded"
+
 BUSY = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
-
-
-class Pretended:
-    """Commands that write down each call and answer as told, the last answer for ever."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def answer(self, command: str, *answers: str) -> None:
-        """Each answer is bash; call N gets the N-th."""
-        cases = "".join(f"{i + 1}) {text} ;;\n" for i, text in enumerate(answers[:-1]))
-        path = self.folder / command
-        path.write_text(
-            f"#!/bin/bash\nprintf '%s\\n' \"$*\" >> '{path}.calls'\n"
-            f"case $(wc -l < '{path}.calls') in\n{cases}*) {answers[-1]} ;;\nesac\n"
-        )
-        path.chmod(0o755)
-
-    def calls(self, command: str) -> list[str]:
-        """What a command was called with."""
-        path = self.folder / f"{command}.calls"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def slurm(self, patience_s: float = 10.0, limit_s: float = 10.0, **env: str) -> Slurm:
-        """As kdsweep uses it."""
-        return Slurm(patience_s, {"PATH": f"{self.folder}:{os.environ['PATH']}", **env}, limit_s)
 
 
 @pytest.fixture
@@ -95,3 +71,32 @@ def test_no_accounting_is_no_answer(pretended: Pretended) -> None:
     pretended.answer("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert pretended.slurm().accounted(["1"]) == []
     assert pretended.slurm().accounted([]) == []
+
+
+def test_every_command_goes_to_the_cluster_of_the_profile(pretended: Pretended, tmp_path: Path) -> None:
+    pretended.answer("sbatch", f"echo '{BUSY}' >&2; exit 1", "echo '67108871;blue'")
+    pretended.answer("squeue", "true", f"echo 'CLUSTER: blue'; {queued('c')}")
+    pretended.answer("scontrol", "echo 'MaxArraySize = 7'")
+    for other in ("scancel", "sacct", "srun"):
+        pretended.answer(other, "true")
+    slurm = pretended.slurm(cluster="blue", SLURM_CLUSTERS="red")
+    assert slurm.sbatch(["x.sbatch"], comment="c", cwd=tmp_path) == "67108871"
+    assert slurm.submitted("c") == "41"
+    assert slurm.max_array() == 7
+    assert slurm.accounted(["41"]) == []
+    slurm.run("scancel", "--quiet", "41")
+    slurm.run("srun", "true")
+    for command in ("sbatch", "squeue", "scontrol", "sacct", "scancel", "srun"):
+        assert all(call.startswith("--clusters=blue ") for call in pretended.calls(command)), command
+        assert pretended.calls(command)
+
+
+@pytest.mark.parametrize(("said", "kind"), [("no-slurmdbd", Refused), ("slurmdbd-down", Away)])
+@pytest.mark.parametrize("command", ["sbatch", "squeue", "scontrol"])
+def test_a_cluster_that_nobody_can_find_is_told_with_its_key(
+    said: str, kind: type[Exception], command: str, pretended: Pretended
+) -> None:
+    """recorded/: what 22.05 prints without slurmdbd, and with one that is down."""
+    pretended.answer(command, f"sed s/^squeue:/{command}:/ {RECORDED}/clusters-{said}-22.05.txt >&2; exit 1")
+    with pytest.raises(kind, match="clusters: other` in the site profile; it needs slurmdbd"):
+        pretended.slurm(patience_s=0, cluster="other").run(command)

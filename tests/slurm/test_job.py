@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pretended_commands import Pretended
 
 from slurm.errors import SiteError
 from slurm.job import Job, parsed_options, requests, scripts, slug, split_array
@@ -47,6 +48,7 @@ def every_script() -> list[tuple[str, str]]:
         for mode in ("gang", "elastic"):
             for preempt in ("requeue", "cancel"):
                 s = load_site(name, mode=mode, preempt=preempt, setup=["module load cuda"])
+                s = s.model_copy(update={"clusters": "blue"}) if name == "cpu" else s
                 texts += [
                     (f"{name} {mode} {preempt} {file}", text)
                     for file, text in scripts(job(s, HOSTILE)).items()
@@ -282,3 +284,33 @@ def test_arrays_hold_every_task_once(tasks: int) -> None:
     arrays = split_array(tasks, 1001)
     assert sum(arrays) == tasks
     assert max(arrays) <= 1000
+
+
+@pytest.mark.parametrize(("id", "federated"), [("7", False), (str((1 << 26) + 7), True)])
+@pytest.mark.parametrize("role", ["head", "worker", "gang"])
+def test_what_a_job_submits_stays_on_its_cluster(role: str, id: str, federated: bool, tmp_path: Path) -> None:
+    """On a node plain commands reach its own controller; only a federation would look elsewhere, too."""
+    pretended, python = Pretended(tmp_path), tmp_path / "python"
+    word = 'case "$*" in *"chain begin"*) exit 0 ;; *"chain worker"*) echo again ;; *) exit 75 ;; esac'
+    python.write_text(f"#!/bin/bash\n{word}\n", encoding="utf-8")
+    python.chmod(0o755)
+    for name in ("sbatch", "scancel", "scontrol", "squeue"):
+        said = f'echo "${{SLURM_CLUSTERS:-}}" >>{tmp_path}/environment'
+        pretended.answer(name, said + ("; echo '9;blue'" if name == "sbatch" else ""))
+    for name in ("sleep", "srun"):
+        (tmp_path / name).symlink_to("/bin/true")
+    mode = "gang" if role == "gang" else "elastic"
+    profile = Site(
+        cpus_per_node=1, memory="1G", mode=mode, preempt="cancel", clusters="blue", python=str(python)
+    )
+    (tmp_path / "links.jsonl").write_text('{"event": "begin"}\n' * 2, encoding="utf-8")
+    text = scripts(Job("1-a", "x", tmp_path, profile, (str(python), "run")))[f"{role}.sbatch"]
+    assert "#SBATCH --clusters" not in text
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": id, "SLURMD_NODENAME": "n1"}
+    env |= {"SLURM_CLUSTERS": "red", "SLURM_CPUS_PER_TASK": "1"}
+    subprocess.run(["bash", "-c", text], env=env, capture_output=True, timeout=30, check=False)
+    submitted = pretended.calls("sbatch")
+    assert submitted
+    assert all(("--clusters=blue" in call) == federated for call in submitted)
+    assert "red" not in (tmp_path / "environment").read_text(encoding="utf-8")
+    assert not any("9;blue" in call for call in pretended.calls("scancel"))  # only the id goes on

@@ -38,6 +38,13 @@ def test_an_empty_queue_is_none() -> None:
     assert states.parse_squeue("") == states.parse_squeue("\n") == []
 
 
+def test_squeue_of_a_named_cluster() -> None:
+    """With --clusters squeue of 22.05 names the cluster first, --noheader or not."""
+    text = (RECORDED / "squeue-22.05.txt").read_text("utf-8")
+    assert states.parse_squeue(f"CLUSTER: blue\n{text}") == states.parse_squeue(text)
+    assert states.parse_squeue("CLUSTER: blue\n") == []
+
+
 def test_sacct_as_documented() -> None:
     text = "\n".join(
         [

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from cluster import SlurmCluster
 from world import FAST, SLOW, Login, Sweep
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -93,3 +94,27 @@ exec {sys.executable} "$@"
     assert sweep.results()  # so one worker at least was started twice, and so was the head
     assert sweep.said().count("can't run this job: it goes to another node") >= 2
     sweep.until(lambda: not queued(sweep), timeout=60)
+
+
+def test_a_node_where_no_worker_starts_is_excluded_from_the_next_link(login: Login) -> None:
+    cluster, broken = login.cluster, login.home / "broken-node"
+    login.env |= {"BROKEN_NODE": str(broken)}
+    sweep = login.submit(login.space(SLOW), login.site(nodes=2), "excluded")
+    sweep.until(lambda: sweep.beat()["slots"] and sweep.ledger("shut_out"))
+    bad = broken.read_text()
+    assert sweep.status()["excluded"].keys() == {bad}
+    first = cluster.job(sweep.jobs[0])
+    cluster.run("scancel", "--signal=USR1", "--batch", sweep.jobs[0])  # as Slurm does before the time limit
+    sweep.until(lambda: len(sweep.links("begin")) == 2, timeout=60)
+    second = cluster.job(sweep.jobs[0])
+    assert (first["ExcNodeList"], second["ExcNodeList"]) == ("(null)", bad)
+    assert bad in expanded(cluster, first) - expanded(cluster, second)
+    assert f"excluded: {bad}: " in sweep.said()
+    assert cluster.run("sbatch", "--test-only", "-N3", f"--exclude={bad}", "--wrap=true", check=False) == ""
+    login.run("cancel", str(sweep.path))
+    sweep.until(lambda: not queued(sweep), timeout=60)
+
+
+def expanded(cluster: SlurmCluster, job: dict[str, str]) -> set[str]:
+    """The nodes of a job."""
+    return set(cluster.run("scontrol", "show", "hostnames", job["NodeList"]).split())

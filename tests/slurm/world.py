@@ -42,7 +42,7 @@ class Login:
         self.env = cluster.env | {
             "OMP_NUM_THREADS": "1",
             "HOME": str(self.home),
-            "PYTHONPATH": str(Path(__file__).parent / "pace"),
+            "PYTHONPATH": f"{Path(__file__).parent / 'pace'}:{Path(__file__).parents[2]}",  # this checkout
             "PACE_S": "0.3",
         }
 

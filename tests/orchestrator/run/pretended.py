@@ -38,7 +38,7 @@ class Pretended:
         self.args[comment] = list(args)
         return str(100 + len(self.sent))
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, **more: Any) -> str:
         self.cancelled.append(command[-1])
         return ""
 

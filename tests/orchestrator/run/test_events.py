@@ -29,7 +29,7 @@ class World(Events):
         by_id: Any = scheduler.points
         self.said: list[str] = []
         self.memory: Memory | None = None  # of any node
-        self.there = [Node(id, f"host-{id}", f"10.0.0.{i}", 2) for i, id in enumerate(nodes)]
+        self.there = [Node(id, f"host-{id}", f"10.0.0.{i}", 2, f"slurm-{id}") for i, id in enumerate(nodes)]
         quiet = SimpleNamespace(write=self.nothing, publish=self.nothing, logs=None)
         cluster = SimpleNamespace(
             nodes=lambda: self.there,
@@ -124,6 +124,8 @@ def test_a_node_where_workers_cannot_start_is_left_out_and_the_sweep_goes_on(tmp
     assert [text for text in world.said if "gets no more work" in text] == [
         f"host-a gets no more work: {BAD_STARTS} workers could not start there; the last: no torch"
     ]
+    (shut_out,) = [entry for entry in world.store.ledger() if entry["event"] == "shut_out"]
+    assert (shut_out["node"], "no torch" in shut_out["why"]) == ("slurm-a", True)
     assert world.next()[2] == ["a"]
     assert world.progress.slots == 2
     assert world.on_bad_node({"node": "a"})
@@ -301,6 +303,8 @@ def test_workers_that_run_out_of_memory_while_starting_say_so(tmp_path: Path) ->
         world.trial_lost(world.next()[0], RuntimeError(KILLED), world.ip("a"), None)
     assert world.broken is not None
     assert "host-a ran out of memory (1.0 of 1.0 GB)" in world.broken
+    told = [entry["event"] for entry in world.store.ledger()]
+    assert "shut_out" not in told, "the next job would be kept off the only nodes there are"
 
 
 def test_the_ledger_s_end_tells_how_long_starting_took(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from orchestrator.commands import status
 from orchestrator.run import jobs
 from orchestrator.run.status import with_jobs
 from slurm import chain
-from slurm.states import JobState
+from slurm.states import COLUMNS, JobState
 
 
 def rows(here: Path, slurm: Any) -> list[tuple[str, str, Any]]:
@@ -170,3 +170,43 @@ def test_logs_show_why_the_jobs_ended(here: Path) -> None:
     )
     assert "the last job ended: the driver failed" in CliRunner().invoke(logs, [str(sweep)]).output
     assert jobs.last_link(sweep) == {"code": 1, "verdict": "stop", "why": "the driver failed"}
+
+
+def test_the_cluster_that_a_sweep_was_sent_to_is_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from orchestrator.commands.cancel import cancel
+
+    made = record(here, "7")
+    made.cluster = "blue"
+    made.save(here)
+    sweep = here.parent.parent
+    (sweep / "space.yaml").touch()
+    calls = sweep / "calls"
+    fields = {"JobArrayID": "7", "ArrayJobID": "7", "State": "PENDING", "Comment": made.requests[0].comment}
+    row = "".join(fields.get(name, "(null)").ljust(width) for name, width in COLUMNS.items())
+    for name, said in (("squeue", f"CLUSTER: blue\n{row}"), ("scancel", "")):
+        path = sweep / name
+        path.write_text(f"#!/bin/bash\necho {name} \"$@\" >>'{calls}'\necho '{said}'\n", encoding="utf-8")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(sweep), prepend=":")
+    (job,) = jobs.jobs_of(sweep)
+    assert (job["id"], job["state"]) == ("7", "PENDING")
+    assert "job 7 (head): cancelled" in CliRunner().invoke(cancel, [str(sweep)]).output
+    asked = calls.read_text(encoding="utf-8").splitlines()
+    assert [line.split()[:2] for line in asked] == [
+        [name, "--clusters=blue"] for name in ("squeue", "squeue", "scancel")
+    ]
+
+
+def test_excluded_nodes_are_told_in_one_line(here: Path) -> None:
+    record(here, "7")
+    used = {"slots": 1, "cpus_per_slot": 1, "gpus_per_slot": 0}
+    entry = {"event": "shut_out", "time": 1.0, "node": "node2", "why": "no \x1b torch", **used}
+    sweep = here.parent.parent
+    (sweep / "ledger.jsonl").write_text(f"{json.dumps(entry)}\n", encoding="utf-8")
+    told = {"excluded": jobs.excluded_nodes(sweep), "best": {}, "failures": {}, "running": [], "mixed": []}
+    told |= {"sweep": "s", "state": "stopped", "done": 0, "total": 1, "failed": 0, "blocked": 0, "left": 1}
+    hours = dict.fromkeys(("slot_hours", "gpu_hours", "train_hours"), 0.0)
+    lines = status.in_words(told | {"used": hours, "hours_left": hours, "used_by": {}}).splitlines()
+    assert [line for line in lines if "excluded" in line] == ["  excluded node2: no \\x1b torch"]

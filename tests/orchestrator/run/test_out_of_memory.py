@@ -99,10 +99,13 @@ def test_only_new_kills_are_evidence() -> None:
 
 def test_a_gpu_s_memory_has_its_own_remedy() -> None:
     error = {"type": "OutOfMemoryError", "message": "CUDA out of memory. Tried to allocate 2.00 GiB"}
-    found = shortage().of_error("h", error)
+    found = shortage().of_error("n", "h", error)
     assert found is not None
     assert "resources.gpus" in found.text
-    assert shortage().of_error("h", {"type": "RuntimeError", "message": "CUDA error: illegal access"}) is None
+    assert (
+        shortage().of_error("n", "h", {"type": "RuntimeError", "message": "CUDA error: illegal access"})
+        is None
+    )
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ def test_a_process_that_gets_no_memory_is_recognised(little_memory: None) -> Non
     for allocate in (torch.empty, numpy.empty, bytearray):
         with pytest.raises((RuntimeError, MemoryError)) as error:
             allocate(4 * GIB)
-        found = shortage().of_error("h", describe(error.value))
+        found = shortage().of_error("n", "h", describe(error.value))
         assert found is not None
         assert found.text == "h ran out of memory: ask for more"
 

@@ -35,6 +35,10 @@ def test_workers_are_counted_and_replaced(here: Path) -> None:
     assert "--array=0-1" in slurm.args[slurm.sent[0]]
     assert "--dependency=after:7" in slurm.args[slurm.sent[0]]
     assert len(Record.load(here).requests) == 4
+    (here / "unfit").write_text("node3\n")
+    job = Job(here.name, "s", here, site.model_copy(update={"options": {"exclude": "node9"}}), ("run",))
+    submission.top_up(here, made, slurm, job, 1, max_array=3)
+    assert "--exclude=node3,node9" in slurm.args[slurm.sent[-1]]
 
 
 def test_what_was_sent_before_a_crash_is_found_and_the_rest_sent(here: Path) -> None:

@@ -1,9 +1,11 @@
 """On PYTHONPATH of the sweeps under test: a ResNet's epoch takes PACE_S longer, on any machine, at no CPU.
 
 So a point lasts long enough to be interrupted where it should be, and what is trained stays the same. The
-cluster's GPUs are pretended: what they are granted to trains on a CPU.
+cluster's GPUs are pretended: what they are granted to trains on a CPU. No worker starts on the node that the
+file BROKEN_NODE names, which is the first one where a worker tries to.
 """
 
+import contextlib
 import importlib.abc
 import importlib.util
 import os
@@ -35,6 +37,15 @@ class Pace(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Run it, then wrap the epoch."""
+        if (path := os.environ.get("BROKEN_NODE")) and "worker" in sys.argv[0]:
+            here = os.environ["SLURMD_NODENAME"]
+            with open(f"{path}-{here}-{os.getpid()}", "w", encoding="utf-8") as file:
+                file.write(here)
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, path)
+            with open(path, encoding="utf-8") as file:
+                if file.read() == here:
+                    raise RuntimeError("no torch")
         self.real.exec_module(module)
         step = module.Runs.step
 
