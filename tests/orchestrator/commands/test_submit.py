@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kd.errors import InputError
-from orchestrator.commands.doctor import doctor
+from orchestrator.commands.doctor import _seen, doctor
 from orchestrator.commands.plan import plan
 from orchestrator.commands.submit import submit
 from orchestrator.run import submission
@@ -126,3 +126,15 @@ def test_plan_tells_the_start_here(site: Path) -> None:
     store.append_ledger({"event": "end", "time": 1.0, **used, "first_step": 1.0, "startup_s": 12.5})
     told = json.loads(called(plan, *args, "--json").stdout)
     assert (told["startup_s"], told["startup_from"]) == (12.5, "as in 1 earlier runs")
+
+
+@pytest.mark.parametrize(("memory_mb", "well"), [(2200, True), (2100, False), (0, True)])
+def test_doctor_tells_where_the_site_s_own_default_is_too_little(
+    site: Path, memory_mb: int, well: bool
+) -> None:
+    share = {"cpus": 4, "gpus": 0, "memory_mb": memory_mb}
+    seen = {"host": "n", "scratch": {"path": "/tmp", "writable": True}, "share": share, "torch": []}
+    profile = Site(cpus_per_node=4, memory="none")
+    line = next(line for line in _seen(seen, profile, site.parent, True) if line.what == "allocation")
+    assert line.ok == well
+    assert ("4 slots need 2150 MB: set memory in the profile" in line.text) != well
