@@ -105,10 +105,10 @@ def verdict(
     if len(links) >= max_links:
         return "stop", f"{max_links} links, as many as allowed; kdsweep submit goes on"
     if idle_links(links, now) >= IDLE_LINKS:
-        return (
-            "stop",
-            f"nothing was trained in {IDLE_LINKS} links: jobs are too short for a point, or start badly",
-        )
+        cause = "jobs are too short for a point, or start badly"
+        if code == 137:  # 128 and the signal, as bash has it
+            cause = "the driver was killed (signal 9), perhaps out of memory: ask for more, or fewer slots"
+        return "stop", f"nothing was trained in {IDLE_LINKS} links: {cause}"
     return "again", "more to do"
 
 

@@ -216,7 +216,7 @@ def _head_options(job: Job, head: Head) -> Options:
         ("nodes", "1"),
         ("ntasks-per-node", "1"),
         ("cpus-per-task", str(head.cpus)),
-        *_memory(head.memory or ("4G" if site.memory not in (None, "none") else None), site.memory_per_cpu),
+        *_memory(site.head_memory, site.memory_per_cpu),
         ("time", head.time or site.time),
         *_fate(job, head.preempt or site.preempt),
         *head.options.items(),

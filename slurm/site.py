@@ -27,6 +27,7 @@ from slurm.errors import SiteError
 EXAMPLES = Path(__file__).parent / "sites"
 # An AF_UNIX path has at most 107 bytes; Ray appends 64 to its directory, we "/kds1234567-abcdefgh/r".
 LONGEST_SCRATCH = 107 - 64 - 22
+HEAD_MEMORY = "4G"  # several times what `slurm.memory` says it needs: the plan of a large sweep is in it
 
 
 def _number(value: Any) -> Any:
@@ -118,7 +119,7 @@ class Head(_Model):
     partition: Word | None = None
     qos: Word | None = None
     cpus: Count = 2
-    memory: MemoryOrNone | None = None  # None: 4G where workers ask by node, else as they do
+    memory: MemoryOrNone | None = None  # None: HEAD_MEMORY where workers ask by node, else as they do
     time: Time | None = None
     preempt: Literal["requeue", "cancel"] | None = None
     options: dict[str, str] = Field(default_factory=dict)
@@ -214,6 +215,11 @@ class Site(_Model):
     def cpus(self) -> int:
         """CPUs of a node."""
         return self.cpus_per_node or (self.cpus_per_gpu or 1) * self.gpus
+
+    @property
+    def head_memory(self) -> str | None:
+        """Slurm's --mem of the head job; None where it is as memory_per_cpu says, or not asked for."""
+        return self.head.memory or (HEAD_MEMORY if self.memory not in (None, "none") else None)
 
 
 def _check_options(options: dict[str, str]) -> None:

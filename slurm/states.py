@@ -13,6 +13,9 @@ HELD = frozenset(
     {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 )
 UNKNOWN = "UNKNOWN"
+# What slurmstepd writes into a job's output, by release: "Detected 1 oom_kill event in StepId=7.0", ...
+_OOM = re.compile(r"oom[-_]kill|OOM Killed|[Ee]xceeded (job |step )?memory limit", re.ASCII)
+OUT_OF_MEMORY = "out of memory: ask for more (memory in the site profile), or fewer slots (resources.cpus)"
 
 # What squeue is asked for, and in how many columns; without --json, which not every site has, and which would
 # bring the jobs of all users. What people may write freely comes last.
@@ -53,6 +56,16 @@ class JobState:
     def active(self) -> bool:
         """Whether it waits or runs, as far as known."""
         return self.state in QUEUED | HELD
+
+
+def ended_badly(state: str) -> str:
+    """What to do about how a job ended; "" where there is nothing to say."""
+    return OUT_OF_MEMORY if state == "OUT_OF_MEMORY" else ""
+
+
+def ran_out_of_memory(output: str) -> bool:
+    """Whether Slurm says, in a job's output, that it ended a process for want of memory."""
+    return _OOM.search(output) is not None
 
 
 def tasks(id: str) -> int:

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import click
 
 from orchestrator.commands.echo import echo
+from orchestrator.space.schema import Resources
 from orchestrator.words import escaped
 from slurm.check import partitions, refusals
 from slurm.command import Slurm
 from slurm.errors import Away, Refused, SiteError
+from slurm.memory import floor_mb, too_little
 from slurm.site import LONGEST_SCRATCH, Site, load_site
 
 PACKAGES = ("torch", "ray", "mlflow", "torch-pruning", "numpy", "scipy", "pydantic")
@@ -68,6 +70,9 @@ def _check(site_name: str | None, shared: Path, node: bool, wait_s: int) -> Iter
     yield Line(
         "profile", True, f"{site_name}: {site.mode}, {site.nodes} nodes of {site.cpus} CPUs, {site.gpus} GPUs"
     )
+    slots = _slots(site)
+    lacking = too_little(site, slots)
+    yield Line("memory", not lacking, "; ".join(lacking) or f"enough for {slots} slots of small students")
     slurm = Slurm(patience_s=0, cluster=site.clusters)
     reachable = False
     for line in _slurm(slurm, site):
@@ -75,6 +80,12 @@ def _check(site_name: str | None, shared: Path, node: bool, wait_s: int) -> Iter
         reachable = reachable or line.what == "Slurm"
     if reachable and node:
         yield from _node(slurm, site, shared, wait_s)
+
+
+def _slots(site: Site) -> int:
+    """Packs that a node runs at once, with the resources that a search space has if it says nothing."""
+    slot = Resources().slot(site.gpus > 0)
+    return slot.fit_in({"CPU": site.cpus, "GPU": site.gpus})
 
 
 def _machine(shared: Path) -> Iterator[Line]:
@@ -191,9 +202,12 @@ def _seen(seen: dict[str, Any], site: Site, folder: Path, back: bool) -> Iterato
     given = share["cpus"] >= site.cpus and share["gpus"] == site.gpus
     memory = f"{share['memory_mb']} MB" if share["memory_mb"] else "memory not limited by Slurm"
     text = f"{share['cpus']} CPUs, {share['gpus']} GPUs, {memory}"
-    yield Line(
-        "allocation", given, text if given else f"{text}: the profile says {site.cpus} and {site.gpus}"
-    )
+    remedy = f"{text}: the profile says {site.cpus} and {site.gpus}"
+    slots, head = _slots(site), site.mode == "gang"
+    floor = floor_mb(slots, head=head, dashboard=site.dashboard and head)
+    if given and 0 < share["memory_mb"] < floor:  # the site's own default, where the profile asks for none
+        given, remedy = False, f"{text}: {slots} slots need {floor} MB: set memory in the profile"
+    yield Line("allocation", given, text if given else remedy)
     torch = seen["torch"]
     if len(torch) != 3:
         yield Line("torch on a node", False, f"{' '.join(torch)}: check `python` and `setup` in the profile")

@@ -44,6 +44,7 @@ def logs(
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1] if follow else text
         _print(whole.decode(errors="replace").splitlines()[-lines:])
+        _print(_short_of_memory(whole.decode(errors="replace")))
         if follow:
             from orchestrator.run.jobs import Jobs
 
@@ -90,9 +91,17 @@ def _jobs_end(store: Store, lines: int) -> list[str]:
     said = [f"the last job ended: {links[-1]['why'] or 'without a word'}"] if links else []
     outputs = sorted(here.glob("*.out"), key=lambda path: path.stat().st_mtime)
     for path in outputs[-1:]:
-        text = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-        said += [f"the end of {path}:", *(f"    {line}" for line in text)]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        said += [f"the end of {path}:", *(f"    {line}" for line in text.splitlines()[-lines:])]
+        said += _short_of_memory(text)
     return said
+
+
+def _short_of_memory(output: str) -> list[str]:
+    """What to do, if Slurm has ended processes of a job for want of memory."""
+    from slurm.states import OUT_OF_MEMORY, ran_out_of_memory
+
+    return [f"Slurm says that this job ran {OUT_OF_MEMORY}"] if ran_out_of_memory(output) else []
 
 
 def _told(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool) -> list[str]:

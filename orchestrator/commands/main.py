@@ -129,6 +129,8 @@ def _run() -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:
         raise
+    except MemoryError as error:
+        _fail(f"out of memory{f' ({error})' if str(error) else ''}: free some, or use a larger machine", 1)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
 

@@ -12,7 +12,7 @@ from orchestrator.commands import tables
 from orchestrator.commands.arguments import SPACE
 from orchestrator.commands.echo import echo
 from orchestrator.commands.tables import Column
-from orchestrator.space.cost import cost_scale
+from orchestrator.space.cost import cost_scale, startup, with_startup
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.words import duration
@@ -46,6 +46,7 @@ def as_dict(opened: Opened) -> dict[str, Any]:
         for p in opened.plan.points
     ]
     left = [p for p in points if not p["done"]]
+    start = startup(opened.store.ledger())
     return {
         "sweep": opened.plan.name,
         "folder": str(opened.store.path),
@@ -55,14 +56,16 @@ def as_dict(opened: Opened) -> dict[str, Any]:
         "done": len(points) - len(left),
         "cost_s": round(sum(p["cost_s"] for p in left), 1),
         "cost_from": scale[1],
+        "startup_s": round(start[0], 1) if left else 0.0,
+        "startup_from": start[1],
         "refused": opened.plan.refused,
         "new": len(opened.new),
         "points": points,
     }
 
 
-def print_plan(opened: Opened, most: int | None) -> None:
-    """A table of the points, then what they come to."""
+def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
+    """A table of the points, then what they come to; here: with what starting on this machine takes."""
     plan, done = opened.plan, opened.store.done()
     scale, source = cost_scale(plan, opened.store)
     console = tables.console()
@@ -81,11 +84,20 @@ def print_plan(opened: Opened, most: int | None) -> None:
         f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
         "kB, int8 kB: weights in float32 and int8; act. kB: activation peak of one window, float32\n"
         f"windows: {len(w.train):,} train, {len(w.val):,} validation, {len(w.test):,} test\n"
-        f"cost: {duration(sum(p.cost_s for p in left) * scale)} of one slot, estimated from {source}",
+        f"cost: {_cost(sum(p.cost_s for p in left) * scale, source, opened, here)}",
         highlight=False,
     )
     for why in plan.refused:
         console.print(f"refused: {why}", highlight=False, markup=False)
+
+
+def _cost(seconds: float, source: str, opened: Opened, here: bool) -> str:
+    """What training takes in one slot, and with the start before it, in words."""
+    alone = f"{duration(seconds)} of one slot, estimated from {source}"
+    if not seconds or not here:
+        return alone
+    start, measured = startup(opened.store.ledger())
+    return f"{alone}; with the start of a run {with_startup(seconds + start, start)} ({measured})"
 
 
 def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) -> list[Column]:

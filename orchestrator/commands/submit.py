@@ -15,8 +15,9 @@ from orchestrator.commands.arguments import SITE, SPACE
 from orchestrator.commands.echo import echo
 from orchestrator.run import jobs, submission
 from orchestrator.run.status import is_running
+from orchestrator.space.cost import with_startup
 from orchestrator.space.resolve import Opened, open_space
-from orchestrator.words import duration, quoted
+from orchestrator.words import quoted
 from slurm import chain
 from slurm.check import partitions, refusals
 from slurm.command import Slurm, on_cluster
@@ -181,20 +182,21 @@ def _dry_run(opened: Opened, site: Site, as_json: bool) -> None:
     for call in calls:
         echo(" ".join(call))
     echo("\n### points")
-    print_plan(opened, MOST_ROWS)
+    print_plan(opened, MOST_ROWS, here=False)
     echo(_hours(hours))
 
 
 def _hours(hours: dict[str, Any]) -> str:
     """Estimated against requested."""
     text = (
-        f"{hours['points']} of {hours['total']} points to train in {hours['slots']} slots: about "
-        f"{duration(hours['wall_hours'] * 3600)}, {hours['estimated_hours']:.2f} {hours['unit']}-hours, "
-        f"estimated from {hours['estimated_from']}; "
+        f"{hours['points']} of {hours['total']} points to train in {hours['slots']} slots: "
+        f"{with_startup(hours['wall_hours'] * 3600, hours['startup_s'])}, "
+        f"{hours['estimated_hours']:.2f} {hours['unit']}-hours, "
+        f"estimated from {hours['estimated_from']} (start-up {hours['startup_from']}); "
         f"requested: {hours['requested_hours']:.2f} {hours['unit']}-hours"
     )
-    if hours["estimated_hours"] > hours["requested_hours"]:
-        text += "; more than one link of the chain"
+    if hours["links"] > 1:
+        text += f"; {hours['links']} links of the chain"
     return text
 
 

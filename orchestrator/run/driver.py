@@ -196,7 +196,7 @@ class Training:
             self._conclude(events)
             if first := events.first_start:
                 times = {"ray": ray_up - started, "data": ready - ray_up, "workers": first - ready}
-                self.result.startup_s = times
+                self.result.startup_s = events.startup_s = times
             self.display.show(events.progress, force=True)
             events.heartbeat({0: "SUCCEEDED", 1: "FAILED", 3: "FAILED"}.get(self.result.exit_code, "STOPPED"))
         finally:

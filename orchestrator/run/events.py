@@ -18,6 +18,7 @@ from typing import Any
 from kd.files import write_text
 from orchestrator.run import ray_internals
 from orchestrator.run.nodes import Nodes
+from orchestrator.run.out_of_memory import Shortage, Verdict
 from orchestrator.run.progress import Display, Progress, line
 from orchestrator.run.ray_cluster import Cluster, Node
 from orchestrator.run.ray_dashboard import Dashboard
@@ -99,9 +100,11 @@ class Events:
         self.dashboard, self.display, self.tracker, self.stop = dashboard, display, tracker, stop
         self.most_slots = most_slots
         self.first_start: float | None = None  # time.monotonic() of the first training step
+        self.startup_s: dict[str, float] = {}  # to it, by what took it
         self.broken: str | None = None  # why the sweep cannot go on at all
         self.later = False  # whether that may be over by itself
         self.nodes = Nodes()
+        self.shortage = Shortage(cluster.memory_of, cluster.more_memory)
         self._alive: dict[str, Node] = {}
         self._workers: set[tuple[str, int | None]] = set()  # node and process of all that have reported
         self._where: dict[str, str] = {}  # trial -> its node, as far as known
@@ -112,6 +115,8 @@ class Events:
     def announce(self) -> None:
         """Print the dashboard's address."""
         self._slots()
+        for node in self._alive:
+            self.shortage.known(node, self.cluster.oom_kills)
         self._account("start", host=socket.gethostname(), address=self.cluster.address)
         self.heartbeat()
         if self.cluster.dashboard_url:
@@ -196,6 +201,7 @@ class Events:
             self._workers.add(worker)
             self.nodes.started(node)
             self.nodes.started(NOWHERE)
+            self.shortage.known(node, result.get("oom_kills"))
         for event in result["events"]:
             self._event(trial, event, node)
         if "point" in result:
@@ -236,22 +242,33 @@ class Events:
             or (node_ip is not None and node_ip not in {n.ip for n in self.cluster.nodes()})
         )
         bad_start = not gone and (starting or getattr(error, "actor_init_failed", False))
+        short = None if gone else self.shortage.of_death(node, self._host(node), error)
         if bad_start:
-            self._start_failed(node, error)
-        lost = self.scheduler.trial_lost(trial, blame=not gone and not bad_start)
+            self._start_failed(node, error, short)
+        current = next(iter(self.scheduler.running.get(trial, [])), None)
+        spared = not gone and not bad_start and self._spared(current, short)
+        lost = self.scheduler.trial_lost(trial, blame=not gone and not bad_start and not spared)
         if lost is None:
             return
         id, again = lost
         if bad_start:
             return  # told where it is counted
-        why = (str(error).strip() or "no reason given").splitlines()[0]
+        why = short.text if short else (str(error).strip() or "no reason given").splitlines()[0]
+        why = why if short else f"{why:.200}"
         if not gone:
-            self.nodes.point_failed(node, id, f"its worker died ({why:.200})")
-        what = "its node left" if gone else f"its worker died ({why:.200})"
+            self.nodes.point_failed(node, id, f"its worker died ({why})")
+        what = "its node left" if gone else f"its worker died ({why})"
         self.display.say(f"point {id}: {what}" + ("; it will resume from its checkpoint" if again else ""))
         if not again:
-            died = {"type": "WorkerDied", "message": f"its worker died: {error}", "traceback": str(error)}
+            message = f"its worker died: {f'{short.text}; ' if short else ''}{error}"
+            died = {"type": "WorkerDied", "message": message, "traceback": str(error)}
+            if short and short.certain:
+                died |= {"type": "OutOfMemory", "message": short.text}
             self._failed(id, died, self._worker_log(pid))
+
+    def _spared(self, id: str | None, short: Verdict | None) -> bool:
+        """Whether a point is not to blame, since memory was short; not for ever: it may be what fills it."""
+        return id is not None and short is not None and short.certain and self.shortage.spares(id)
 
     def _node_of(self, error: Any, ip: str | None) -> str:
         """The node of a worker that has not reported yet: as Ray knows its actor, or by its address."""
@@ -264,15 +281,18 @@ class Events:
         at = [node.id for node in self._alive.values() if node.ip == ip and node.slots]
         return at[0] if len(at) == 1 else NOWHERE
 
-    def _start_failed(self, node: str, error: Any) -> None:
+    def _host(self, node: str) -> str:
+        return self._alive[node].host if node in self._alive else "somewhere"
+
+    def _start_failed(self, node: str, error: Any, short: Verdict | None) -> None:
         """Count it; a node where workers cannot start gets no more, and without nodes the sweep ends."""
         lines = [text.strip() for text in str(error).splitlines() if text.strip()]
         if getattr(error, "actor_init_failed", False):
             lines.reverse()  # the last line of a traceback says it
         else:
             lines.sort(key=lambda text: not text.startswith("The actor is dead"))
-        why = (lines or ["no reason given"])[0]
-        host = self._alive[node].host if node in self._alive else "somewhere"
+        why = short.text if short else (lines or ["no reason given"])[0]
+        host = self._host(node)
         self.display.say(f"a worker could not start on {host}: {why:.300}")
         if self.nodes.start_failed(node, why):
             self._shut_out([node])
@@ -280,9 +300,8 @@ class Events:
     def _shut_out(self, nodes: Iterable[str]) -> None:
         """Say which nodes get no more work. What failed on them alone is tried elsewhere."""
         for node in nodes:
-            why = self.nodes.shut_out[node]
-            host = self._alive[node].host if node in self._alive else "somewhere"
-            if node in self._alive:  # the next job of a chain is kept off it
+            why, host = self.nodes.shut_out[node], self._host(node)
+            if node in self._alive and not self.shortage.at(node):  # the next job of a chain is kept off it
                 self._account("shut_out", node=self._alive[node].name or host, why=f"{why:.300}")
             left = self._usable(self.nodes.shut_out)
             if node != NOWHERE and left:
@@ -313,12 +332,15 @@ class Events:
         elif full := event["error"].get("full_disk"):
             raise OSError(*full)  # ends the run: every other point would fail, too, and none is to blame
         else:
-            if event["error"]["type"] not in OWN_FAULTS:
-                self.nodes.point_failed(node, id, f"{event['error']['message']:.200}")
-            if self.scheduler.point_failed(trial, id):
-                self.display.say(f"point {id} failed and will be retried: {event['error']['message']}")
+            error = event["error"]
+            if short := self.shortage.of_error(node, self._host(node), error):
+                error = error | {"type": "OutOfMemory", "message": f"{short.text}; {error['message']}"}
+            if error["type"] not in OWN_FAULTS:
+                self.nodes.point_failed(node, id, f"{error['message']:.200}")
+            if self.scheduler.point_failed(trial, id, blame=not self._spared(id, short)):
+                self.display.say(f"point {id} failed and will be retried: {error['message']}")
             else:
-                self._failed(id, event["error"], event["log"])
+                self._failed(id, error, event["log"])
 
     def _failed(self, id: str, error: dict[str, Any], log: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -360,7 +382,12 @@ class Events:
         self.dashboard.write(message)
         if self._beat - self._accounted > ACCOUNT_S or state != "RUNNING":
             self._accounted = self._beat
-            self._account("heartbeat" if state == "RUNNING" else "end", running=len(figures["running"]))
+            running = len(figures["running"])
+            if state == "RUNNING":
+                self._account("heartbeat", running=running)
+            else:  # `space.cost` and `submission.estimate` read how long starting took
+                first, took = self.progress.first_start, sum(self.startup_s.values())
+                self._account("end", running=running, first_step=first, startup_s=took if first else None)
 
     def _account(self, event: str, **more: Any) -> None:
         """A line in the ledger: what was used, readable after any kill."""

@@ -13,7 +13,7 @@ from slurm.errors import Away, Refused
 from slurm.excluded import excluded
 from slurm.head import read_head
 from slurm.pending import why
-from slurm.states import UNKNOWN, JobState, task_numbers, tasks
+from slurm.states import UNKNOWN, JobState, ended_badly, task_numbers, tasks
 
 POLL_S = 30.0  # between two questions to Slurm; slurmctld serves a whole site
 MANY = 20  # tasks of an array that no one remembers are one row, if they are more
@@ -172,7 +172,7 @@ def _as_dict(row: JobState, role: str, links: list[dict[str, Any]], away: str) -
         "kind": "workers" if role.startswith("workers") else role,
         "state": row.state,
         "reason": row.reason,
-        "why": why(row.reason) if row.state == "PENDING" else "",
+        "why": why(row.reason) if row.state == "PENDING" else ended_badly(row.state),
         "active": None if away else row.active,
         "nodes": row.nodes,
         "start": row.start,

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd.errors import InputError, Unavailable
+from orchestrator.run.out_of_memory import Memory, read_memory
 from orchestrator.run.ray_internals import reread_environment
 from orchestrator.run.run_directory import RunDirectory, remove_dead
 from orchestrator.space.slot import Slot
 
 # Nothing big passes through Ray: data and teacher outputs are memory-mapped files. Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 100 * 2**20
+MEMORY_S = 10.0  # how long the driver waits for what a node says of its memory, after a worker died there
 
 # Ray serves metrics on all interfaces and without a token: each of its three servers is off, unless the
 # environment says otherwise. There is no port -1, and the two that have no switch go on without their server.
@@ -148,6 +150,8 @@ class Cluster:
         url = context.dashboard_url
         self.dashboard_url: str | None = f"http://{url}" if url else None
         self.token_path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+        memory = read_memory() if run_directory else None
+        self.oom_kills = memory.kills if memory else None  # here, before any worker; elsewhere workers tell
 
     @classmethod
     def start(
@@ -227,6 +231,28 @@ class Cluster:
             for n in ray.nodes()
             if n["Alive"]
         ]
+
+    def memory_of(self, node: str) -> Memory | None:
+        """Of the workers on a node: read there, by a process of its own, since Slurm parts their cgroups."""
+        if self._run_directory:
+            return read_memory()  # they share this process's
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        try:
+            here = NodeAffinitySchedulingStrategy(node, soft=False)
+            read = ray.remote(num_cpus=0, max_retries=0)(read_memory).options(scheduling_strategy=here)
+            memory: Memory | None = ray.get(read.remote(), timeout=MEMORY_S)
+        except Exception:  # the node is gone or slow, or not known: then it can't be said
+            return None
+        return memory
+
+    @property
+    def more_memory(self) -> str:
+        """What to do where it is short."""
+        if self._run_directory:
+            return "run fewer slots at once (--slots), or free some memory"
+        return "ask for more memory (in the site profile), or for fewer slots (resources.cpus)"
 
     def slots(self) -> int:
         """How many packs the nodes alive now can run at once."""

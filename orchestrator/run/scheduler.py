@@ -101,11 +101,15 @@ class Scheduler:
             else:
                 self._pool.append(student)
 
-    def point_failed(self, trial: str, id: str) -> bool:
-        """A point failed; True if it will be tried again, else it has failed, its students are blocked."""
+    def point_failed(self, trial: str, id: str, *, blame: bool = True) -> bool:
+        """A point failed; True if it will be tried again, else it has failed, its students are blocked.
+
+        blame: whether that counts; without, it will always be tried again.
+        """
         self._leave(trial, id)
-        self.failures[id] = self.failures.get(id, 0) + 1
-        if self.failures[id] <= self.max_failures:
+        if blame:
+            self.failures[id] = self.failures.get(id, 0) + 1
+        if not blame or self.failures[id] <= self.max_failures:
             self._urgent.append([id])
             return True
         self.failed.add(id)
@@ -134,12 +138,7 @@ class Scheduler:
             self.running.pop(trial, None)
             return None
         current = left[0]
-        if blame:
-            again = self.point_failed(trial, current)
-        else:
-            self._leave(trial, current)
-            self._urgent.append([current])
-            again = True
+        again = self.point_failed(trial, current, blame=blame)
         self.trial_over(trial)
         return current, again
 

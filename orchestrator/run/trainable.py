@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from orchestrator.run.out_of_memory import read_memory
 from orchestrator.run.worker import Broken, PackTrainer, Setup
 
 
@@ -27,6 +28,8 @@ class Trainable(tune.Trainable):
         """Load torch, plan and data, once for the life of this process."""
         self.node: str = ray.get_runtime_context().get_node_id()
         node = os.environ.get("KDSWEEP_NODE_DIR")  # of this node, not of the sweep: see slurm/node.py
+        memory = read_memory()
+        self.oom_kills = memory.kills if memory else None  # before this worker
         self.trainer = PackTrainer(setup, Path(node) if node else None)
         self.trainer.take(config["ids"])
 
@@ -45,7 +48,7 @@ class Trainable(tune.Trainable):
         except Broken as broken:
             broken.event["node"] = self.node
             raise
-        return {**slice_, "node": self.node, "done": slice_["left"] == 0}
+        return {**slice_, "node": self.node, "oom_kills": self.oom_kills, "done": slice_["left"] == 0}
 
     def cleanup(self) -> None:
         """Checkpoint before the process goes."""

@@ -104,6 +104,7 @@ _USED = {
 LEDGER = {
     "point": {**_USED, "id": str, "train_seconds": NOT_NEGATIVE},
     "failed": {**_USED, "id": str},
+    "end": {**_USED, "first_step?": NUMBER, "startup_s?": NOT_NEGATIVE},
     "shut_out": {**_USED, "node": str, "why": str},
 }
 

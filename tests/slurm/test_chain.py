@@ -59,6 +59,12 @@ def test_a_killed_driver_is_followed(here: Path, code: int) -> None:
     assert link(here, "1-0", code) == "again"
 
 
+def test_a_driver_that_is_killed_again_and_again_may_have_too_little_memory(here: Path) -> None:
+    link(here, "1-0", 137)
+    assert link(here, "1-1", 137) == "stop"
+    assert "killed (signal 9), perhaps out of memory: ask for more" in chain.read_links(here)[-1]["why"]
+
+
 def test_nothing_follows_what_is_done(here: Path) -> None:
     train(here, "a", 5, done=True)
     assert link(here, "1-0", 0) == "done"

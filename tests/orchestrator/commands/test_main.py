@@ -90,6 +90,19 @@ def test_an_unknown_command_is_answered_with_the_nearest() -> None:
     assert "did you mean query?" in out.stderr
 
 
+def test_no_memory_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(**options: object) -> None:
+        bytearray(2**62)
+
+    monkeypatch.setattr(cli.cli, "main", full)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: out of memory: free some, or use a larger machine\n"
+
+
 def test_an_error_names_the_remedy_and_ends_with_2(tmp_path: Path) -> None:
     out = kdsweep("status", "nowhere", cwd=tmp_path)
     assert out.returncode == 2

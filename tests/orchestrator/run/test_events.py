@@ -11,6 +11,7 @@ from orchestrator.run import ray_internals
 from orchestrator.run.driver import SweepResult
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.nodes import BAD_POINTS, BAD_STARTS
+from orchestrator.run.out_of_memory import MOST, Memory
 from orchestrator.run.progress import Progress
 from orchestrator.run.ray_cluster import Node
 from orchestrator.run.scheduler import Scheduler
@@ -27,6 +28,7 @@ class World(Events):
         scheduler = Scheduler(plan, set(), pack=lambda ready, slots: [[p] for p in ready])
         by_id: Any = scheduler.points
         self.said: list[str] = []
+        self.memory: Memory | None = None  # of any node
         self.there = [Node(id, f"host-{id}", f"10.0.0.{i}", 2, f"slurm-{id}") for i, id in enumerate(nodes)]
         quiet = SimpleNamespace(write=self.nothing, publish=self.nothing, logs=None)
         cluster = SimpleNamespace(
@@ -36,6 +38,9 @@ class World(Events):
             dashboard_url=None,
             slot=Slot(),
             as_json=dict,
+            memory_of=lambda node: self.memory,
+            more_memory="ask for more memory, or for fewer slots",
+            oom_kills=None,
         )
         folder.mkdir(exist_ok=True)
         parts: Any = {
@@ -63,12 +68,20 @@ class World(Events):
         assert released is not None
         return f"t{self.trials}", *released
 
-    def ends(self, trial: str, id: str, node: str, kind: str = "done", error: str = "RuntimeError") -> None:
+    def ends(
+        self,
+        trial: str,
+        id: str,
+        node: str,
+        kind: str = "done",
+        error: str = "RuntimeError",
+        message: str = "CUDA error",
+    ) -> None:
         """A trial's only point is over."""
         self.trial_started(trial)
         more: dict[str, Any] = {"mae_bpm": 1.0, "train_seconds": 1.0}
         if kind == "failed":
-            more = {"error": {"type": error, "message": "CUDA error", "traceback": ""}, "log": ""}
+            more = {"error": {"type": error, "message": message, "traceback": ""}, "log": ""}
         self.heard(
             trial, {"node": node, "pid": len(node), "events": [{"kind": kind, "id": id, "time": 0.0, **more}]}
         )
@@ -219,3 +232,87 @@ def test_a_worker_is_found_through_its_actor(tmp_path: Path, monkeypatch: pytest
     error.actor_id = "abc"  # type: ignore[attr-defined]
     world.trial_lost(world.next()[0], error, None, None)
     assert "host-b" in world.said[-1]
+
+
+KILLED = (  # Ray 2.60, of a process that got SIGKILL, from whomever
+    "The actor died unexpectedly before finishing this task.\nThe actor is dead because its worker process "
+    "has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a "
+    "connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM "
+    "killer"
+)
+GIB = 2**30
+
+
+def test_a_point_whose_worker_the_kernel_killed_for_memory_is_not_blamed_at_first(tmp_path: Path) -> None:
+    world = World(tmp_path, "a", points=1)
+    trial, (id,), _ = world.next()
+    for n in range(1, MOST + 2):
+        world.trial_started(trial)
+        world.memory = Memory(kills=n, peak=4 * GIB, limit=4 * GIB)
+        world.trial_lost(trial, RuntimeError(KILLED), world.ip("a"), 1)
+        if n < MOST:
+            assert not world.scheduler.failures
+            why = "host-a ran out of memory (4.0 of 4.0 GB): ask for more memory, or for fewer slots"
+            assert (
+                world.said[-1] == f"point {id}: its worker died ({why}); it will resume from its checkpoint"
+            )
+        if n <= MOST:
+            trial, (again,), _ = world.next()
+            assert again == id
+    assert world.scheduler.failed == {id}, "it would loop for ever"
+    error = world.store.errors()[id]
+    assert error["type"] == "OutOfMemory"
+    assert error["message"].startswith("host-a ran out of memory")
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        (Memory(kills=2), "The actor died unexpectedly"),  # as many as before: the kernel killed nothing
+        (None, "killed or crashed on host-a, perhaps out of memory"),
+    ],
+)
+def test_a_kill_without_proof_of_memory_counts(tmp_path: Path, memory: Memory | None, says: str) -> None:
+    world = World(tmp_path, "a", points=3)
+    first, (id,), _ = world.next()
+    began = {"kind": "began", "id": id, "time": 0.0}
+    world.heard(first, {"node": "a", "pid": 1, "events": [began], "oom_kills": 2})
+    world.memory = memory
+    world.trial_started(first)
+    world.trial_lost(first, RuntimeError(KILLED), world.ip("a"), 1)
+    assert world.scheduler.failures == {id: 1}
+    assert says in world.said[-1]
+
+
+def test_a_failed_allocation_is_told_as_such_and_not_blamed_at_first(tmp_path: Path) -> None:
+    world = World(tmp_path, "a", points=1)
+    for n in range(1, MOST + 2):
+        trial, (id,), _ = world.next()
+        world.ends(trial, id, "a", "failed", message="DefaultCPUAllocator: can't allocate memory: 4 bytes")
+        assert bool(world.scheduler.failures) == (n >= MOST)
+    error = world.store.errors()[id]
+    assert error["type"] == "OutOfMemory"
+    assert error["message"].startswith("host-a ran out of memory: ask for more memory")
+    assert error["message"].endswith("can't allocate memory: 4 bytes")
+
+
+def test_workers_that_run_out_of_memory_while_starting_say_so(tmp_path: Path) -> None:
+    world = World(tmp_path, "a")
+    for n in range(1, BAD_STARTS + 1):
+        world.memory = Memory(kills=n, peak=GIB, limit=GIB)
+        world.trial_lost(world.next()[0], RuntimeError(KILLED), world.ip("a"), None)
+    assert world.broken is not None
+    assert "host-a ran out of memory (1.0 of 1.0 GB)" in world.broken
+    told = [entry["event"] for entry in world.store.ledger()]
+    assert "shut_out" not in told, "the next job would be kept off the only nodes there are"
+
+
+def test_the_ledger_s_end_tells_how_long_starting_took(tmp_path: Path) -> None:
+    world = World(tmp_path, "a")
+    world.heartbeat("FAILED")
+    trial, (id,), _ = world.next()
+    world.heard(trial, {"node": "a", "pid": 1, "events": [{"kind": "began", "id": id, "time": 50.0}]})
+    world.startup_s = {"ray": 4.0, "workers": 3.0}
+    world.heartbeat("STOPPED")
+    ends = [entry for entry in world.store.ledger() if entry["event"] == "end"]
+    assert [(entry["first_step"], entry["startup_s"]) for entry in ends] == [(None, None), (50.0, 7.0)]

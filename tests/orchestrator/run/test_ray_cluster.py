@@ -12,6 +12,7 @@ import pytest
 
 from kd.errors import InputError
 from orchestrator.run import ray_cluster as cluster
+from orchestrator.run.out_of_memory import read_memory
 from orchestrator.run.ray_cluster import Cluster
 from orchestrator.space.slot import Slot
 
@@ -87,7 +88,10 @@ def worker():
     return {"environ": dict(os.environ), "gpus": ray.get_gpu_ids()}
 
 seen = ray.get([worker.remote() for _ in range(4)])
-print(json.dumps({"slots": cluster.slots(), "seen": seen, **cluster.as_json()}), flush=True)
+own, cluster._run_directory = cluster._run_directory, None  # as if it were joined
+memory = [cluster.memory_of(cluster.nodes()[0].id) is not None, cluster.memory_of("ab" * 28)]
+cluster._run_directory = own
+print(json.dumps({"slots": cluster.slots(), "seen": seen, "memory": memory, **cluster.as_json()}), flush=True)
 input()
 cluster.close()
 """
@@ -124,6 +128,7 @@ def test_a_started_ray_is_private_bounded_and_gone_afterwards(tmp_path: Path) ->
     assert process.stdin is not None
     assert process.stdout is not None
     started = json.loads(process.stdout.readline())
+    assert started["memory"] == [read_memory() is not None, None]  # of a node, and of one that isn't there
     assert started["slots"] == 4  # two (pretended) GPUs, half of one each
     for worker in started["seen"]:
         assert worker["environ"]["OMP_NUM_THREADS"] == "1"
