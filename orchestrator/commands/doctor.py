@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.words import escaped
 from slurm.check import partitions, refusals
 from slurm.command import Slurm
@@ -33,7 +34,7 @@ class Line(NamedTuple):
     text: str
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.option("--site", "site_name", help="Site profile: a YAML file, or the name of an example.")
 @click.option(
     "--shared",

@@ -13,6 +13,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import SITE, SPACE
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.space.resolve import Opened, open_space
@@ -25,7 +26,7 @@ from slurm.site import Site, load_site
 from slurm.states import JobState
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option(

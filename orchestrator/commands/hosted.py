@@ -1,0 +1,75 @@
+"""`--host`: a command runs on a login node. Knows how commands are called, not what they do."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from kd.errors import InputError
+from orchestrator.commands.arguments import SITE, SPACE
+from orchestrator.commands.echo import echo
+from orchestrator.words import quoted
+
+HOST = click.Option(
+    ["--host"],
+    envvar="KDSWEEP_HOST",
+    metavar="[USER@]HOST[:DIR]",
+    help="Do it there, over ssh; DIR is where sweeps/ lies.  [default: $KDSWEEP_HOST; DIR: kdsweep]",
+)
+SENDING = ("submit", "doctor")  # they run once, so that comparing versions costs little
+
+
+class Hosted(click.Command):
+    """A command with `--host`: the same words are run there, and files they name here go along."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(HOST)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, here or there."""
+        given = ctx.params.pop("host")
+        if not given:
+            return super().invoke(ctx)
+        from orchestrator.run import remote
+
+        host = remote.Host.parse(given)
+        words, files = _words(ctx, remote.SENT)
+        code = remote.run(host, [str(ctx.info_name), *words], files, compare=self.name in SENDING)
+        if self.name == "submit" and code == 0 and ctx.get_parameter_source("host") is not ENVIRONMENT:
+            echo(f"from here: add --host {quoted(given)}, or set KDSWEEP_HOST to it", err=True)
+        sys.exit(code)
+
+
+ENVIRONMENT, COMMANDLINE = ParameterSource.ENVIRONMENT, ParameterSource.COMMANDLINE
+
+
+def _words(ctx: click.Context, folder: str) -> tuple[list[str], dict[str, bytes]]:
+    """Options and arguments as they were given, and the files among them, by where they will lie there."""
+    options, arguments, files = [], [], {}
+    for param in ctx.command.params:
+        name = str(param.name)
+        if param is HOST or ctx.get_parameter_source(name) is not COMMANDLINE:
+            continue
+        given = ctx.params[name]
+        if isinstance(given, bool):
+            options.append((param.opts if given else param.secondary_opts)[-1])
+            continue
+        for value in map(str, given if isinstance(given, tuple) else (given,)):
+            if param.type in (SPACE, SITE) and Path(value).is_file():
+                there = f"{folder}/{param.type.name}/{_plain(Path(value))}"
+                files[there], value = Path(value).read_bytes(), there
+            if isinstance(param, click.Option):
+                options.append(f"{max(param.opts, key=len)}={value}")
+            else:
+                arguments.append(value)
+    return [*options, *(["--", *arguments] if arguments else [])], files
+
+
+def _plain(path: Path) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", path.name, re.ASCII):
+        raise InputError(f"{path}: for --host, name it with letters, digits, '.', '_', '+' and '-' only")
+    return path.name
