@@ -7,14 +7,28 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from kd.errors import InputError
 from orchestrator.commands.arguments import SITE, SPACE
 from orchestrator.commands.echo import echo
 from orchestrator.words import quoted
 
+
+def _known_to_ssh(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Hosts that the user's ssh configuration names."""
+    try:
+        text = (Path.home() / ".ssh" / "config").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    names = [name for line in re.findall(r"(?im)^\s*host\s+(.*)", text) for name in line.split()]
+    plain = [name for name in names if re.fullmatch(r"[\w.-]+", name)]
+    return [CompletionItem(name) for name in plain if name.startswith(incomplete)]
+
+
 HOST = click.Option(
     ["--host"],
+    shell_complete=_known_to_ssh,
     envvar="KDSWEEP_HOST",
     metavar="[USER@]HOST[:DIR]",
     help="Do it there, over ssh; DIR is where sweeps/ lies.  [default: $KDSWEEP_HOST; DIR: kdsweep]",

@@ -176,7 +176,7 @@ def _received(
 ) -> Iterator[tuple[str, File, IO[bytes]]]:
     """Files of the archive: each wanted, regular, and not much larger than listed, as it may have grown."""
     left = dict(wanted)
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+    with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8") as archive:
         for member in archive:
             name = member.name.removeprefix("./")
             file = left.pop(name, None)

@@ -33,7 +33,7 @@ LOGIN = (
     'exec "$SHELL" -lc "$0" 3>&1 >&2'
 )
 # Without a terminal nothing there hears Ctrl-C: when the connection ends, so does the command.
-TIED = "exec 4<&0; { cat <&4; kill -INT $$; } >/dev/null 2>&1 3>&- & exec </dev/null 4<&-"
+TIED = "exec 4<&0; { cat <&4; kill -INT 0; } >/dev/null 2>&1 3>&- & exec </dev/null 4<&-"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def run(host: Host, words: Sequence[str], files: Mapping[str, bytes], *, compare
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     lines = [*enter(host, files), *_program(host), *(_compared(host) if compare else [])]
     lines += ["unset KDSWEEP_HOST", *_environment(terminal), *([] if terminal else [TIED])]
-    lines += [f'exec "$kd" {shlex.join(words)} >&3 3>&-']
+    # The shell stays, and makes a code of an end by a signal: ssh would make NO_CONNECTION of it.
+    lines += ["trap : INT", f'"$kd" {shlex.join(words)} >&3 3>&-', "exit $?"]
     with connected(host, lines, terminal=terminal, stdin=None if terminal else subprocess.PIPE) as ssh:
         return ssh.wait()
 
@@ -137,7 +138,10 @@ def _to_stderr(text: bytes) -> None:
 def enter(host: Host, files: Mapping[str, bytes]) -> list[str]:
     """Lines of sh that go into the directory there. With files, it is made, and they are put there whole."""
     where, no_folder = _path(host.folder), f"{host.login} has no directory {host.folder}"
-    lines = ["unset CDPATH", f"cd -- {where} || {fail(f'{no_folder}: name another with --host HOST:DIR')}"]
+    lines = [
+        "unset CDPATH",
+        f"cd -- {where} 2>/dev/null || {fail(f'{no_folder}: name another with --host HOST:DIR')}",
+    ]
     if not files:
         return lines
     lines.insert(0, f"mkdir -p -- {where} || exit 1")

@@ -1,17 +1,25 @@
-"""`--host` and `fetch`, over a real sshd on loopback; the login node is this machine, its Slurm shell scripts."""
+"""`--host`, `fetch` over a real sshd on loopback. The login node's profile prints, its Slurm is scripts."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from kd.errors import InputError
+from orchestrator.commands.fetch import fetch
 
 ROOT = Path(__file__).resolve().parents[3]
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
@@ -79,7 +87,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {root}/host\nPidFile none\nUsePAM no\n"
         f"StrictModes no\nAuthorizedKeysFile {root}/mine.pub\nPermitRootLogin yes\nPermitUserRC no\n"
-        "PasswordAuthentication no\nKbdInteractiveAuthentication no\n",
+        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nSetEnv SHELL={root}/profile/bash\n",
         encoding="utf-8",
     )
     public = (root / "host.pub").read_text(encoding="utf-8")
@@ -90,7 +98,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         f"Host *\n  IdentitiesOnly yes\n  UserKnownHostsFile {root}/known\n  BatchMode yes\n",
         encoding="utf-8",
     )
-    (root / "bin").mkdir()
+    script(root / "profile" / "bash", f'echo Welcome!\nexec {shutil.which("bash")} "$@"')
     script(root / "bin" / "ssh", f'exec {shutil.which("ssh")} -F {root}/ssh_config "$@"')
     with (root / "log").open("wb") as log:
         sshd = subprocess.Popen([SSHD, "-D", "-e", "-f", str(root / "sshd_config")], stderr=log)
@@ -164,10 +172,12 @@ def test_status_prints_and_ends_as_it_does_there(laptop: Laptop, fitted_sweep: P
     assert same.returncode
     with laptop.start("status", "fitted", "--all", KDSWEEP_HOST=laptop.host, COLUMNS="70") as process:
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (same.returncode, same.stdout, same.stderr)
+    assert (process.returncode, out) == (same.returncode, same.stdout)
+    assert err == "Welcome!\n" + same.stderr
     assert "fitted" in out
     out, err = laptop.run("logs", "fitted", "nope", "--host", laptop.host, code=2)
-    assert (out, err.startswith("error: sweeps/fitted: no point 'nope'")) == ("", True)
+    assert out == ""
+    assert err.startswith("Welcome!\nerror: sweeps/fitted: no point 'nope'")
 
 
 def test_an_end_here_ends_the_command_there(laptop: Laptop) -> None:
@@ -202,34 +212,143 @@ def wait_for(what) -> None:
         time.sleep(0.05)
 
 
-def test_fetch_brings_what_answers_need_and_then_what_changed(laptop: Laptop, tiny_sweep: Path) -> None:
-    there, here = laptop.there / "sweeps" / "tiny", laptop.here / "sweeps" / "tiny"
-    shutil.copytree(tiny_sweep, there)
-    (there / "spaces").mkdir()
-    shutil.copy(there / "space.yaml", there / "spaces" / "001.yaml")
-    (there / "slurm").mkdir()
-    (there / "slurm" / "secret.json").write_text("{}", encoding="utf-8")
-    point = sorted(p.name for p in (there / "points").iterdir())[0]
-    (there / "points" / point / "error.json").write_text("{}", encoding="utf-8")
-    every = files_below(there)
-    small = {n: f for n, f in every.items() if n.endswith((".json", ".jsonl", ".yaml")) and "slurm" not in n}
-    fetch = ["fetch", "tiny", "--host", laptop.host]
-    assert f"{len(small)} of {len(small)} files to fetch" in laptop.run(*fetch, "--dry-run")[0]
+def pretend(laptop: Laptop, text: str) -> None:
+    """A kdsweep there that only prints what it is given, one word a line, then does `text`."""
+    version = '[ "$1" = --version ] && { echo "kdsweep, version 9.1.0"; exit; }'
+    script(laptop.there / ".venv" / "bin" / "kdsweep", f"{version}\nprintf '%s\\n' \"$@\"\n{text}")
+
+
+def test_words_arrive_as_they_were_given_and_other_versions_are_named(laptop: Laptop) -> None:
+    pretend(laptop, 'echo "$COLUMNS $NO_COLOR $KDSWEEP_HOST"; exit 3')
+    words = ["--lines", "7", "--failed", "--host", laptop.host, "--", '-it\'s; "$HOME"', "a*"]
+    out, err = laptop.run("logs", *words, code=3, COLUMNS="61", NO_COLOR="1")
+    assert out.splitlines() == ["logs", "--failed", "--lines=7", "--", *words[-2:], "61 1 "]
+    assert err == "Welcome!\n"
+    out, err = laptop.run("doctor", "--no-node", "--host", laptop.host, code=3)
+    assert out.splitlines()[:2] == ["doctor", "--no-node"]
+    assert "note: here is kdsweep 0.1.0, on login kdsweep, version 9.1.0" in err
+    pretend(laptop, "kill -9 $$")
+    laptop.run("ls", "--host", laptop.host, code=137)
+
+
+def test_in_a_terminal_it_is_one_there_and_ctrl_c_goes_there(laptop: Laptop) -> None:
+    pretend(laptop, 'test -t 1 && stty size; trap "exit 130" INT; echo ready; while :; do sleep 0.1; done')
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.commands.main", "status", "x", "--watch", "--host", laptop.host],
+        **{"cwd": laptop.here, "env": laptop.env, "stdin": side, "stdout": side, "stderr": side},
+        start_new_session=True,
+    )
+    os.close(side)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(main, 1000)
+    os.write(main, b"\x03")
+    assert process.wait(20) == 130
+    os.close(main)
+    assert b"33 77" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "code", "told"),
+    [
+        ("nobody", {}, 75, "can't reach nobody: ssh: connect to host 127.0.0.1 port 1: Connection refused"),
+        ("login:/no/where", {}, 2, "login has no directory /no/where: name another with --host HOST:DIR"),
+        ("login:/", {"KDSWEEP_REMOTE": "/x/kd"}, 2, "no /x/kd on login: install it there"),
+        ("login", {"PATH": "/no"}, 2, "--host needs ssh, and there is none here: install OpenSSH's client"),
+        ("-oProxyCommand=x", {}, 2, "--host '-oProxyCommand=x': write [USER@]HOST[:DIR]"),
+        ("ssh://login", {}, 2, "--host 'ssh://login': write [USER@]HOST[:DIR]"),
+    ],
+)
+def test_what_is_in_the_way_is_one_line(laptop: Laptop, host: str, more: dict, code: int, told: str) -> None:
+    out, err = laptop.run("status", "wrist", f"--host={host}", code=code, **more)
+    assert out == ""
+    assert err.removeprefix("Welcome!\n").startswith(f"error: {told}")
+    assert err.count("\n") <= 2
+
+
+@pytest.fixture
+def sweep(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep there; this process is on the laptop."""
+    monkeypatch.chdir(laptop.here)
+    monkeypatch.setenv("PATH", laptop.env["PATH"])
+    there = laptop.there / "sweeps" / "tiny"
+    names = ["space.yaml", "spaces/001.yaml", "plan.json", "ledger.jsonl", "slurm/1/token.json", "mlflow.db"]
+    for id in ("aa1", "bb2"):
+        names += [
+            f"points/{id}/{n}" for n in ("result.json", "history.jsonl", "model.safetensors", ".x.json")
+        ]
+    names += ["points/bb2/error.json", "points/bb2/checkpoint.pt"]
+    for name in names:
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_text(f'{{"of": "{name}"}}\n' * 300, encoding="utf-8")
+    return there
+
+
+def fetching(laptop: Laptop, *words: str, code: int = 0) -> str:
+    ran = CliRunner().invoke(fetch, ["tiny", "--host", laptop.host, *words])
+    if isinstance(ran.exception, InputError):
+        assert getattr(ran.exception, "exit_code", 2) == code
+        return str(ran.exception)
+    assert ran.exit_code == code, ran.output
+    return ran.stdout
+
+
+SMALL = 9  # files that answers need
+
+
+def test_fetch_brings_what_answers_need_and_then_what_changed(laptop: Laptop, sweep: Path) -> None:
+    here = laptop.here / "sweeps" / "tiny"
+    assert fetching(laptop, "--dry-run").startswith(f"sweeps/tiny: {SMALL} of {SMALL} files to fetch")
     assert not here.exists()
-    laptop.run(*fetch)
-    assert files_below(here) == small
-    assert "0 of" in laptop.run(*fetch)[0]
+    fetching(laptop)
+    small = files_below(here)
+    assert len(small) == SMALL
+    assert small.items() <= files_below(sweep).items()
+    assert fetching(laptop).startswith(f"sweeps/tiny: 0 of {SMALL} files fetched")
 
-    (there / "points" / point / "error.json").unlink()
-    (there / "plan.json").write_text("{}", encoding="utf-8")
-    (here / "laws.json").write_text("{}", encoding="utf-8")  # by `kdsweep fit` here
-    laptop.run(*fetch, "--point", point)
+    (sweep / "points" / "bb2" / "error.json").unlink()  # by `kdsweep retry`
+    (sweep / "plan.json").write_text("{}", encoding="utf-8")
+    (sweep / "laws.json").write_text("old", encoding="utf-8")
+    (here / "laws.json").write_text("new", encoding="utf-8")  # by `kdsweep fit` here
+    fetching(laptop, "--point", "a")
     found = files_below(here)
-    assert found["plan.json"][0] == found.pop("laws.json")[0] == b"{}"
-    assert f"points/{point}/error.json" not in found
-    assert [n for n in found if n.endswith(".safetensors")] == [f"points/{point}/model.safetensors"]
+    assert (found["plan.json"][0], found["laws.json"][0]) == (b"{}", b"new")
+    assert found.keys() - small == {"laws.json", "points/aa1/model.safetensors"}
+    assert small.keys() - found == {"points/bb2/error.json"}
+    fetching(laptop, "--models")
+    assert (here / "points/bb2/model.safetensors").exists()
+    fetching(laptop, "--all")
+    missing = files_below(sweep).keys() - files_below(here)
+    assert missing == {"slurm/1/token.json", "mlflow.db", "points/aa1/.x.json", "points/bb2/.x.json"}
 
-    (here / "spaces" / "001.yaml").write_text("name: other\n", encoding="utf-8")
-    (there / "plan.json").write_text("{ }", encoding="utf-8")
-    assert "holds another sweep: choose another directory" in laptop.run(*fetch, code=2)[1]
-    assert (here / "plan.json").read_bytes() == b"{}"
+
+def test_fetch_refuses_to_mix_two_sweeps(laptop: Laptop, sweep: Path) -> None:
+    mine = laptop.here / "sweeps" / "tiny" / "spaces" / "001.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("name: other\n", encoding="utf-8")
+    assert "holds another sweep: choose another directory with -o" in fetching(laptop, code=2)
+    assert list(files_below(laptop.here)) == ["sweeps/tiny/spaces/001.yaml"]
+    fetching(laptop, "-o", "other")
+    assert len(files_below(laptop.here / "other")) == SMALL
+
+
+def test_fetch_goes_on_after_a_broken_connection(laptop: Laptop, sweep: Path, monkeypatch, tmp_path) -> None:
+    true = shutil.which("ssh", path=laptop.env["PATH"])
+    broken = f'{true} "$@" | dd bs=1 count=20000 2>/dev/null; echo "connection reset" >&2; exit 255'
+    script(tmp_path / "broken" / "ssh", broken)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path / 'broken'}:{laptop.env['PATH']}")
+        told = fetching(laptop, code=75)
+    assert told.startswith("can't reach login: connection reset\n")
+    came = files_below(laptop.here / "sweeps" / "tiny")
+    assert 0 < len(came) < SMALL
+    assert came.items() <= files_below(sweep).items()
+    assert f"{SMALL - len(came) + 1} of {SMALL} files fetched" in fetching(laptop)  # the first is compared
+
+
+def test_fetch_of_no_sweep(laptop: Laptop, sweep: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(sweep)
+    fetching(laptop, code=2)
+    assert "error: no sweep at tiny or sweeps/tiny in" in capfd.readouterr().err
