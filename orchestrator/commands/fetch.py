@@ -61,6 +61,8 @@ def fetch(
         fetched = copy(Host.parse(host), sweep, folder, patterns, dry_run=dry_run, progress=progress)
     if fetched is None:
         sys.exit(2)
+    if (gone := fetched.wanted - fetched.files) and not dry_run:
+        echo(f"{gone:,} files were removed there meanwhile, or can't be read", err=True)
     count, size = (fetched.wanted, fetched.wanted_bytes) if dry_run else (fetched.files, fetched.bytes)
     said = (
         f"{count:,} of {fetched.listed:,} files {'to fetch' if dry_run else 'fetched'}, {size / 1e6:.1f} MB"

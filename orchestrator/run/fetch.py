@@ -19,10 +19,16 @@ from typing import IO, NamedTuple
 from kd.errors import InputError, Unavailable
 from kd.files import write_atomically
 from orchestrator.run.remote import Host, connected, enter, fail
+from orchestrator.words import quoted
 
-SMALL = ("*.json", "*.jsonl", "*.yaml", "*.parquet", "log.txt")  # all that laws, answers and reports read
+SMALL = ("*.json", "*.jsonl", "*.yaml", "log.txt")  # all that laws, answers and reports read
 MODEL = "model.safetensors"
-NEVER = ("./slurm", "./lock", "./mlflow.db*")  # of that machine; `kdsweep sync` makes the database anew
+NEVER = (
+    "./slurm",
+    "./lock",
+    "./mlflow.db*",
+    "./results/*.parquet",
+)  # that machine's, or made anew from the rest
 OURS = ("laws.json", "profile.json")  # written by commands here, too: the newer one stays
 FIRST = "spaces/001.yaml"  # never changes: which sweep it is
 MOST_LISTED, CHUNK = 1 << 30, 1 << 20  # bytes; of 10^6 points it is some 300 MB
@@ -63,7 +69,7 @@ def fetch(
     Raises InputError if the folder holds another sweep, or what comes was not asked for; Unavailable when the
     connection breaks, with what came by then kept.
     """
-    fetched, listing = Fetched(), None
+    fetched, listing, cut = Fetched(), None, None
     script, pipe = _script(host, sweep, patterns), subprocess.PIPE
     try:
         with connected(host, script, stdin=pipe, stdout=pipe) as ssh:
@@ -74,28 +80,23 @@ def fetch(
             fetched = Fetched(len(listing or {}), len(wanted), sum(file.size for file in wanted.values()))
             if wanted and not dry_run:
                 threading.Thread(target=_ask, args=(ssh.stdin, list(wanted)), daemon=True).start()
-                with contextlib.suppress(tarfile.ReadError):  # cut short: counted below
+                try:
                     for name, file, content in _received(ssh.stdout, wanted, host):
                         _write(folder, name, file, content, fetched, progress)
+                except tarfile.ReadError as error:
+                    cut = error  # most likely ssh ends now, and tells why
             else:
                 ssh.stdin.close()
+        if cut:
+            raise Unavailable(f"{host.login} sent a broken archive: {cut}")
     except Unavailable as error:
         if listing is None:
             raise
-        raise Unavailable(f"{error}\n{_came(fetched)}") from None
-    if listing is None:
-        return None
-    if not dry_run:
+        came = f"{fetched.files} of {fetched.wanted} files came"
+        raise Unavailable(f"{error}\n{came}: the same command fetches the others") from None
+    if listing is not None and not dry_run:
         _forget_errors(listing, folder)
-        if fetched.files < fetched.wanted:  # removed or replaced meanwhile
-            raise Unavailable(_came(fetched))
-    return fetched
-
-
-def _came(fetched: Fetched) -> str:
-    return (
-        f"{fetched.files} of {fetched.wanted} files came, and are kept: the same command fetches the others"
-    )
+    return None if listing is None else fetched
 
 
 def _script(host: Host, sweep: str, patterns: Sequence[str]) -> list[str]:
@@ -109,7 +110,10 @@ def _script(host: Host, sweep: str, patterns: Sequence[str]) -> list[str]:
         f"find . -mindepth 1 '(' -name '.*' -o {never} ')' -prune -o -type f '(' {some} ')' "
         r"-printf '%s %T@ %P\0' >&3; printf '\0' >&3; "
         'read -r go; [ "$go" = go ] || exit 0; exec tar -cf - --null --no-recursion -T - >&3 3>&-; fi; done',
-        fail(f"no sweep at {sweep} or sweeps/{sweep} in {host.folder} on {host.login}: kdsweep ls --host"),
+        fail(
+            f"no sweep at {sweep} or sweeps/{sweep} in {host.folder} on {host.login}: "
+            f"see kdsweep ls --host {quoted(f'{host.login}:{host.folder}')}"
+        ),
     ]
 
 

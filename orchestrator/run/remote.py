@@ -188,8 +188,8 @@ def _environment(terminal: bool) -> list[str]:
 
 
 def _path(path: str) -> str:
-    """A path there as a word of sh, relative to the home if it begins with ~/."""
-    home, rest = ('"$HOME"/', path[2:]) if path.startswith("~/") else ("", path)
+    """A path there as a word of sh, below the home if it begins with ~."""
+    home, rest = ('"$HOME"/', path[2:]) if path == "~" or path.startswith("~/") else ("", path)
     return home + shlex.quote(rest)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kd.errors import InputError
+from kd.errors import InputError, Unavailable
 from orchestrator.run.fetch import fetch
 from orchestrator.run.remote import Host
 
@@ -80,7 +80,15 @@ def test_only_what_was_asked_for_is_written(sending, tmp_path: Path, sent: bytes
 
 def test_results_are_asked_for_after_what_they_tell_of_and_the_plan_last(sending, tmp_path: Path) -> None:
     here = sending(listed(*NAMES), archive("./spaces/001.yaml"))
-    with pytest.raises(InputError, match="1 of 5 files came"):
-        fetch(Host("login"), "s", here, ["*"])
+    fetched = fetch(Host("login"), "s", here, ["*"])
+    assert fetched
+    assert (fetched.files, fetched.wanted) == (1, 5)  # the others were removed meanwhile
     asked = (tmp_path / "asked").read_text(encoding="utf-8").replace("./", "").split("\0")
     assert asked == [NAMES[3], NAMES[1], NAMES[4], NAMES[0], NAMES[2], ""]
+
+
+def test_half_a_file_is_not_written(sending) -> None:
+    here = sending(listed("plan.json", size=5000), archive("./plan.json", b"x" * 5000)[:3000])
+    with pytest.raises(Unavailable, match=r"broken archive: .*\n0 of 1 files came: the same command"):
+        fetch(Host("login"), "s", here, ["*"])
+    assert not [path for path in here.rglob("*") if path.is_file()]
