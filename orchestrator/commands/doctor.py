@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from orchestrator.commands.arguments import SITE
 from orchestrator.commands.echo import echo
 from orchestrator.commands.hosted import Hosted
 from orchestrator.words import escaped
@@ -35,7 +36,7 @@ class Line(NamedTuple):
 
 
 @click.command(cls=Hosted)
-@click.option("--site", "site_name", help="Site profile: a YAML file, or the name of an example.")
+@click.option("--site", "site_name", type=SITE, help="Site profile: a YAML file, or the name of an example.")
 @click.option(
     "--shared",
     default="sweeps",

@@ -225,8 +225,10 @@ def test_words_arrive_as_they_were_given_and_other_versions_are_named(laptop: La
     out, err = laptop.run("logs", *words, code=3, COLUMNS="61", NO_COLOR="1")
     assert out.splitlines() == ["logs", "--failed", "--lines=7", "--", *words[-2:], "61 1 "]
     assert err == "Welcome!\n"
-    out, err = laptop.run("doctor", "--no-node", "--host", laptop.host, code=3)
-    assert out.splitlines()[:2] == ["doctor", "--no-node"]
+    (laptop.here / "mine.yaml").write_text(SITE, encoding="utf-8")
+    out, err = laptop.run("doctor", "--site=mine.yaml", "--no-node", "--host", laptop.host, code=3)
+    assert out.splitlines()[:3] == ["doctor", "--site=sent/site/mine.yaml", "--no-node"]
+    assert (laptop.there / "sent" / "site" / "mine.yaml").read_text(encoding="utf-8") == SITE
     assert "note: here is kdsweep 0.1.0, on login kdsweep, version 9.1.0" in err
     pretend(laptop, "kill -9 $$")
     laptop.run("ls", "--host", laptop.host, code=137)
