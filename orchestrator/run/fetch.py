@@ -23,12 +23,8 @@ from orchestrator.words import quoted
 
 SMALL = ("*.json", "*.jsonl", "*.yaml", "log.txt")  # all that laws, answers and reports read
 MODEL = "model.safetensors"
-NEVER = (
-    "./slurm",
-    "./lock",
-    "./mlflow.db*",
-    "./results/*.parquet",
-)  # that machine's, or made anew from the rest
+# That machine's own, or made anew from the rest.
+NEVER = ("./slurm", "./lock", "./mlflow.db*", "./results/*.parquet")
 OURS = ("laws.json", "profile.json")  # written by commands here, too: the newer one stays
 FIRST = "spaces/001.yaml"  # never changes: which sweep it is
 MOST_LISTED, CHUNK = 1 << 30, 1 << 20  # bytes; of 10^6 points it is some 300 MB

@@ -234,6 +234,18 @@ def test_words_arrive_as_they_were_given_and_other_versions_are_named(laptop: La
     laptop.run("ls", "--host", laptop.host, code=137)
 
 
+def test_a_reader_that_leaves_ends_it_well(laptop: Laptop) -> None:
+    pretend(laptop, 'trap "exit 0" PIPE; while echo more; do :; done')
+    process = laptop.start("logs", "x", "--host", laptop.host)
+    assert process.stdout
+    assert process.stdout.readline() == "logs\n"
+    process.stdout.close()
+    assert process.wait(20) == 0
+    assert process.stderr
+    assert process.stderr.read() == "Welcome!\n"
+    process.stderr.close()
+
+
 def test_in_a_terminal_it_is_one_there_and_ctrl_c_goes_there(laptop: Laptop) -> None:
     pretend(laptop, 'test -t 1 && stty size; trap "exit 130" INT; echo ready; while :; do sleep 0.1; done')
     main, side = pty.openpty()
