@@ -53,7 +53,8 @@ class Hosted(click.Command):
         host = remote.Host.parse(given)
         words, files = _words(ctx, remote.SENT)
         code = remote.run(host, [str(ctx.info_name), *words], files, compare=self.name in SENDING)
-        if self.name == "submit" and code == 0 and ctx.get_parameter_source("host") is not ENVIRONMENT:
+        hint = self.name == "submit" and not ctx.params["dry_run"]
+        if hint and code == 0 and ctx.get_parameter_source("host") is not ENVIRONMENT:
             echo(f"from here: add --host {quoted(given)}, or set KDSWEEP_HOST to it", err=True)
         sys.exit(code)
 
