@@ -11,6 +11,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.run import jobs, submission
 from orchestrator.run.status import is_running
 from orchestrator.store.find import sweep_folder
@@ -20,7 +21,7 @@ from slurm.command import Slurm
 from slurm.errors import Away, Refused
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.argument("sweep", type=SWEEP)
 @click.option(
     "--now", is_flag=True, help="Don't wait for checkpoints; epochs since the last checkpoint are lost."

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from orchestrator.commands.arguments import SITE
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.space.schema import Resources
 from orchestrator.words import escaped
 from slurm.check import partitions, refusals
@@ -35,8 +37,8 @@ class Line(NamedTuple):
     text: str
 
 
-@click.command()
-@click.option("--site", "site_name", help="Site profile: a YAML file, or the name of an example.")
+@click.command(cls=Hosted)
+@click.option("--site", "site_name", type=SITE, help="Site profile: a YAML file, or the name of an example.")
 @click.option(
     "--shared",
     default="sweeps",

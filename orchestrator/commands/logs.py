@@ -12,6 +12,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.run.status import is_running
 from orchestrator.store.find import find_point, sweep_folder
 from orchestrator.store.store import Store
@@ -19,7 +20,7 @@ from orchestrator.store.store import Store
 POLL_S = 1.0  # between two looks with --follow; workers report every 2 s
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.argument("sweep", type=SWEEP)
 @click.argument("point", type=POINT, required=False)
 @click.option("--failed", is_flag=True, help="Every failed point: error, traceback, last log lines.")

@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.run.sweeps import sweeps_in
 from orchestrator.words import escaped
 
 NAMES = ("sweep", "state", "done", "failed", "blocked", "total", "best MAE", "point", "last activity")
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.argument("folder", metavar="[DIR]", default="sweeps", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def ls(folder: Path, as_json: bool) -> None:

@@ -32,6 +32,7 @@ COMMANDS = {
     "logs": "Show why points failed, or the history of one point.",
     "check": "Check a sweep's files, and mend what is damaged.",
     "retry": "Make failed points trainable again.",
+    "fetch": "Copy a sweep's results from a login node.",
     "cancel": "Stop a sweep after a checkpoint.",
     "fit": "Fit the scaling laws of a sweep.",
     "query": "Find the best student for a budget, or the smallest for a target error.",

@@ -10,6 +10,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.run import submission
 from orchestrator.run.status import is_running
 from orchestrator.store.check import CHECKPOINT, checkpoint_is_sound, damage_of, train_again
@@ -19,7 +20,7 @@ from orchestrator.store.store import ERROR, Store
 from orchestrator.words import quoted
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.argument("sweep", type=SWEEP)
 @click.argument("points", type=POINT, nargs=-1, metavar="[POINT]...")
 @click.option("--failed", is_flag=True, help="All points that failed; so it is when no POINT is named.")

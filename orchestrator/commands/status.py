@@ -11,6 +11,7 @@ import click
 
 from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.commands.tables import WIDE
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
@@ -20,7 +21,7 @@ WATCH_S = 2.0
 EXIT = {"partly failed": 3, "unknown": 69, "stopped": 75}  # as `run`; 69: Slurm doesn't answer
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.argument("sweep", type=SWEEP)
 @click.option(
     "--watch", is_flag=True, help="Refresh every 2 seconds, Slurm's jobs every 30, until the sweep ends."

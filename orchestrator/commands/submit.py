@@ -13,6 +13,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import SITE, SPACE
 from orchestrator.commands.echo import echo
+from orchestrator.commands.hosted import Hosted
 from orchestrator.run import jobs, submission
 from orchestrator.run.status import is_running
 from orchestrator.space.cost import with_startup
@@ -26,7 +27,7 @@ from slurm.site import Site, load_site
 from slurm.states import JobState
 
 
-@click.command()
+@click.command(cls=Hosted)
 @click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option(

@@ -132,3 +132,12 @@ def test_bash_completes_with_the_script(here: Path) -> None:
     env = os.environ | {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": root}
     out = subprocess.run(["bash", "-c", line], cwd=here, env=env, capture_output=True, text=True, timeout=60)
     assert out.stdout.strip() == "cd56", out.stderr
+
+
+def test_hosts_that_ssh_knows_are_offered(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / ".ssh").mkdir()
+    (here / ".ssh" / "config").write_text(
+        "Host login lab-* logbook\n  User me\nhost other\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("HOME", str(here))
+    assert complete(here, "kdsweep status wrist --host lo") == ["plain,login", "plain,logbook"]
