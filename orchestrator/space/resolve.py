@@ -9,7 +9,8 @@ from pathlib import Path
 from kd.errors import InputError
 from kd.signals.prepare import Data, DataConfig, prepare
 from orchestrator.space import spaces
-from orchestrator.space.plan import Plan, Point, make_plan
+from orchestrator.space.plan import Plan, Point
+from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace, load_space
 from orchestrator.space.slot import Slot
 from orchestrator.store.store import Store
