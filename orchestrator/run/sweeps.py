@@ -43,7 +43,7 @@ def overview(folder: Path) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     store = Store(folder)
     plan = Plan.load(folder / "plan.json") if (folder / "plan.json").is_file() else None
-    results = list(store.results())
+    results = list(store.figures())
     errors = store.failures()
     blocked: set[str] = set()
     if plan:

@@ -86,14 +86,13 @@ class Plan:
         """Read plan.json. Raises InputError when there is none or it is damaged."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            columns = ["init" if name == "birth" else name for name in content["columns"]]  # 0.1.0 and before
-            recipe, args = columns.index("recipe"), columns.index("strategy_args")
-            points = []
-            for row in content["points"]:
-                row[recipe] = content["recipes"][row[recipe]]
-                row[args] = content["strategy_args"][row[args]]
-                points.append(Point(**dict(zip(columns, row, strict=True))))
-            _check(points)
+            names = ["init" if name == "birth" else name for name in content["columns"]]  # 0.1.0 and before
+            rows = content["points"]
+            table = zip(*rows, strict=True) if rows else [()] * len(names)
+            columns: dict[str, Sequence[Any]] = dict(zip(names, table, strict=True))
+            for name, values in (("recipe", "recipes"), ("strategy_args", "strategy_args")):
+                columns[name] = [content[values][i] for i in columns[name]]
+            points = _points(columns)
             return cls(str(content["name"]), points, [str(why) for why in content["refused"]])
         except FileNotFoundError:
             raise InputError(f"{path}: no plan: run the search space first (kdsweep run)") from None
@@ -111,9 +110,17 @@ class Plan:
         return dataclasses.replace(self, points=[*self.points, *more])
 
 
-def _check(points: Sequence[Point]) -> None:
-    """Raise TypeError unless every field holds what it should; column by column, since plans are long."""
-    for column in dataclasses.fields(Point):
-        name, allowed = column.name, JSON_TYPES.get(column.name, {column.type})
-        if wrong := next((point for point in points if type(getattr(point, name)) not in allowed), None):
-            raise TypeError(f"{name} is {getattr(wrong, name)!r:.40}")
+def _points(columns: dict[str, Sequence[Any]]) -> list[Point]:
+    """Points from their columns: plans are long, and this takes half the time of one point after another.
+
+    Raises KeyError for a column that is missing, TypeError unless every one holds what it should.
+    """
+    known = dataclasses.fields(Point)
+    if strange := set(columns) - {column.name for column in known}:
+        raise TypeError(f"unknown columns {', '.join(map(str, strange))}")
+    for column in known:
+        allowed, values = JSON_TYPES.get(column.name, {column.type}), columns[column.name]
+        if not set(map(type, values)) <= allowed:
+            wrong = next(value for value in values if type(value) not in allowed)
+            raise TypeError(f"{column.name} is {wrong!r:.40}")
+    return list(map(Point, *(columns[column.name] for column in known)))
