@@ -151,6 +151,19 @@ class Parts:
         self.rows.update(zip(keys, zip(*columns[3:], strict=True), strict=True))
 
 
+def damaged(sweep: Path) -> Iterator[tuple[Path, str]]:
+    """Parts that can't be read, and why."""
+    for path in sorted((sweep / FOLDER).glob("*.parquet")):
+        import pyarrow as pa
+
+        try:
+            _read(path, None)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, pa.ArrowException) as error:
+            yield path, f"not a readable part ({' '.join(str(error).split())})"
+
+
 def _read(path: Path, names: list[str] | None) -> Any:
     """A part as a table; None if other rules checked it. Raises whatever pyarrow does for a broken one."""
     import pyarrow.parquet as pq
