@@ -35,14 +35,14 @@ def is_running(beat: Mapping[str, Any] | None) -> bool:
     return True
 
 
+@many_objects()
 def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = None) -> dict[str, Any]:
     """What `kdsweep status --json` prints. jobs: gives the sweep's Slurm jobs; default: asks Slurm now."""
     store = Store(folder)
-    with many_objects():
-        plan = Plan.load(folder / "plan.json")
-        ids = {p.id for p in plan.points}
-        results = {r["id"]: r for r in store.figures() if r["id"] in ids}
-        ledger = list(store.ledger())
+    plan = Plan.load(folder / "plan.json")
+    ids = {p.id for p in plan.points}
+    results = {r["id"]: r for r in store.figures() if r["id"] in ids}
+    ledger = list(store.ledger())
     done = set(results)
     failed = {id: error for id, error in store.failures().items() if id in ids}
     blocked = blocked_of(plan, set(failed), done)

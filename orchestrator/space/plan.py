@@ -12,6 +12,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.files import write_json
+from orchestrator.store.parts import many_objects
 
 # Fields of a Point that aren't of one plain type, as they come out of JSON.
 JSON_TYPES: dict[str, set[Any]] = {
@@ -82,6 +83,7 @@ class Plan:
         write_json(path, content)
 
     @classmethod
+    @many_objects()
     def load(cls, path: Path) -> "Plan":
         """Read plan.json. Raises InputError when there is none or it is damaged."""
         try:

@@ -28,7 +28,19 @@ LARGE = 20_000  # results that are held in memory before a part is written
 FULL = 100_000  # rows; parts of fewer are merged,
 SMALL = 8  # once there are so many of them
 RACY_S = 2.0  # a file this young may change again without another time
-FIGURES = ("id", "role", "arch", "depth", "width", "strategy", "params", "mae_bpm", "train_seconds", "device")
+FIGURES = (
+    "id",
+    "role",
+    "arch",
+    "depth",
+    "width",
+    "strategy",
+    "params",
+    "mae_bpm",
+    "train_seconds",
+    "device",
+    "data_fingerprint",
+)
 Key = tuple[str, int, int]  # a point's id, its result.json's size and mtime_ns
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Rows were checked when they were written: with other rules they are checked anew.
