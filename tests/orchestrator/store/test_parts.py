@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.store import parts
 from orchestrator.store import store as stores
-from orchestrator.store.check import train_again
+from orchestrator.store.check import check, repair, train_again
 from orchestrator.store.store import Store
 
 OLD_S = 1_000_000_000
@@ -137,6 +137,17 @@ def test_a_damaged_part_is_told_once_and_replaced(
         assert list(many.figures())
     assert capsys.readouterr().err.count("warning") == 1
     assert first not in part_files(many)
+
+
+def test_check_finds_a_damaged_part_and_removes_it(many: Store) -> None:
+    first = part_files(many)[0]
+    assert not [f for f in check(many) if f.path.suffix == ".parquet"]
+    first.write_bytes(b"PAR1")
+    found = [f for f in check(many) if f.path == first]
+    assert [f.how for f in found] == ["remove"]
+    repair(many, found)
+    assert not first.exists()
+    assert list(many.results()) == plain(many)
 
 
 def test_rows_that_other_rules_checked_are_checked_anew(
