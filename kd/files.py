@@ -8,12 +8,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kd.errors import InputError
+
+if TYPE_CHECKING:  # `kdsweep status` reads files, and no arrays
+    import numpy.typing as npt
 
 LITTLE = 64 * 1024  # bytes left, on a disk that counts as full when a library cannot write
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no space left, on the disk or for this user
@@ -68,8 +68,9 @@ def _full(error: Exception, path: Path) -> OSError | None:
     return OSError(number, f"{os.strerror(number)}; free some there, then run again", str(path))
 
 
-def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+def save_array(path: Path, array: "npt.NDArray[Any]") -> None:
     """Write an array as .npy, atomically."""
+    import numpy as np
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # given a path, numpy would append ".npy"
@@ -78,8 +79,10 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     write_atomically(path, write)
 
 
-def load_array(path: Path, remedy: str) -> npt.NDArray[Any]:
+def load_array(path: Path, remedy: str) -> "npt.NDArray[Any]":
     """An array of a .npy, as a memory map. Raises InputError, ending with `remedy`, for a damaged file."""
+    import numpy as np
+
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         return array

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +56,43 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield entry
 
 
-def progress(sweep: Path) -> list[float]:
+def progress(sweep: Path, links: Sequence[dict[str, Any]] = ()) -> list[float]:
     """[points done, when a checkpoint was last written (Unix s)]: grows, as a list, with every gain.
 
-    Epochs are not counted: those since the last checkpoint are trained again after a kill.
+    Epochs are not counted: those since the last checkpoint are trained again after a kill. Counting looks at
+    every point, so a gain over all links before that the last one's driver told of is taken at its word; that
+    there was none is always counted, since a kill may have come before it could tell.
     """
-    done, last = 0, 0.0
-    for folder in (sweep / "points").glob("*/"):
-        if (folder / "result.json").exists():
-            done += 1
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                last = max(last, (folder / "checkpoint.pt").stat().st_mtime)
+    if links:
+        best = max([link["progress"] for link in links] + [link.get("progress_after", [0]) for link in links])
+        told = _told(sweep, links[-1]["time"])
+        if told and told > best:
+            return [told[0], max(told[1], *best[1:])]
+    return _counted(sweep)
+
+
+def _told(sweep: Path, since: float) -> list[float] | None:
+    """What the driver's heartbeat says, if it is younger than that: an older one may be of before a retry."""
+    try:
+        beat = json.loads((sweep / "progress.json").read_text(encoding="utf-8"))
+        done, last = beat["done"], beat["checkpointed"] or 0.0
+        return [int(done), float(last)] if beat["time"] > since else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _counted(sweep: Path) -> list[float]:
+    """What the points' folders say: one look at each that is done, two at others."""
+    done, last, points = 0, 0.0, str(sweep / "points")
+    with contextlib.suppress(FileNotFoundError), os.scandir(points) as folders:
+        for folder in folders:
+            for name in ("result.json", "checkpoint.pt"):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    found = os.stat(f"{points}/{folder.name}/{name}")
+                    if name == "result.json":
+                        done += 1
+                        break
+                    last = max(last, found.st_mtime)
     return [done, last]
 
 
@@ -116,7 +141,7 @@ def begin(here: Path, link: str) -> int:
     """Record that a link begins, unless nothing should."""
     links = read_links(here)
     record = json.loads((here / RECORD).read_text(encoding="utf-8"))
-    now = progress(here.parent.parent)
+    now = progress(here.parent.parent, links)
     if (here / CANCELLED).exists():
         say("cancelled")
         return OVER
@@ -152,9 +177,10 @@ def end(here: Path, link: str, code: int, signal: str = "") -> str:
     signal: what asked the driver to stop: USR1 (the time limit, a cancel), TERM (preemption), or nothing.
     """
     record = json.loads((here / RECORD).read_text(encoding="utf-8"))
-    now = progress(here.parent.parent)
+    links = read_links(here)
+    now = progress(here.parent.parent, links)
     entry = {"event": "end", "link": link, "code": code, "signal": signal, "ended": time.time()}
-    links = [known | entry if known["link"] == link else known for known in read_links(here)]
+    links = [known | entry if known["link"] == link else known for known in links]
     what, why = verdict(code, links, now, record["max_links"], (here / CANCELLED).exists())
     say(f"link {link} ended with {code}: {what}: {why}")
     entry |= {"verdict": what, "why": why}

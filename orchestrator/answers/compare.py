@@ -86,4 +86,4 @@ def _alone(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fingerprints(store: Store) -> set[Any]:
-    return {r.get("data_fingerprint") for r in store.results()}
+    return {r.get("data_fingerprint") for r in store.figures()}

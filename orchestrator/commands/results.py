@@ -12,6 +12,7 @@ import click
 from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
+from orchestrator.store.parts import many_objects
 from orchestrator.store.store import Store
 from orchestrator.store.table import COLUMNS, check_column, frame, keep, ordered, rows_of
 
@@ -59,7 +60,8 @@ def results(
 
     Strategy arguments are columns like args.temperature; the training recipe, like recipe.lr.
     """
-    rows = rows_of(Store(sweep_folder(sweep)).results())
+    with many_objects():
+        rows = rows_of(Store(sweep_folder(sweep)).results())
     rows = ordered(keep(rows, conditions), sort) if rows else _none(conditions, sort)
     if parquet:
         frame(rows).to_parquet(parquet, index=False)

@@ -151,6 +151,8 @@ def run_sweep(
             return result
         if not tracker.close(result.mlflow_status, result.figures()):
             result.tracking_error = f"{tracker.error or 'it takes too long'}"
+        if result.stopped_by is None:  # who stops it may not wait
+            store.compact()
         result.wall_s = time.monotonic() - started
         return result
     finally:
@@ -219,7 +221,7 @@ class Training:
         scheduler = Scheduler(self.plan.points, self.done, pack=pack, max_failures=self.options.max_failures)
         by_id = {point.id: point for point in self.plan.points}
         progress = Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked)
-        for earlier in self.store.results():
+        for earlier in self.store.figures():
             if earlier["id"] in self.done:
                 progress.mae_bpm[earlier["id"]] = earlier["mae_bpm"]
         return Events(

@@ -14,6 +14,7 @@ from orchestrator.run.usage import by_kind
 from orchestrator.run.usage import left as hours_left
 from orchestrator.space.plan import Plan
 from orchestrator.store.mixed import mixed
+from orchestrator.store.parts import many_objects
 from orchestrator.store.store import Store
 
 SILENT_S = 60.0  # a heartbeat comes every 3 s; one this old means that the driver is gone
@@ -34,12 +35,14 @@ def is_running(beat: Mapping[str, Any] | None) -> bool:
     return True
 
 
+@many_objects()
 def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = None) -> dict[str, Any]:
     """What `kdsweep status --json` prints. jobs: gives the sweep's Slurm jobs; default: asks Slurm now."""
     store = Store(folder)
     plan = Plan.load(folder / "plan.json")
     ids = {p.id for p in plan.points}
-    results = {r["id"]: r for r in store.results() if r["id"] in ids}
+    results = {r["id"]: r for r in store.figures() if r["id"] in ids}
+    ledger = list(store.ledger())
     done = set(results)
     failed = {id: error for id, error in store.failures().items() if id in ids}
     blocked = blocked_of(plan, set(failed), done)
@@ -66,9 +69,9 @@ def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = Non
         "best": _best(results.values()),
         "mixed": mixed(results.values()),
         "points": _points(plan, results, set(failed), blocked, {row["point"] for row in now}),
-        "used": usage(store.ledger()),
-        "used_by": by_kind(plan, store.ledger()),
-        "hours_left": hours_left(plan, done | failed.keys() | blocked, store.ledger(), beat),
+        "used": usage(ledger),
+        "used_by": by_kind(plan, ledger),
+        "hours_left": hours_left(plan, done | failed.keys() | blocked, ledger, beat),
     }
     if (folder / "slurm").is_dir():
         from orchestrator.run.jobs import excluded_nodes, jobs_of, last_link, ray_nodes

@@ -1,5 +1,7 @@
 """The sweeps in a directory, a line each. Reads files; asks neither Slurm nor Ray."""
 
+import contextlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 from kd.errors import InputError
 from orchestrator.run.status import blocked_of, is_running, state_of
 from orchestrator.space.plan import Plan
+from orchestrator.store.parts import many_objects
 from orchestrator.store.store import Store
 
 MARKS = ("space.yaml", "plan.json", "progress.json", "ledger.jsonl", "points", "laws.json", "report.html")
@@ -40,32 +43,45 @@ def overview(folder: Path) -> dict[str, Any]:
         return out | {"why": str(error)}
 
 
+@many_objects()
 def _read(folder: Path) -> dict[str, Any]:
     store = Store(folder)
-    plan = Plan.load(folder / "plan.json") if (folder / "plan.json").is_file() else None
-    results = list(store.results())
+    results = list(store.figures())
     errors = store.failures()
     blocked: set[str] = set()
-    if plan:
+    beat = store.progress()
+    running = is_running(beat)
+    total = _all_done(folder, beat, len(results)) if not errors else None
+    if total is None and (folder / "plan.json").is_file():
+        plan = Plan.load(folder / "plan.json")
         ids = {p.id for p in plan.points}
         results = [r for r in results if r["id"] in ids]
         errors = {id: error for id, error in errors.items() if id in ids}
         blocked = blocked_of(plan, set(errors), {r["id"] for r in results})
-    total = len(plan.points) if plan else None
+        total = len(plan.points)
     missing = (total or 0) - len(results)
-    running = is_running(store.progress())
     pool = [r for r in results if r["role"] == "student"] or results
     best = min(pool, key=lambda r: (r["mae_bpm"], r["params"], r["id"]), default=None)
     keys = ("id", "arch", "depth", "width", "strategy", "params", "mae_bpm")
     left = missing - len(errors) - len(blocked)
     return {
-        "state": state_of(running, left, len(errors), missing) if plan or running else "no plan",
+        "state": state_of(running, left, len(errors), missing) if total is not None or running else "no plan",
         "done": len(results),
         "failed": len(errors),
         "blocked": len(blocked),
         "total": total,
         "best": {key: best[key] for key in keys} if best else None,
     }
+
+
+def _all_done(folder: Path, beat: Mapping[str, Any] | None, done: int) -> int | None:
+    """Points of the plan, if its driver ended with all of them trained and they are: plans are long."""
+    if not beat or beat.get("state") != "SUCCEEDED" or not beat.get("total") == beat.get("done") == done:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        planned, told = ((folder / name).stat().st_mtime_ns for name in ("plan.json", "progress.json"))
+        return done if planned <= told else None
+    return None
 
 
 def _is_sweep(folder: Path) -> bool:

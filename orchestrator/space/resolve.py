@@ -9,7 +9,8 @@ from pathlib import Path
 from kd.errors import InputError
 from kd.signals.prepare import Data, DataConfig, prepare
 from orchestrator.space import spaces
-from orchestrator.space.plan import Plan, Point, make_plan
+from orchestrator.space.plan import Plan, Point
+from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace, load_space
 from orchestrator.space.slot import Slot
 from orchestrator.store.store import Store
@@ -135,7 +136,7 @@ def has_gpu() -> bool:
 
 def _refuse_other_data(store: Store, plan: Plan) -> None:
     """One sweep directory, one data set: laws over errors on different windows would mean nothing."""
-    first = next(store.results(), None)
+    first = next(store.figures(), None)
     if first and plan.points and first["data_fingerprint"] != plan.points[0].data_fingerprint:
         raise InputError(
             f"{store.path} holds results on other data (fingerprint {first['data_fingerprint']}, "

@@ -15,7 +15,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.files import read_json, read_json_lines, sha256, write_text
-from orchestrator.store import records
+from orchestrator.store import parts, records
 from orchestrator.store.store import ERROR, RESULT, Store
 
 CHECKPOINT, HISTORY, MODEL = "checkpoint.pt", "history.jsonl", "model.safetensors"
@@ -43,7 +43,8 @@ class Finding:
 def check(store: Store) -> list[Finding]:
     """Everything that is damaged or left over. Reads every model: some seconds for thousands of points."""
     found = [finding for id in sorted(store.ids()) for finding in _point(store, id)]
-    found += [*_left_over(store.path), *_left_over(store.path / "points")]
+    found += [f for name in (".", "points", parts.FOLDER) for f in _left_over(store.path / name)]
+    found += [Finding(path, why, REMOVE) for path, why in parts.damaged(store.path)]
     if why := _unreadable(store.path / PROGRESS, records.PROGRESS):
         found.append(Finding(store.path / PROGRESS, why, ASIDE))
     ledger = store.path / LEDGER

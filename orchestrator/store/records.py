@@ -131,7 +131,21 @@ def problem(value: Any, spec: Any, where: str = "") -> str | None:
 def ledger_problem(entry: Mapping[str, Any]) -> str | None:
     """What is wrong with a line of the ledger."""
     event = entry.get("event")
-    return problem(entry, LEDGER.get(event, _USED) if isinstance(event, str) else _USED)
+    spec = LEDGER.get(event, _USED) if isinstance(event, str) else _USED
+    return None if _plainly_sound(entry, spec) else problem(entry, spec)
+
+
+def _plainly_sound(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+    """Whether all is text and numbers of an ordinary size; if not, `problem` decides. For long ledgers."""
+    for key, of in spec.items():
+        value: Any = entry.get(key)
+        kind = type(value)
+        if of is str:
+            if kind is not str:
+                return False
+        elif not ((kind is float or kind is int) and (0 if of == NOT_NEGATIVE else -1e299) <= value < 1e300):
+            return False
+    return True
 
 
 def _key_problem(value: Mapping[str, Any], key: str, spec: Any, where: str) -> str | None:

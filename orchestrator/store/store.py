@@ -13,7 +13,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.files import append_json_line, read_json, read_json_lines, write_json
-from orchestrator.store import records
+from orchestrator.store import parts, records
 from orchestrator.words import quoted
 
 RESULT, ERROR = "result.json", "error.json"
@@ -26,6 +26,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.damaged: dict[str, str] = {}  # id -> what is wrong with its result.json, as `results` found it
+        self._seen: set[str] | None = None  # ids that have a result.json, as `results` found them
 
     def folder(self, id: str) -> Path:
         """Where a point's files are."""
@@ -45,7 +46,8 @@ class Store:
 
     def done(self) -> set[str]:
         """Ids of all trained points."""
-        return {id for id in self.ids() if self.is_done(id)}
+        points = str(self.path / "points")
+        return {id for id in self.ids() if os.path.exists(f"{points}/{id}/{RESULT}")}
 
     def result(self, id: str) -> dict[str, Any]:
         """A trained point's result, checked (`records.RESULT`). Raises InputError if the file is damaged."""
@@ -61,35 +63,73 @@ class Store:
 
         Damaged ones are left out, with a warning on stderr; `damaged` then says which.
         """
-        self.damaged = {}
-        for id in sorted(self.ids()):
+        return self._read(whole=True)
+
+    def figures(self) -> Iterator[dict[str, Any]]:
+        """As `results`, but only `parts.FIGURES` and versions (None = absent): much faster for many."""
+        return self._read(whole=False)
+
+    def compact(self) -> None:
+        """Have the results of a big sweep in parts, so that who reads them next does so fast."""
+        if len(self.ids()) >= parts.MANY:
+            for _ in self._read(whole=False, least=1):
+                pass
+
+    def _read(self, whole: bool, least: int | None = None) -> Iterator[dict[str, Any]]:
+        """Results or figures, from parts where there are many. least: so many in none make another."""
+        self.damaged, self._seen = {}, None
+        ids, points = sorted(self.ids()), str(self.path / "points")
+        many = parts.Parts(self.path, whole, warn) if len(ids) >= parts.MANY else None
+        seen: dict[str, parts.Key] = {}
+        for id in ids:
+            key = parts.key_of(points, id, RESULT)
+            if key is None:
+                continue
+            seen[id] = key
+            if many and (found := many.get(key)):
+                yield found
+                continue
             try:
-                yield self.result(id)
+                result = self.result(id)
             except FileNotFoundError:
                 continue
             except InputError as error:
                 self.damaged[id] = str(error)
                 warn(str(error))
+                continue
+            if many and parts.key_of(points, id, RESULT) == key:
+                many.add(key, result)
+            yield result if whole else {name: result.get(name) for name in (*parts.FIGURES, "versions")}
+        self._seen = set(seen)
+        if many:
+            many.close(seen.values(), parts.MANY if least is None else least)
 
     def errors(self) -> dict[str, dict[str, Any]]:
         """Errors of the points that failed and were not trained since, by id.
 
         A point whose error.json is damaged failed all the same: its error says so.
         """
+        return self._errors(self.done())
+
+    def _errors(self, done: set[str]) -> dict[str, dict[str, Any]]:
         found = {}
-        for id in sorted(self.ids()):
-            if not self.is_done(id):
-                with contextlib.suppress(FileNotFoundError):
-                    found[id] = self._error(id)
+        for id in sorted(set(self.ids()) - done):
+            with contextlib.suppress(FileNotFoundError):
+                found[id] = self._error(id)
         return found
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """`errors`, and those of the damaged results that the last `results` left out."""
         damaged = {id: {"id": id, "type": "InputError", "message": why} for id, why in self.damaged.items()}
-        return self.errors() | damaged
+        return self._errors(self.done() if self._seen is None else self._seen) | damaged
 
     def _error(self, id: str) -> dict[str, Any]:
         path = self.folder(id) / ERROR
+        found = path.stat()
+        key = (found.st_size, found.st_mtime_ns, found.st_ino)
+        known, error = _errors.get(path, (None, {}))
+        if known == key:  # `status --watch` asks again and again
+            return error
         try:
             error = read_json(path, "see its log.txt")
             if why := records.problem(error, records.ERROR):
@@ -97,6 +137,7 @@ class Store:
         except InputError as damage:
             warn(str(damage))
             return {"id": id, "type": "InputError", "message": str(damage)}
+        _errors[path] = key, error
         return error
 
     def retry(self, id: str) -> str:
@@ -161,6 +202,7 @@ class Store:
         write_json(folder / name, content, indent=1)
 
 
+_errors: dict[Path, tuple[tuple[int, int, int] | None, dict[str, Any]]] = {}  # as they were last read
 _warned: set[str] = set()
 
 

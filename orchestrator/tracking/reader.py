@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
+from orchestrator.store.parts import many_objects
 from orchestrator.store.store import OLD_NAMES, Store
 from orchestrator.tracking.client import connect, experiment_id, plain, shown, told
 from orchestrator.tracking.database import make_whole, sqlite_file
@@ -22,6 +23,7 @@ class Source:
     space: str
 
 
+@many_objects()
 def from_folder(folder: Path) -> Source:
     """The results of a sweep directory."""
     from orchestrator.space.spaces import documents

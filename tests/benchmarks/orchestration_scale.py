@@ -31,7 +31,8 @@ from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV
 from orchestrator.run.trainable import Trainable
 from orchestrator.run.worker import HEADLINES, PackTrainer, Setup
-from orchestrator.space.plan import Plan, make_plan
+from orchestrator.space.plan import Plan
+from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import load_space
 from orchestrator.space.slot import Slot
 from orchestrator.store.store import Store

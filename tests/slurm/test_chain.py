@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,70 @@ def test_progress_counts_points_before_checkpoints(here: Path) -> None:
     train(here, "a", 40, done=True)
     train(here, "b", 1)
     assert before == [0, 30] < chain.progress(sweep) == [1, 1]
+
+
+def test_counting_looks_once_at_a_trained_point(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(20):
+        train(here, f"done{n}", 1, done=True)
+    train(here, "open", 7)
+    looks: list[str] = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: looks.append(str(path)) or stat(path, **more))
+    assert chain.progress(here.parent.parent) == [20, 7]
+    assert len([path for path in looks if "/points/" in path]) == 20 + 2
+
+
+def beat(here: Path, done: int, checkpointed: float | None, at: float | None = None) -> None:
+    """The driver's heartbeat."""
+    told = {"done": done, "checkpointed": checkpointed, "time": time.time() + 1 if at is None else at}
+    (here.parent.parent / "progress.json").write_text(json.dumps(told))
+
+
+def test_a_gain_that_the_driver_tells_of_is_not_counted_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(here, "a", 5)
+    assert chain.begin(here, "1-0") == chain.GO
+    counted: list[Path] = []
+    monkeypatch.setattr(chain, "_counted", lambda sweep: counted.append(sweep) or [0, 5])
+    beat(here, 3, None)
+    assert chain.end(here, "1-0", 75, "USR1") == "again"
+    assert chain.read_links(here)[-1]["progress_after"] == [3, 5]
+    assert not counted
+    assert chain.begin(here, "1-1") == chain.GO
+    assert counted, "nothing new was told"
+
+
+def test_what_a_killed_driver_could_not_tell_is_counted(here: Path) -> None:
+    """Its heartbeat is older than what its workers finished, or than the link."""
+    train(here, "a", 5, done=True)
+    assert chain.begin(here, "1-0") == chain.GO
+    beat(here, 1, None)
+    train(here, "b", 5, done=True)
+    assert chain.end(here, "1-0", 137) == "again"
+    assert chain.begin(here, "1-1") == chain.GO
+    train(here, "c", 5, done=True)
+    assert chain.end(here, "1-1", 137) == "again"
+    assert chain.read_links(here)[-1]["progress_after"] == [3, 0]
+
+
+def test_a_heartbeat_of_before_a_retry_is_no_gain(here: Path) -> None:
+    beat(here, 9, 1e9, at=1.0)
+    train(here, "a", 5, done=True)
+    assert link(here, "1-0", 75) == "again"
+    assert link(here, "1-1", 75) == "stop"
+    assert chain.read_links(here)[-1]["progress_after"] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"done": 9}', '{"done": null, "checkpointed": 1, "time": 1e99}', "x"]
+)
+def test_a_heartbeat_that_does_not_tell_is_left_out(here: Path, text: str) -> None:
+    train(here, "a", 5, done=True)
+    assert chain.begin(here, "1-0") == chain.GO
+    (here.parent.parent / "progress.json").write_text(text)
+    assert chain.end(here, "1-0", 75) == "again"
+    assert chain.read_links(here)[-1]["progress_after"] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from orchestrator.commands.suggest import suggest as command
 from orchestrator.laws.document import make_document
 from orchestrator.laws.simulate import FakeSweep
 from orchestrator.run.status import standing
-from orchestrator.space.plan import Plan, make_plan
+from orchestrator.space.plan import Plan
+from orchestrator.space.planning import make_plan
 from orchestrator.space.resolve import open_space
 from orchestrator.space.schema import load_space, space_text
 from orchestrator.store.store import Store

@@ -1,6 +1,7 @@
 """`kdsweep ls`: every sweep in a directory with its counts, also one that can't be read."""
 
 import json
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from kd.errors import InputError
 from orchestrator.commands import main as cli
 from orchestrator.commands.ls import ago
 from orchestrator.run.sweeps import overview, sweeps_in
+from orchestrator.space.plan import Plan
 
 
 @pytest.fixture
@@ -38,10 +40,27 @@ def test_counts_best_and_activity(sweeps):
     assert tiny["last_activity"] > "2026"
 
 
+def test_the_plan_of_a_sweep_that_ended_well_is_not_read(sweeps, monkeypatch):
+    folder = sweeps / "tiny"
+    before = overview(folder)
+    beat = {"state": "SUCCEEDED", "time": 1.0, "host": "h", "pid": 1, "total": 6, "done": 6}
+    (folder / "progress.json").write_text(json.dumps(beat))
+    read = []
+    monkeypatch.setattr(Plan, "load", lambda path, load=Plan.load: read.append(path) or load(path))
+    assert overview(folder) | {"last_activity": None} == before | {"last_activity": None}
+    assert not read
+    point = next((folder / "points").iterdir())
+    (point / "result.json").rename(point / "result.json.broken")  # as `kdsweep retry` does
+    assert (overview(folder)["done"], overview(folder)["state"]) == (5, "stopped")
+    (point / "result.json.broken").rename(point / "result.json")
+    os.utime(folder / "plan.json", (2e9, 2e9))  # planned anew since
+    del read[:]
+    assert overview(folder)["total"] == 6
+    assert read
+
+
 def test_the_latest_active_comes_first(sweeps):
     (sweeps / "tiny" / "ledger.jsonl").touch()
-    import os
-
     future = datetime.now(UTC).timestamp() + 100
     os.utime(sweeps / "tiny" / "ledger.jsonl", (future, future))
     assert next(iter(sweeps_in(sweeps)))["sweep"] == "tiny"

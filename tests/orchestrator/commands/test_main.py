@@ -22,9 +22,9 @@ def kdsweep(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[
     )
 
 
-def loaded_by(code: str) -> set[str]:
+def loaded_by(code: str, heavy: tuple[str, ...] = HEAVY) -> set[str]:
     """Which heavy packages a piece of code pulls in."""
-    program = f"{code}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    program = f"{code}\nimport sys\nprint(*[m for m in {heavy!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(out.stdout.splitlines()[-1].split())
 
@@ -55,6 +55,13 @@ def test_help_imports_nothing_heavy(command: str | None) -> None:
     code = "from orchestrator.commands.main import cli\n"
     code += f"try:\n    cli.main({args!r})\nexcept SystemExit:\n    pass"
     assert loaded_by(code) == set()
+
+
+@pytest.mark.parametrize("command", ["status", "ls"])
+def test_status_of_a_sweep_imports_neither_numpy_nor_pydantic(fitted_sweep: Path, command: str) -> None:
+    code = "from orchestrator.commands.main import cli\n"
+    code += f"try:\n    cli.main({[command, str(fitted_sweep)]!r})\nexcept SystemExit:\n    pass"
+    assert loaded_by(code, (*HEAVY, "numpy", "pydantic", "pandas", "pyarrow", "yaml", "jinja2")) == set()
 
 
 def test_a_schema_is_printed_without_anything_heavy() -> None:

@@ -15,7 +15,7 @@ from orchestrator.commands.fit import _source
 from orchestrator.commands.main import main
 from orchestrator.commands.run import _tell
 from orchestrator.run.driver import SweepResult
-from orchestrator.space.plan import make_plan
+from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace
 from orchestrator.store.store import Store
 from orchestrator.tracking.memory import sweep_id

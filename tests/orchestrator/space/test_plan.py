@@ -12,7 +12,8 @@ from kd.errors import InputError
 from kd.signals.prepare import Data
 from kd.signals.windows import Dropped, WindowSet
 from orchestrator.space.packs import packs
-from orchestrator.space.plan import Plan, Point, make_plan
+from orchestrator.space.plan import Plan, Point
+from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace
 
 SPACE = {

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from kd.errors import InputError, Unavailable
 from kd.signals.prepare import Data
 from kd.signals.windows import Dropped, WindowSet
-from orchestrator.space.plan import Plan, make_plan
+from orchestrator.space.plan import Plan
+from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace
 from orchestrator.store.store import Store
 from orchestrator.tracking.live import LiveTracker
