@@ -94,8 +94,9 @@ def make_directory(scratch: str, job: str) -> tuple[Path, int]:
                 finally:
                     os.close(fd)
     directory = Path(tempfile.mkdtemp(prefix=f"kds{job[-7:]}-", dir=parent))
-    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
+    (directory / ".lock").rename(directory / "lock")  # nobody finds it before it is locked
     (directory / "trainers").mkdir()
     (directory / "tmp").mkdir()
     return directory, fd

@@ -1,6 +1,25 @@
-"""What several rooms' tests share: one small synthetic data set."""
+"""What several rooms' tests share: small data, sweeps, and how `make test` divides them in two."""
 
 import pytest
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook
+def pytest_collection_modifyitems(config, items):
+    """Under xdist: the real Slurm's tests in one process, since they wait most of the time; beside them those
+    that boot Ray, one after another; then file by file. Fixtures of files and orders within them stay whole.
+    """
+    if not hasattr(config, "workerinput"):
+        return  # one process, in the order of files
+    first = {"slurm": 0, "ray": 1}
+
+    def group(item):
+        if "slurm_cluster" in item.fixturenames:
+            return "slurm"
+        return "ray" if item.get_closest_marker("cluster") else item.path.stem
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: first.get(group(item), 2))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,9 +79,14 @@ def apart(a: Ports, b: Ports) -> bool:
     return a.first + a.count <= b.first or b.first + b.count <= a.first
 
 
-def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
-    os.chmod(tmp_path, 0o700)
-    scratch = Path("/tmp")
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Short, and nobody else's."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as folder:
+        yield Path(folder)
+
+
+def test_the_directory_is_private_short_and_orphans_go(scratch: Path) -> None:
     first, lock = node.make_directory(str(scratch), "1234567890")
     try:
         assert stat.S_IMODE(first.stat().st_mode) == 0o700
@@ -89,11 +96,27 @@ def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
         os.close(other)
         third, last = node.make_directory(str(scratch), "1234567890")
         assert not second.exists(), "its owner is gone"
+        assert third.exists()
         os.close(last)
-        third.rename(tmp_path / "third")
     finally:
         os.close(lock)
-        node.shutil.rmtree(first)
+
+
+def test_another_job_that_clears_meanwhile_leaves_a_new_directory(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, others = node.fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(node.fcntl, "flock", lock)
+        others.append(node.make_directory(str(scratch), "2"))
+        lock(fd, how)
+
+    monkeypatch.setattr(node.fcntl, "flock", late)
+    directory, held = node.make_directory(str(scratch), "1")
+    assert directory.is_dir()
+    os.close(held)
+    os.close(others[0][1])
 
 
 def test_a_scratch_too_deep_for_sockets_is_not_used(tmp_path: Path) -> None:
