@@ -37,7 +37,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo 'Installing the test extras'
-	@$(PIP) --editable '.[test,edge]'
+	@$(PIP) --editable '.[test,edge,postgres]'
 	@touch $@
 
 clean:
