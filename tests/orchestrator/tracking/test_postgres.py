@@ -149,6 +149,8 @@ def test_a_sweep_is_written_once_and_read_back(uri: str, store: Store) -> None:
     client = MlflowClient(tracking_uri=uri)
     parent, children = runs_of(client, made)
     assert parent.info.status == "KILLED"
+    place = client.get_experiment_by_name("tracked").artifact_location
+    assert place == (store.path / "mlartifacts").as_uri(), "not an earlier sweep's of this process"
     for id, run in children.items():
         assert (run.info.status, run.data.metrics["mae_bpm"]) == ("FINISHED", store.result(id)["mae_bpm"])
         curve = client.get_metric_history(run.info.run_id, "val_mae_bpm")
