@@ -40,6 +40,9 @@ def quiet() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised; `told` tells them
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, DATABASE_TRIES)
 
 
 def connect(uri: str) -> Any:
@@ -47,10 +50,6 @@ def connect(uri: str) -> Any:
     quiet()
     from mlflow import MlflowClient
 
-    if not uri.startswith("http"):
-        from mlflow.store.db import utils
-
-        utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, DATABASE_TRIES)
     return MlflowClient(tracking_uri=uri)
 
 
