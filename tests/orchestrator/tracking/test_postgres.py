@@ -50,7 +50,8 @@ class Server:
         (folder / "password").write_text(PASSWORD, encoding="utf-8")
         (folder / "password").chmod(0o644)  # its folder is private
         options = ["--auth=scram-sha-256", "--username=kd", f"--pwfile={folder}/password", "--no-sync"]
-        self._program("initdb", f"--pgdata={folder}/data", "--encoding=UTF8", *options).wait(60)
+        made = self._program("initdb", f"--pgdata={folder}/data", "--encoding=UTF8", *options)
+        assert made.wait(60) == 0, (folder / "initdb.log").read_text("utf-8")
 
     def _program(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         log = (self.folder / f"{name}.log").open("ab")
