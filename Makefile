@@ -14,7 +14,7 @@ demo: $(VENV)/.ready
 
 # Two processes, each with a core: the real Slurm's tests wait most of the time. `pytest` alone is one process.
 test: $(VENV)/.ready-test
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2
 
 # The tests of what is used of Ray beyond its public interface, with the oldest Ray that pyproject.toml allows.
 oldest-ray: $(VENV)/.ready-test

@@ -1,25 +1,37 @@
 """What several rooms' tests share: small data, sweeps, and how `make test` divides them in two."""
 
+import functools
+from pathlib import Path
+
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook
+@functools.cache
+def share(file):
+    """What one process runs in one go: a test file, all that boot Slurm, or all others that boot Ray."""
+    if "mark.cluster" not in Path(__file__).parents[1].joinpath(file).read_text(encoding="utf-8"):
+        return file
+    return "slurm" if file.startswith("tests/slurm/") else "ray"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Slurm's tests, which wait most of the time, in one process; in the other Ray's and all others."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shares(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return share(nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # the longest begin: `pytest_collection_modifyitems`
+    return Shares(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
-    """Under xdist: the real Slurm's tests in one process, since they wait most of the time; beside them those
-    that boot Ray, one after another; then file by file. Fixtures of files and orders within them stay whole.
-    """
-    if not hasattr(config, "workerinput"):
-        return  # one process, in the order of files
-    first = {"slurm": 0, "ray": 1}
-
-    def group(item):
-        if "slurm_cluster" in item.fixturenames:
-            return "slurm"
-        return "ray" if item.get_closest_marker("cluster") else item.path.stem
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: first.get(group(item), 2))
+    """In a process of xdist's Slurm's tests come first, then Ray's; else they keep the order of files."""
+    if hasattr(config, "workerinput"):
+        first = {"slurm": 0, "ray": 1}
+        items.sort(key=lambda item: first.get(share(item.nodeid.partition("::")[0]), 2))
 
 
 @pytest.fixture(scope="session")
