@@ -12,8 +12,9 @@ demo: $(VENV)/.ready
 	@echo; echo 'The best student below 20,000 parameters:'
 	@$(BIN)/kdsweep query quickstart --max-params 20000
 
+# Two processes, each with a core: the real Slurm's tests wait most of the time. `pytest` alone is one process.
 test: $(VENV)/.ready-test
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2
 
 # The tests of what is used of Ray beyond its public interface, with the oldest Ray that pyproject.toml allows.
 oldest-ray: $(VENV)/.ready-test
@@ -36,7 +37,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo 'Installing the test extras'
-	@$(PIP) --editable '.[test,edge]'
+	@$(PIP) --editable '.[test,edge,postgres]'
 	@touch $@
 
 clean:

@@ -39,8 +39,9 @@ def make_directory(scratch: str, job: str, here: Path | None = None) -> tuple[Pa
         with contextlib.suppress(OSError):  # somebody else removes it, or it is in use
             _remove_dead(old)
     directory = Path(tempfile.mkdtemp(prefix=f"kds{job[-7:]}-", dir=parent))
-    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
+    (directory / ".lock").rename(directory / "lock")  # nobody finds it before it is locked
     (directory / "trainers").mkdir()
     (directory / "tmp").mkdir()
     if here is not None:

@@ -1,6 +1,37 @@
-"""What several rooms' tests share: one small synthetic data set."""
+"""What several rooms' tests share: small data, sweeps, and how `make test` divides them in two."""
+
+import functools
+from pathlib import Path
 
 import pytest
+
+
+@functools.cache
+def share(file):
+    """What one process runs in one go: a test file, all that boot Slurm, or all others that boot Ray."""
+    if "mark.cluster" not in Path(__file__).parents[1].joinpath(file).read_text(encoding="utf-8"):
+        return file
+    return "slurm" if file.startswith("tests/slurm/") else "ray"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Slurm's tests, which wait most of the time, in one process; in the other Ray's and all others."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shares(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return share(nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # the longest begin: `pytest_collection_modifyitems`
+    return Shares(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """In a process of xdist's Slurm's tests come first, then Ray's; else they keep the order of files."""
+    if hasattr(config, "workerinput"):
+        first = {"slurm": 0, "ray": 1}
+        items.sort(key=lambda item: first.get(share(item.nodeid.partition("::")[0]), 2))
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,8 @@ class _Fused(torch.autograd.Function):
 def _rows(x: Tensor) -> Tensor:
     """(N, C, H, W) as (N * H * W / g, g * C) in channels-last order, for a power of two g."""
     c = x.shape[1]
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, c)  # a view, unless x isn't channels-last
+    # x itself, if it is channels-last; of one window in one row `reshape` alone gives a view in any layout.
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, c).contiguous()
     g = 1
     while g * c < LANES and len(pixels) % (2 * g) == 0:
         g *= 2

@@ -31,9 +31,10 @@ class RunDirectory:
     def make(cls) -> "RunDirectory":
         """A new one, short enough for Ray's sockets."""
         path = Path(tempfile.mkdtemp(prefix="kds-", dir=_parents()[0]))
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):  # no locks on this file system: `remove_dead` leaves it alone
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (path / ".lock").rename(path / "lock")  # nobody finds it before it is locked
         (path / "tmp").mkdir()
         fd = os.open(path / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w", encoding="ascii") as file:

@@ -20,9 +20,13 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "9",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "PGCONNECT_TIMEOUT": "3",  # s, of each of DATABASE_TRIES; PostgreSQL's own is none
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for data
 }
 DATABASE_TRIES = 5  # 3 s; MLflow's own 10 take 100 s
+DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+# What PostgreSQL says of a wrong user, password or database; of a server that is away it says other things.
+REFUSED = re.compile(r"authentication failed|no password supplied|pg_hba|(role|database) .* does not exist")
 DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
 PASSING = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
@@ -36,6 +40,9 @@ def quiet() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised; `told` tells them
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, DATABASE_TRIES)
 
 
 def connect(uri: str) -> Any:
@@ -43,10 +50,6 @@ def connect(uri: str) -> Any:
     quiet()
     from mlflow import MlflowClient
 
-    if not uri.startswith("http"):
-        from mlflow.store.db import utils
-
-        utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, DATABASE_TRIES)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -107,6 +110,13 @@ def _in_words(error: Exception, uri: str) -> InputError:
         return InputError(
             f"{where}: {why}: make the file and its folder readable and writable, or name another database "
             f"with --tracking-uri"
+        )
+    if isinstance(root, ModuleNotFoundError) and root.name in DRIVERS:
+        return InputError(f"{where} needs {root.name}: `pip install '{DRIVERS[root.name]}'`")
+    if REFUSED.search(why):
+        return InputError(
+            f"{where} refuses ({why}): correct user, password (also in PGPASSWORD or ~/.pgpass) or database "
+            f"in the address, or have the server's administrator make them"
         )
     if code in DENIED:
         return InputError(

@@ -1,7 +1,8 @@
-"""The sqlite file behind a tracking URI: whole or not there, whatever is killed while its schema is made.
+"""The database behind a tracking URI: whole or not there, whatever is killed while its schema is made.
 
-MLflow makes its schema by 1,700 statements in place, and can't go on with one that a kill cut short. Here it
-is made in a file beside, which then takes the name. Knows sqlite and MLflow's schema, nothing of a sweep.
+MLflow makes its schema by 1,700 statements in place, and can't go on with one that a kill cut short. Here an
+sqlite file is made beside, and then takes the name. On a PostgreSQL server one process makes it, others wait.
+Knows databases and MLflow's schema, nothing of a sweep.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ ARTIFACTS = [  # where MLflow keeps the places of artifacts
 ]
 QUIET_S = 5.0  # MLflow needs about 2 s for its schema: a file as new as this may still be in the making
 PATIENCE_S = 60.0
+SCHEMA_LOCK = 0x6B64737765657031  # "kdsweep1": whoever makes the schema on a server holds it
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -36,13 +38,15 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def make_whole(uri: str, artifacts: str, *, private: bool) -> str | None:
-    """Have a database with this MLflow's schema behind a sqlite URI; what there is to say about it.
+    """Have a database with this MLflow's schema behind a URI of sqlite or PostgreSQL; what there is to say.
 
     artifacts: URI under which a new one keeps artifacts. private: a sweep's own database, which is remade if
     it is broken: the caller writes the results again. Raises InputError for anybody else's.
     """
     path = sqlite_file(uri)
     if path is None:
+        if uri.startswith("postgres"):
+            _make_on_server(uri, artifacts)
         return None
     if _is_whole(path):
         if private:
@@ -77,6 +81,18 @@ def make_whole(uri: str, artifacts: str, *, private: bool) -> str | None:
                 temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
         _forget_connections(uri)
         return said
+
+
+def _make_on_server(uri: str, artifacts: str) -> None:
+    """MLflow's schema on a PostgreSQL server. MLflow's own lock is a file in a host's temporary directory."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import text
+
+    engine = SqlAlchemyStore._get_or_create_engine(uri)
+    with engine.begin() as connection:  # the lock ends with the transaction, or with the process
+        connection.execute(text(f"SET LOCAL lock_timeout = '{PATIENCE_S:.0f}s'"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
+        SqlAlchemyStore(uri, artifacts)  # also its default experiment, which comes after the schema
 
 
 def _repoint(path: Path, artifacts: str) -> None:

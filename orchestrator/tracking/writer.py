@@ -197,10 +197,11 @@ class Tracker:
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
+        from mlflow.store.db.db_types import DATABASE_ENGINES
 
         if found := experiment_id(self.client, self.uri, self.plan.name):
             return found
-        place = self._artifacts if self.uri.startswith("sqlite:") else None
+        place = self._artifacts if self.uri.startswith(tuple(DATABASE_ENGINES)) else None  # a server knows
         try:
             return str(self.client.create_experiment(self.plan.name, artifact_location=place))
         except MlflowException:  # another process was faster

@@ -11,12 +11,12 @@ import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from slurm import head, node, ports
+from slurm import head, node, node_directory, ports
 from slurm.head import joined_file, write_head
 from slurm.node_directory import make_directory, recorded, remove_directory
 from slurm.ports import Ports
@@ -86,9 +86,14 @@ def apart(a: Ports, b: Ports) -> bool:
     return a.first + a.count <= b.first or b.first + b.count <= a.first
 
 
-def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
-    os.chmod(tmp_path, 0o700)
-    scratch = Path("/tmp")
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Short, and nobody else's."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t") as folder:
+        yield Path(folder)
+
+
+def test_the_directory_is_private_short_and_orphans_go(scratch: Path) -> None:
     first, lock = make_directory(str(scratch), "1234567890")
     try:
         assert stat.S_IMODE(first.stat().st_mode) == 0o700
@@ -98,8 +103,8 @@ def test_the_directory_is_private_short_and_orphans_go(tmp_path: Path) -> None:
         os.close(other)
         third, last = make_directory(str(scratch), "1234567890")
         assert not second.exists(), "its owner is gone"
+        assert third.exists()
         os.close(last)
-        third.rename(tmp_path / "third")
     finally:
         os.close(lock)
         shutil.rmtree(first)
@@ -147,6 +152,23 @@ def test_a_folder_that_takes_no_record_stops_no_node(
     os.close(lock)
     remove_directory(directory)
     assert "is not recorded" in capsys.readouterr().err
+
+
+def test_another_job_that_clears_meanwhile_leaves_a_new_directory(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, others = node_directory.fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(node_directory.fcntl, "flock", lock)
+        others.append(make_directory(str(scratch), "2"))
+        lock(fd, how)
+
+    monkeypatch.setattr(node_directory.fcntl, "flock", late)
+    directory, held = make_directory(str(scratch), "1")
+    assert directory.is_dir()
+    os.close(held)
+    os.close(others[0][1])
 
 
 def test_a_scratch_too_deep_for_sockets_is_not_used(tmp_path: Path) -> None:

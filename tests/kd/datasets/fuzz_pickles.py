@@ -88,7 +88,7 @@ def main(programs: int, seed: int) -> None:
     """Read that many programs, from this seed on."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     dice, ended = random.Random(seed), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # a disk would take most of the time
         path = Path(folder) / "S1.pkl"
         for n in range(programs):
             content = program(dice)

@@ -300,7 +300,7 @@ def main(files, seed):
     matlab.SECONDS = 2  # a hanging file ends soon
     dice, ended = random.Random(seed), {name: Counter() for name in FORMATS}
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary, contextlib.closing(reader):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as temporary, contextlib.closing(reader):
         folder = Path(temporary) / "set"
         for n in range(files):
             name = dice.choice(sorted(FORMATS))

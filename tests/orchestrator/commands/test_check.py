@@ -19,8 +19,9 @@ from orchestrator.store.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path, whole_result) -> Store:
-    """Points a1 and b2, done and sound; their lines are in the ledger."""
+def store(tmp_path: Path, whole_result, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Points a1 and b2, done and sound; their lines are in the ledger. Nobody else's runs are on its host."""
+    monkeypatch.setattr(run_directory, "_parents", lambda: [tmp_path])
     store = Store(tmp_path / "sweep")
     used = {"slots": 2, "cpus_per_slot": 1, "gpus_per_slot": 0}
     store.folder("a1").mkdir(parents=True)
@@ -129,10 +130,7 @@ def test_what_killed_jobs_left_on_nodes_is_told_once_the_sweep_does_not_run(stor
     assert "node3" not in call(store)[1]
 
 
-def test_what_killed_runs_left_on_this_host_is_told_then_removed(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_directory, "_parents", lambda: [tmp_path])
+def test_what_killed_runs_left_on_this_host_is_told_then_removed(store: Store, tmp_path: Path) -> None:
     left = tmp_path / "kds-12345678"
     left.mkdir()
     os.utime(left, (0, 0))

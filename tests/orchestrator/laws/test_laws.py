@@ -1,5 +1,6 @@
 """One law: recovery, symmetries, refusals, speed-free behaviour of `fit_law`."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -90,12 +91,17 @@ def noisy(seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
     return sizes, power(sizes) * np.exp(0.02 * rng.standard_normal(16))
 
 
+@functools.cache
+def fitted() -> Law:
+    return fit_law(*noisy())
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_units_do_not_matter(size_unit: float, error_unit: float) -> None:
     sizes, errors = noisy()
     new = np.array([1e3, 2e4, 2.5e6])
-    plain = fit_law(sizes, errors).predict(new)
+    plain = fitted().predict(new)
     scaled = fit_law(sizes * size_unit, errors * error_unit).predict(new * size_unit)
     for a, b in zip(plain, scaled, strict=True):
         np.testing.assert_allclose(b / error_unit, a, rtol=2e-3)
@@ -106,9 +112,7 @@ def test_units_do_not_matter(size_unit: float, error_unit: float) -> None:
 def test_order_does_not_matter(order: list[int]) -> None:
     sizes, errors = noisy()
     new = np.array([1e3, 2e4, 2.5e6])
-    for a, b in zip(
-        fit_law(sizes, errors).predict(new), fit_law(sizes[order], errors[order]).predict(new), strict=True
-    ):
+    for a, b in zip(fitted().predict(new), fit_law(sizes[order], errors[order]).predict(new), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -121,7 +125,7 @@ def test_same_seed_same_law_other_seed_nearly() -> None:
 
 
 def test_wider_at_a_higher_level_and_further_away() -> None:
-    law = fit_law(*noisy())
+    law = fitted()
     new = np.array([1e6, 2e6, 3e6, 4e6])
     narrow, wide = law.predict(new, level=0.5), law.predict(new, level=0.9)
     assert (wide.high > narrow.high).all()

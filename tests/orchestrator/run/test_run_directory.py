@@ -55,6 +55,21 @@ def test_it_is_private_and_short_also_where_tmpdir_is_long(
     assert not directory.path.exists()
 
 
+def test_another_run_that_clears_meanwhile_leaves_it(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = run_directory.fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(run_directory.fcntl, "flock", lock)
+        assert remove_dead() == []
+        lock(fd, how)
+
+    monkeypatch.setattr(run_directory.fcntl, "flock", late)
+    directory = RunDirectory.make()
+    assert directory.path.exists()
+    assert remove_dead() == []
+    directory.remove()
+
+
 def test_a_killed_owner_leaves_nothing_and_a_live_one_everything(temp: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(temp)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

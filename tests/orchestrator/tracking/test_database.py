@@ -1,15 +1,16 @@
 """A kill at any statement of MLflow's schema leaves no database that nobody can use, and loses none."""
 
-import os
-import signal
 import sqlite3
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helper beside this file
+
+from stored import killed
 
 from kd.errors import InputError
 from orchestrator.tracking import database
@@ -19,36 +20,6 @@ from orchestrator.tracking.database import make_whole, sqlite_file
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "QUIET_S", 0.0)
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Do something in a fork; its wait status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
-
-
-def killed(work: Callable[[], object], statement: int) -> bool:
-    """Do something in a fork that gets SIGKILL before its n-th SQL statement; False if it has fewer."""
-
-    def until_killed() -> None:
-        seen = 0
-
-        @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "before_cursor_execute")
-        def count(*_: object) -> None:
-            nonlocal seen
-            seen += 1
-            if seen == statement:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        work()
-
-    return os.waitstatus_to_exitcode(in_child(until_killed)) == -signal.SIGKILL
 
 
 def experiments(uri: str) -> list[str]:

@@ -1,76 +1,25 @@
 """MLflow as a view of the store: replayed any number of times, one run a point, whatever was cut short."""
 
-import json
 import os
 import re
 import shutil
+import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+sys.path.insert(0, str(Path(__file__).parent))  # the helper beside this file
+
+from stored import EPOCHS, finish, plan, runs_of
+
 from kd.errors import InputError, Unavailable
-from kd.signals.prepare import Data
-from kd.signals.windows import Dropped, WindowSet
-from orchestrator.space.plan import Plan
-from orchestrator.space.planning import make_plan
-from orchestrator.space.schema import SearchSpace
 from orchestrator.store.store import Store
 from orchestrator.tracking.live import LiveTracker
 from orchestrator.tracking.reader import from_mlflow
 from orchestrator.tracking.tags import POINT, SWEEP
 from orchestrator.tracking.writer import Tracker, default_uri, in_sync, sync
-
-SPACE = {
-    "name": "tracked",
-    "teachers": [{"arch": "resnet1d", "depth": 2, "width": 8}],
-    "students": [{"arch": "mlp", "depth": 2, "width": [4, 8]}],
-    "strategies": {"scratch": None, "soft": {"temperature": 2}},
-}
-EPOCHS = 3
-
-
-def plan() -> Plan:
-    names = np.array(["a"] * 10)
-    side = WindowSet(np.zeros((10, 1, 200), np.float32), np.zeros(10, np.float32), names, names)
-    return make_plan(SearchSpace.model_validate(SPACE), Data(side, side, side, "f", Dropped(), 30, 180))
-
-
-def finish(store: Store, plan: Plan, index: int, mae: float = 5.0, at: str = "12:00:00") -> str:
-    point = plan.points[index]
-    folder = store.folder(point.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"epoch": e, "train_loss": 1.0 / e, "val_mae_bpm": 9.0 - e, "lr": 1e-3, "train_seconds": float(e)}
-        for e in range(1, EPOCHS + 1)
-    ]
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    store.write_result(
-        point.id,
-        {
-            **asdict(point),
-            "mae_bpm": mae,
-            "val_mae_bpm": 6.0,
-            "train_seconds": 3.5,
-            "params": point.params,
-            "mae_by_subject": {"a/1": mae},
-            "git_commit": "c0ffee",
-            "finished_at": f"2026-01-01T{at}+00:00",
-        },
-    )
-    return point.id
-
-
-def runs_of(client, plan: Plan):
-    experiment = client.get_experiment_by_name(plan.name)
-    runs = client.search_runs([experiment.experiment_id], max_results=100)
-    children = {r.data.tags["kdsweep.point"]: r for r in runs if "kdsweep.point" in r.data.tags}
-    assert len(children) == sum("kdsweep.point" in r.data.tags for r in runs), "two runs for one point"
-    (parent,) = [r for r in runs if "kdsweep.point" not in r.data.tags]
-    return parent, children
 
 
 @pytest.fixture(scope="module")
