@@ -1,13 +1,13 @@
-"""Random kills of sweeps on a real Slurm: is a point lost, trained twice, or left open; does it need hands?
+"""Random kills of sweeps on a real Slurm: is a point lost, trained twice, or left open; are hands needed?
 
     python tests/benchmarks/random_kills.py                     10 sweeps, 7 kills that hit in each; some 40 min
     python tests/benchmarks/random_kills.py --sweeps 2 --hits 3 --json
 
 Boots the cluster of tests/slurm (as root), trains the sweep once undisturbed, then two at a time: gangs and
 elastic ones, on partitions that requeue and that cancel what they preempt. Each is hit at random moments, from
-its submission on, by what can end a job or a part of one: SIGKILL of any process of it, its steps or its whole
-node, preemption, requeue, `kdsweep cancel` with a `submit` later. Nobody helps: a sweep that stops by itself
-before it is done is submitted again after a while, and that is counted as a hand that was needed.
+its submission on, by what can end a job or a part of one: SIGKILL of any process of it or of its steps, the end
+of a node, preemption, requeue, `kdsweep cancel` with a `submit` later. Nobody helps: a sweep that stops by
+itself before it is done is submitted again after a while, and that counts as a hand that was needed.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from typing import Any
 SLURM_TESTS = Path(__file__).resolve().parents[1] / "slurm"
 sys.path.insert(0, str(SLURM_TESTS))
 
-from cluster import SlurmCluster
-from world import FAST, Login, Sweep, compare, unbroken_in_mlflow
+from cluster import SlurmCluster  # noqa: E402
+from world import FAST, Login, Sweep, compare, unbroken_in_mlflow  # noqa: E402
 
 SPACE: dict[str, Any] = {"arch": "resnet1d", "depth": 1, "width": [4, 5, 6]}
 STRATEGIES = {"scratch": None, "soft": None, "dkd": None}
@@ -210,8 +210,6 @@ class Killer(threading.Thread):
             parts.setdefault(next((n for n, word in PARTS.items() if word in args), "other"), []).append(
                 (pid, args)
             )
-        if "cancel" not in self.kind:  # a job whose script is killed has failed, and Slurm requeues no such job
-            parts.pop("script", None)
         part = self.dice.choice(sorted(parts))
         pid, args = self.dice.choice(parts[part])
         try:
