@@ -97,8 +97,8 @@ def _parents() -> list[Path]:
 def _processes(directory: Path) -> Iterator[int]:
     """Descriptors, valid until the next one is asked for, of this user's processes of a run directory.
 
-    Their environment names it; those that have given themselves a title have overwritten it, but their logs are
-    open there.
+    Their environment names it; those that have given themselves a title have overwritten it, but their logs
+    are open there.
     """
     mark = f"{MARK}={directory}".encode()
     for entry in Path("/proc").iterdir():

@@ -1,13 +1,13 @@
 """Random kills of sweeps on a real Slurm: is a point lost, trained twice, or left open; are hands needed?
 
-    python tests/benchmarks/random_kills.py                     10 sweeps, 7 kills that hit in each; some 40 min
+    python tests/benchmarks/random_kills.py                     10 sweeps, 7 kills that hit in each
     python tests/benchmarks/random_kills.py --sweeps 2 --hits 3 --json
 
 Boots the cluster of tests/slurm (as root), trains the sweep once undisturbed, then two at a time: gangs and
-elastic ones, on partitions that requeue and that cancel what they preempt. Each is hit at random moments, from
-its submission on, by what can end a job or a part of one: SIGKILL of any process of it or of its steps, the end
-of a node, preemption, requeue, `kdsweep cancel` with a `submit` later. Nobody helps: a sweep that stops by
-itself before it is done is submitted again after a while, and that counts as a hand that was needed.
+elastic ones, on partitions that requeue and that cancel what they preempt. Each is hit at random moments,
+from its submission on, by what can end a job or a part of one: SIGKILL of any process of it or of its steps,
+the end of a node, preemption, requeue, `kdsweep cancel` with a `submit` later. Nobody helps: a sweep that
+stops by itself before it is done is submitted again after a while, which counts as a hand that was needed.
 """
 
 import argparse

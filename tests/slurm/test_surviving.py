@@ -88,7 +88,7 @@ def test_killed_steps(gang: Sweep, login: Login) -> None:
 
 
 def test_a_gang_outlives_its_first_node(gang: Sweep, login: Login) -> None:
-    """Slurm requeues no job whose script it kills; what waits for such an end takes over, and else goes away."""
+    """Slurm requeues no job whose script it kills: the one that waits for such an end takes over."""
     cluster = login.cluster
     site = login.site(nodes=2, cpus_per_node=1, gpus_per_node=0, gres="gpu:1")
     sweep = login.submit(login.space(SLOW), site, "first-node")
