@@ -7,7 +7,7 @@ and never shows half a one.
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,13 @@ class Store:
                 self.damaged[id] = str(error)
                 warn(str(error))
 
-    def errors(self) -> dict[str, dict[str, Any]]:
-        """Errors of the points that failed and were not trained since, by id.
+    def errors(self, ids: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Errors of the points (default: all) that failed and were not trained since, by id.
 
         A point whose error.json is damaged failed all the same: its error says so.
         """
         found = {}
-        for id in sorted(self.ids()):
+        for id in sorted(self.ids() if ids is None else ids):
             if not self.is_done(id):
                 with contextlib.suppress(FileNotFoundError):
                     found[id] = self._error(id)

@@ -11,6 +11,7 @@ from orchestrator.run import ray_internals
 from orchestrator.run.driver import SweepResult
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.nodes import BAD_POINTS, BAD_STARTS
+from orchestrator.run.pace import Pace
 from orchestrator.run.progress import Progress
 from orchestrator.run.ray_cluster import Node
 from orchestrator.run.scheduler import Scheduler
@@ -40,7 +41,7 @@ class World(Events):
         folder.mkdir(exist_ok=True)
         parts: Any = {
             "scheduler": scheduler,
-            "progress": Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked),
+            "progress": Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked, scheduler.cost),
             "store": Store(folder),
             "cluster": cluster,
             "dashboard": quiet,
@@ -48,6 +49,7 @@ class World(Events):
             "tracker": SimpleNamespace(start=self.nothing, ended=self.nothing),
             "stop": StopRequest(),
             "most_slots": None,
+            "pace": Pace(folder / ".tune", 2.0),
         }
         super().__init__(**parts)
         self.announce()
