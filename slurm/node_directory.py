@@ -71,13 +71,22 @@ def recorded(here: Path) -> Iterator[dict[str, str]]:
 
 
 def processes_of(directory: Path) -> Iterator[int]:
-    """Processes of this user that Ray started for this node: their environment names its directory."""
+    """Processes of this user that Ray started for this node: their environment names its directory.
+
+    Those that have given themselves a title have overwritten it, but their logs are open there.
+    """
     mark = f"KDSWEEP_NODE_DIR={directory}\0".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
-                if mark in (entry / "environ").read_bytes():
+                if mark in (entry / "environ").read_bytes() or _has_open(entry, directory):
                     yield int(entry.name)
+
+
+def _has_open(process: Path, directory: Path) -> bool:
+    """Whether a process has a file of the directory open, removed ones too."""
+    opened = (os.readlink(fd) for fd in (process / "fd").iterdir())
+    return any(name.startswith(f"{directory}/") for name in opened)
 
 
 def end_processes(directory: Path, patience_s: float = 10.0) -> None:

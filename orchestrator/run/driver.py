@@ -22,6 +22,7 @@ from kd.signals.prepare import DataConfig, prepare
 from kd.training.compiled import Unavailable, library
 from orchestrator.run.commit import git_commit
 from orchestrator.run.events import Events, StopRequest
+from orchestrator.run.pace import Pace
 from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, worker_env
 from orchestrator.run.ray_dashboard import Dashboard, job_metadata
@@ -53,7 +54,7 @@ class Options:
     dashboard: bool = True
     tracking_uri: str | None = None  # None = mlflow.db in the sweep directory
     max_failures: int = 1  # how often a point may fail and be tried again
-    slice_s: float = 2.0  # a worker reports, and notices a stop, about this often
+    slice_s: float = 2.0  # a worker reports about this often, less often where there are many (`pace`)
     checkpoint_every_s: float = 30.0
     command: str = "kdsweep run"  # the entry point that the dashboard shows
 
@@ -119,7 +120,7 @@ def run_sweep(
 ) -> SweepResult:
     """Train what the plan has and the store has not; with nothing left to do it doesn't start Ray.
 
-    The plan is saved in the sweep directory, where workers read it; a function that makes it is called once
+    The plan is saved in the sweep directory; a function that makes it is called once
     the sweep is this process's. Raises InputError for bad input or data,
     Busy if another process runs this sweep. The signals INT, TERM, HUP and USR1 make running points
     checkpoint and the call return; a second INT ends it at once.
@@ -235,10 +236,10 @@ class Training:
         pack = functools.partial(packs, most_s=math.inf) if self.slot.gpus else packs  # see `packs`
         scheduler = Scheduler(self.plan.points, self.done, pack=pack, max_failures=self.options.max_failures)
         by_id = {point.id: point for point in self.plan.points}
-        progress = Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked)
+        progress = Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked, scheduler.cost)
         for earlier in self.store.figures():
             if earlier["id"] in self.done:
-                progress.mae_bpm[earlier["id"]] = earlier["mae_bpm"]
+                progress.found(earlier["id"], earlier["mae_bpm"])
         return Events(
             scheduler=scheduler,
             progress=progress,
@@ -249,6 +250,8 @@ class Training:
             tracker=self.tracker,
             stop=self.stop,
             most_slots=self.options.slots,
+            pace=Pace(self.store.path / TUNE_DIR, self.options.slice_s),
+            slice_s=self.options.slice_s,
         )
 
     def _conclude(self, events: Events) -> None:
@@ -272,6 +275,7 @@ class Training:
         slot, options = self.slot, self.options
         setup = Setup(
             sweep_dir=str(self.store.path.resolve()),
+            pace_dir=str((self.store.path / TUNE_DIR).resolve()),
             cache_dir=str(self.cache_dir.resolve()),
             data=self.data,
             threads=slot.threads,

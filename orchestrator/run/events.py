@@ -19,6 +19,7 @@ from kd.files import write_text
 from orchestrator.run import ray_internals
 from orchestrator.run.nodes import Nodes
 from orchestrator.run.out_of_memory import Shortage, Verdict
+from orchestrator.run.pace import Pace, slice_s
 from orchestrator.run.progress import Display, Progress, line
 from orchestrator.run.ray_cluster import Cluster, Node
 from orchestrator.run.ray_dashboard import Dashboard
@@ -95,10 +96,12 @@ class Events:
         tracker: LiveTracker,
         stop: StopRequest,
         most_slots: int | None,
+        pace: Pace,
+        slice_s: float = 2.0,
     ) -> None:
         self.scheduler, self.progress, self.store, self.cluster = scheduler, progress, store, cluster
         self.dashboard, self.display, self.tracker, self.stop = dashboard, display, tracker, stop
-        self.most_slots = most_slots
+        self.most_slots, self.pace, self.least_slice_s = most_slots, pace, slice_s
         self.first_start: float | None = None  # time.monotonic() of the first training step
         self.startup_s: dict[str, float] = {}  # to it, by what took it
         self.broken: str | None = None  # why the sweep cannot go on at all
@@ -114,7 +117,7 @@ class Events:
 
     def announce(self) -> None:
         """Print the dashboard's address."""
-        self._slots()
+        self._tell_pace()
         for node in self._alive:
             self.shortage.known(node, self.cluster.oom_kills)
         self._account("start", host=socket.gethostname(), address=self.cluster.address)
@@ -204,6 +207,7 @@ class Events:
             self.shortage.known(node, result.get("oom_kills"))
         for event in result["events"]:
             self._event(trial, event, node)
+        self.progress.checkpoint(result.get("checkpointed"))
         if "point" in result:
             where = ("point", "epoch", "max_epochs", "val_mae_bpm")
             self.progress.running[trial] = {key: result[key] for key in where}
@@ -365,11 +369,16 @@ class Events:
 
     def tick(self) -> None:
         """Called often; does something now and then."""
-        self._slots()
+        self._tell_pace()
         self.progress.tick(time.time())
         self.display.show(self.progress)
         if self._due():
             self.heartbeat()
+
+    def _tell_pace(self) -> None:
+        """Have workers report as often as one driver can hear so many, and at once when all is to stop."""
+        slices = slice_s(self._slots(), self.least_slice_s)
+        self.pace.tell(slices, stop=bool(self.stop) or self.broken is not None)
 
     def heartbeat(self, state: str = "RUNNING") -> None:
         """Tell other processes and the dashboard the sweep's status; state as in Ray's jobs."""

@@ -23,7 +23,7 @@ def everything_of(folder: Path, point: str) -> dict[str, Any]:
     id = find_point({*store.ids(), *(p.id for p in plan)}, point, str(folder))
     planned = next((asdict(p) for p in plan if p.id == id), None)
     result = store.result(id) if store.is_done(id) else None
-    error = store.errors().get(id)
+    error = store.errors([id]).get(id)
     beat = store.progress()
     running = is_running(beat) and any(where["point"] == id for where in (beat or {})["running"])
     teacher = (result or planned or {}).get("teacher")

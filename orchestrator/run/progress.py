@@ -18,6 +18,13 @@ REDRAW_S = 0.5
 
 
 @dataclass
+class Cost:
+    """Seconds that the plan expects of all that is neither done, failed nor blocked."""
+
+    left_s: float = 0.0
+
+
+@dataclass
 class Progress:
     """Counts, rate and ETA of one call of `kdsweep run`. Fed with the workers' events alone."""
 
@@ -25,16 +32,18 @@ class Progress:
     done: set[str]
     failed: set[str] = field(default_factory=set)
     blocked: set[str] = field(default_factory=set)
+    cost: Cost = field(default_factory=Cost)  # of what is left; whoever changes the sets keeps it
     slots: int = 0
     running: dict[str, dict[str, Any]] = field(
         default_factory=dict
     )  # trial -> {point, epoch, max_epochs, ...}
-    mae_bpm: dict[str, float] = field(default_factory=dict)  # done point -> its error
+    checkpointed: float | None = None  # Unix time of the last checkpoint that a worker told of
     train_seconds: float = 0.0  # of the points that ended in this call
     ended: int = 0
     first_start: float | None = None
     last_end: float | None = None
     slot_seconds: float = 0.0  # slots x time between first start and last end, also when slots come and go
+    _best: dict[str, tuple[float, str]] = field(default_factory=dict)
     _estimated: float = 0.0  # what the plan had expected train_seconds to be
     _open_slot_seconds: float = 0.0
     _ticked: float | None = None
@@ -46,7 +55,7 @@ class Progress:
 
     def point_done(self, id: str, at: float, mae_bpm: float, train_seconds: float) -> None:
         """A point is trained."""
-        self.mae_bpm[id] = mae_bpm
+        self.found(id, mae_bpm)
         self.train_seconds += train_seconds
         self._estimated += self.points[id].cost_s
         self.ended += 1
@@ -54,6 +63,17 @@ class Progress:
         self.last_end = at
         self.slot_seconds += self._open_slot_seconds
         self._open_slot_seconds = 0.0
+
+    def found(self, id: str, mae_bpm: float) -> None:
+        """A done point's error, of this call or an earlier one."""
+        point = self.points[id]
+        kind = "teacher" if point.role == "teacher" else point.strategy
+        self._best[kind] = min(self._best.get(kind, (mae_bpm, id)), (mae_bpm, id))
+
+    def checkpoint(self, at: float | None) -> None:
+        """When a worker last wrote a checkpoint, as far as it says."""
+        if at is not None:
+            self.checkpointed = max(at, self.checkpointed or at)
 
     def tick(self, now: float) -> None:
         """Let time pass, with the slots there are now."""
@@ -81,20 +101,14 @@ class Progress:
         """Seconds to the end: the plan's costs of what is left, scaled by what the done points took."""
         if not self._estimated or not self.slots:
             return None
-        out = self.done | self.failed | self.blocked
-        left = sum(point.cost_s for id, point in self.points.items() if id not in out)
+        left = self.cost.left_s
         for where in self.running.values():
             left -= self.points[where["point"]].cost_s * where["epoch"] / where["max_epochs"]
         return max(left, 0.0) * self.train_seconds / self._estimated / self.slots
 
     def best(self) -> dict[str, tuple[float, str]]:
         """strategy (or "teacher") -> (MAE in BPM, point) of the best done point."""
-        best: dict[str, tuple[float, str]] = {}
-        for id, mae in self.mae_bpm.items():
-            point = self.points[id]
-            kind = "teacher" if point.role == "teacher" else point.strategy
-            best[kind] = min(best.get(kind, (mae, id)), (mae, id))
-        return dict(sorted(best.items(), key=lambda item: item[1]))
+        return dict(sorted(self._best.items(), key=lambda item: item[1]))
 
     def as_json(self, now: float) -> dict[str, Any]:
         """What progress.json holds."""
@@ -112,6 +126,7 @@ class Progress:
             "slots": self.slots,
             "train_seconds": self.train_seconds,
             "efficiency": self.efficiency,
+            "checkpointed": self.checkpointed,
         }
 
 

@@ -95,7 +95,11 @@ def _parents() -> list[Path]:
 
 
 def _processes(directory: Path) -> Iterator[int]:
-    """Descriptors, valid until the next one is asked for, of this user's processes of a run directory."""
+    """Descriptors, valid until the next one is asked for, of this user's processes of a run directory.
+
+    Their environment names it; those that have given themselves a title have overwritten it, but their logs
+    are open there.
+    """
     mark = f"{MARK}={directory}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -104,10 +108,17 @@ def _processes(directory: Path) -> Iterator[int]:
             pidfd = os.pidfd_open(int(entry.name))  # first, so that what is looked at is what is ended
             try:
                 owned = entry.stat().st_uid == os.getuid()
-                if owned and mark in (entry / "environ").read_bytes().split(b"\0"):
+                named = owned and mark in (entry / "environ").read_bytes().split(b"\0")
+                if named or (owned and _has_open(entry, directory)):
                     yield pidfd
             finally:
                 os.close(pidfd)
+
+
+def _has_open(process: Path, directory: Path) -> bool:
+    """Whether a process has a file of the directory open, removed ones too."""
+    opened = (os.readlink(fd) for fd in (process / "fd").iterdir())
+    return any(name.startswith(f"{directory}/") for name in opened)
 
 
 def _mentioned(directory: Path) -> bool:

@@ -4,8 +4,13 @@ It receives events (done, failed, lost) and answers `release`. Failures are coun
 one bad point neither takes its pack with it nor uses up its neighbours' retries.
 """
 
+import heapq
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+
+from orchestrator.run.progress import Cost
+
+MUCH = 1.25  # ready points or slots that are so many times what they were are packed anew
 
 
 class Trainee(Protocol):
@@ -38,6 +43,7 @@ class Scheduler:
     ) -> None:
         self.points = {point.id: point for point in points}
         self.done = done & self.points.keys()
+        self.cost = Cost(sum(p.cost_s for p in self.points.values() if p.id not in self.done))
         self.failed: set[str] = set()
         self.blocked: set[str] = set()
         self.running: dict[str, list[str]] = {}  # trial -> what is left of its pack, the current point first
@@ -45,9 +51,12 @@ class Scheduler:
         self.failures: dict[str, int] = {}
         self._pack = pack
         self._students: dict[str, list[str]] = {}  # teacher -> points that learn from it, not yet released
+        self._blocked_by: dict[str, list[str]] = {}  # teacher -> points of `blocked` that learn from it
         self._pool: list[str] = []  # ready students not yet in a pack
-        self._packs: list[list[str]] = []  # ready packs, the next one last
-        self._packed_for = 0
+        # Ready packs as a heap, the longest first: (-seconds, number, ids).
+        self._packs: list[tuple[float, int, list[str]]] = []
+        self._packed_s = 0.0  # of all ready packs
+        self._packed_for = self._number = 0
         self._urgent: list[list[str]] = []  # retries and teachers, the next one last
         awaited: dict[str, float] = {}
         for point in self.points.values():
@@ -71,11 +80,6 @@ class Scheduler:
         """Whether nothing runs and nothing can be released any more."""
         return not (self.running or self._urgent or self._pool or self._packs)
 
-    @property
-    def left(self) -> set[str]:
-        """Points that are still to be trained: running, ready or waiting."""
-        return self.points.keys() - self.done - self.failed - self.blocked
-
     def release(self, trial: str, slots: int) -> list[str] | None:
         """The next pack (ids, in training order) for a trial, or None: no free slot, or nothing ready."""
         if len(self.running) >= slots:
@@ -83,11 +87,11 @@ class Scheduler:
         if self._urgent:
             ids = self._urgent.pop()
         else:
-            if self._pool or (self._packs and slots != self._packed_for):
-                self._repack(slots)
+            self._repack(slots)
             if not self._packs:
                 return None
-            ids = self._packs.pop()
+            cost, _, ids = heapq.heappop(self._packs)
+            self._packed_s += cost
         self.running[trial] = list(ids)
         return list(ids)
 
@@ -95,6 +99,7 @@ class Scheduler:
         """A point is trained and stored: its students become ready."""
         self._leave(trial, id)
         self.done.add(id)
+        self.cost.left_s -= self.points[id].cost_s
         for student in self._students.pop(id, []):
             if self.points[student].role == "teacher":
                 self._urgent.append([student])
@@ -113,6 +118,7 @@ class Scheduler:
             self._urgent.append([id])
             return True
         self.failed.add(id)
+        self.cost.left_s -= self.points[id].cost_s
         self._block(id)
         return False
 
@@ -121,6 +127,7 @@ class Scheduler:
         self.failures.pop(id, None)
         if id in self.failed:
             self.failed.remove(id)
+            self.cost.left_s += self.points[id].cost_s
             self._urgent.append([id])
             self._unblock(id)
 
@@ -146,18 +153,38 @@ class Scheduler:
         self.running[trial].remove(id)
 
     def _block(self, teacher: str) -> None:
-        for student in self._students.pop(teacher, []):
+        students = self._students.pop(teacher, [])
+        if students:
+            self._blocked_by[teacher] = students
+        for student in students:
             self.blocked.add(student)
+            self.cost.left_s -= self.points[student].cost_s
             self._block(student)
 
     def _unblock(self, teacher: str) -> None:
-        for student in [s for s in self.blocked if self.points[s].teacher == teacher]:
+        students = self._blocked_by.pop(teacher, [])
+        if students:
+            self._students.setdefault(teacher, []).extend(students)
+        for student in students:
             self.blocked.remove(student)
-            self._students.setdefault(teacher, []).append(student)
+            self.cost.left_s += self.points[student].cost_s
             self._unblock(student)
 
     def _repack(self, slots: int) -> None:
-        ready = self._pool + [id for pack in self._packs for id in pack]
-        packs = self._pack([self.points[id] for id in ready], slots)
-        self._packs = [[point.id for point in pack] for pack in reversed(packs)]
-        self._pool, self._packed_for = [], slots
+        """Pack what has become ready; all anew only where much has, or the slots are others, so that packing
+        costs each point a few times its share, however often students become ready and nodes come and go.
+        """
+        pool_s = sum(self.points[id].cost_s for id in self._pool)
+        others = not self._packed_for / MUCH < slots < self._packed_for * MUCH
+        if pool_s > (MUCH - 1) * self._packed_s or (self._packs and others):
+            self._pool += [id for _, _, ids in self._packs for id in ids]
+            self._packs, self._packed_s, self._packed_for = [], 0.0, slots
+        if not self._pool:
+            return
+        for pack in self._pack([self.points[id] for id in self._pool], slots):
+            cost = sum(point.cost_s for point in pack)
+            self._packs.append((-cost, self._number, [point.id for point in pack]))
+            self._packed_s += cost
+            self._number += 1
+        heapq.heapify(self._packs)
+        self._pool = []

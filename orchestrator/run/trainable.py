@@ -21,22 +21,26 @@ class Leaving(RuntimeError):
 class Trainable(tune.Trainable):
     """Tune's view of a worker: one step is one slice of time, one trial is one pack.
 
-    config: {"ids": [...]}, the pack; `setup` comes by tune.with_parameters. Results name the node.
+    config: {"pack": ...}; `setup` comes by tune.with_parameters. Results name the node.
     """
 
     def setup(self, config: dict[str, Any], setup: Setup) -> None:  # type: ignore[override]  # with_parameters
-        """Load torch, plan and data, once for the life of this process."""
+        """Load torch and data, once for the life of this process."""
         self.node: str = ray.get_runtime_context().get_node_id()
         node = os.environ.get("KDSWEEP_NODE_DIR")  # of this node, not of the sweep: see slurm/node.py
         memory = read_memory()
         self.oom_kills = memory.kills if memory else None  # before this worker
         self.trainer = PackTrainer(setup, Path(node) if node else None)
-        self.trainer.take(config["ids"])
+        self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next pack, warm."""
-        self.trainer.take(new_config["ids"])
+        self._take(new_config)
         return True
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self.trainer.take(config["pack"])
+        self.config = {}  # Tune sends it back with every result
 
     def step(self) -> dict[str, Any]:
         """Train for a slice of time. Raises Leaving, once all is reported, when this node must go."""
@@ -44,7 +48,7 @@ class Trainable(tune.Trainable):
             self.trainer.pause()
             raise Leaving(f"{socket.gethostname()}: this node's time is over")
         try:
-            slice_ = self.trainer.advance(self.trainer.setup.slice_s)
+            slice_ = self.trainer.advance(self.trainer.pace.slice_s)
         except Broken as broken:
             broken.event["node"] = self.node
             raise

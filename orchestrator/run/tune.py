@@ -1,5 +1,6 @@
 """Ray Tune's three seams, each passing on to `Events`: the next pack, what happened, when to stop."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ray import cloudpickle
@@ -7,6 +8,7 @@ from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.search import Searcher
 
 from orchestrator.run import ray_internals
+from orchestrator.space.packs import Pack
 from orchestrator.space.slot import Slot
 
 if TYPE_CHECKING:
@@ -35,13 +37,15 @@ class Release(_Stateless, Searcher):
     def __init__(self, events: "Events") -> None:
         super().__init__()
         self._events = events
+        self._points = events.progress.points
+        self._served = Counter(point.teacher for point in self._points.values() if point.teacher)
 
     def suggest(self, trial_id: str) -> Any:
         """The pack for a new trial (a dict); None: not now; FINISHED: never again."""
         released = self._events.release(trial_id)
         if released is not None:
             ids, avoid = released
-            return {"ids": ids, "avoid": avoid}
+            return {"pack": Pack.of((self._points[id] for id in ids), self._served), "avoid": avoid}
         return Searcher.FINISHED if self._events.over else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:

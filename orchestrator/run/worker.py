@@ -1,7 +1,7 @@
 """What runs in a worker: a pack of points, a slice of time at a time; as stacks on a GPU, else one by one.
 
 `PackTrainer` knows the sweep directory and `kd`, not Ray (`trainable.py` is its Tune shell). A worker stays
-warm: torch, the plan and the data are loaded once, then pack after pack is trained.
+warm: torch and the data are loaded once, then pack after pack is trained. It never reads the plan.
 """
 
 import ctypes
@@ -21,7 +21,9 @@ from kd.errors import InputError
 from kd.files import is_full
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
-from orchestrator.space.plan import Plan, Point
+from orchestrator.run.pace import Pace
+from orchestrator.space.packs import Pack
+from orchestrator.space.plan import Point
 from orchestrator.store.lock import SweepLock, byte_of
 from orchestrator.store.store import Store
 
@@ -39,11 +41,12 @@ class Setup:
     """What every worker of a sweep receives once. Plain data, so that it can be pickled."""
 
     sweep_dir: str
+    pace_dir: str  # see `pace`
     cache_dir: str
     data: DataConfig
     threads: int
     gpu: bool
-    slice_s: float  # a step trains for about this long; also how fast a worker notices a stop request
+    slice_s: float  # a step trains for about this long, until the pace says otherwise
     checkpoint_every_s: float
     git_commit: str | None
     engine: str = "torch"  # "fused": kd.training.compiled, where it can be had
@@ -76,7 +79,10 @@ class PackTrainer:
         torch.set_num_threads(setup.threads)
         self.setup = setup
         self.store = Store(Path(setup.sweep_dir))
-        self.points: dict[str, Point] = {p.id: p for p in Plan.load(self.store.path / "plan.json").points}
+        self.points: dict[str, Point] = {}
+        self.served: dict[str, int] = {}  # teacher -> how many points of the plan learn from it
+        self.pace = Pace(Path(setup.pace_dir), setup.slice_s)
+        self.checkpointed: float | None = None  # Unix time of the last checkpoint of this process
         self.data: Data = prepare(setup.data, Path(setup.cache_dir), _say, node_dir)
         self.device = device_of(setup.gpu)
         self.engine = compiled_engine() if setup.engine == "fused" and self.device == "cpu" else None
@@ -96,15 +102,16 @@ class PackTrainer:
         """Whether this node is about to go."""
         return self._leave is not None and self._leave.exists()
 
-    def take(self, ids: list[str]) -> None:
+    def take(self, pack: Pack) -> None:
         """Go on with another pack; points in the middle of training are checkpointed first."""
         self.pause()
-        self.ids = list(ids)
+        self.points, self.served = {p.id: p for p in pack.points}, dict(pack.served)
+        self.ids = list(self.points)
 
     def advance(self, seconds: float) -> dict[str, Any]:
         """Train for about `seconds` (at least one epoch); {events, left, and where the current point is}.
 
-        Returns early when this node must leave.
+        Also when this process last wrote a checkpoint. Returns early when this node must leave or all stop.
         """
         deadline = time.monotonic() + seconds
         events: list[dict[str, Any]] = []
@@ -114,13 +121,16 @@ class PackTrainer:
                 if self.runs is None and not self._begin(events):
                     continue
                 assert self.runs is not None
+                held = self._held()
                 rows = self.runs.step()
+                if self._held() != held:
+                    self.checkpointed = time.time()
             except Exception as error:
                 self._stack_failed(error, events)
             else:
                 for i, row in enumerate(rows):
                     self._hear(i, row, events)
-            if time.monotonic() >= deadline or self.must_leave:
+            if time.monotonic() >= deadline or self.must_leave or self.pace.stop:
                 break
         where = {}
         if self.runs is not None:
@@ -128,14 +138,19 @@ class PackTrainer:
             point = self.runs.members[self.stacked.index(id)]
             where = {"point": id, "epoch": point.epoch, "max_epochs": point.spec.recipe.max_epochs}
             where["val_mae_bpm"] = self._row.get("val_mae_bpm")
-        return {"events": events, "left": len(self.ids), **where}
+        return {"events": events, "left": len(self.ids), "checkpointed": self.checkpointed, **where}
 
     def pause(self) -> None:
         """Checkpoint what is being trained and let go of it."""
         if self.runs is not None:
             if any(point.epoch for point in self.runs.members):
                 self.runs.checkpoint()
+                self.checkpointed = time.time()
             self._let_go()
+
+    def _held(self) -> list[int]:
+        """The epochs that the checkpoints of the stack's points hold."""
+        return [point.checkpointed for point in self.runs.members] if self.runs else []
 
     def _begin(self, events: list[dict[str, Any]]) -> bool:
         """Begin the next point and those of the pack that train with it; False if it was done already."""
@@ -256,7 +271,7 @@ class PackTrainer:
             {
                 **point,
                 **figures,
-                **total_cost(self.points, id, figures["train_seconds"], self.store),
+                **total_cost(self.points[id], self.served, figures["train_seconds"], self.store),
                 "recipe_version": RECIPE_VERSION,
                 "versions": {
                     "python": platform.python_version(),
@@ -320,19 +335,20 @@ def compiled_engine() -> ctypes.CDLL | None:
 
 
 def total_cost(
-    points: Mapping[str, Point], id: str, train_seconds: float, store: Store
+    point: Point, served: Mapping[str, int], train_seconds: float, store: Store
 ) -> dict[str, float | int]:
     """The compute a point really had, its teacher's included: what result.json says beside train_seconds.
 
-    teacher_seconds: what its teacher took to train; teacher_students: how many points of the plan it serves.
+    teacher_seconds: what its teacher took to train; teacher_students: how many points of the plan it
+    serves, from `served`.
     total_seconds: train_seconds + an equal share of the teacher, what the point cost this sweep.
     alone_seconds: train_seconds + the whole teacher, what it costs whoever wants only this student.
     """
-    teacher = points[id].teacher
+    teacher = point.teacher
     if teacher is None:
         return {"total_seconds": train_seconds, "alone_seconds": train_seconds}
     seconds = store.result(teacher)["train_seconds"]
-    students = sum(p.teacher == teacher for p in points.values())
+    students = served[teacher]
     return {
         "teacher_seconds": seconds,
         "teacher_students": students,

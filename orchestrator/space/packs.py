@@ -1,6 +1,8 @@
 """Points grouped into packs: what one Tune trial trains in one warm process. Knows points only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from orchestrator.space.plan import Point
@@ -11,6 +13,30 @@ PACK_S = (4.0, 120.0)
 WAVES = 8  # packs per slot and refill that keep the last ones short
 
 
+@dataclass(frozen=True, repr=False)
+class Pack:
+    """What a trial carries to its worker. served: by teacher, how many points of the plan learn from it.
+
+    Tune copies and prints its trials' configurations; this one stays what it is, and says little.
+    """
+
+    points: tuple[Point, ...]
+    served: Mapping[str, int]
+
+    @classmethod
+    def of(cls, points: Iterable[Point], served: Mapping[str, int]) -> "Pack":
+        """A pack with what it needs of `served`."""
+        points = tuple(points)
+        teachers = {point.teacher for point in points if point.teacher is not None}
+        return cls(points, {teacher: served[teacher] for teacher in teachers})
+
+    def __deepcopy__(self, memo: Any) -> "Pack":
+        return self
+
+    def __repr__(self) -> str:
+        return f"{len(self.points)} points"
+
+
 def packs(points: Iterable[Point], slots: int, *, most_s: float = PACK_S[1]) -> list[list[Point]]:
     """Group points into packs, longest first: what one Tune trial trains in one warm process.
 
@@ -18,20 +44,23 @@ def packs(points: Iterable[Point], slots: int, *, most_s: float = PACK_S[1]) -> 
     stacks, many points in the time of one, and is given all it can use.
 
     Points of a pack have one shape. The packs are short enough that `slots` slots end at about one time, and
-    long enough that starting them costs little.
+    long enough that starting them costs little. Points of one shape and cost keep their order.
     """
-    ordered = sorted(points, key=lambda p: (-p.cost_s, p.arch, p.depth, p.width, p.id))
-    share = sum(p.cost_s for p in ordered) / max(slots, 1) / WAVES
+    shapes: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        shapes.setdefault((point.arch, point.depth, point.width, point.role), []).append(point)
+    share = sum(p.cost_s for alike in shapes.values() for p in alike) / max(slots, 1) / WAVES
     target = min(max(share, PACK_S[0]), most_s)
-    made: list[list[Point]] = []
-    open_: dict[tuple[Any, ...], tuple[list[Point], float]] = {}
-    for point in ordered:
-        shape = (point.arch, point.depth, point.width, point.role)
-        pack, cost = open_.get(shape, ([], 0.0))
-        if not pack or cost + point.cost_s > target:
-            pack, cost = [], 0.0
-            made.append(pack)
-        pack.append(point)
-        open_[shape] = (pack, cost + point.cost_s)
-    made.sort(key=lambda pack: -sum(p.cost_s for p in pack))
-    return made
+    made: list[tuple[float, list[Point]]] = []
+    for shape in sorted(shapes):
+        pack: list[Point] = []
+        cost = 0.0
+        for point in sorted(shapes[shape], key=attrgetter("cost_s"), reverse=True):  # equal ones: no work
+            if pack and cost + point.cost_s > target:
+                made.append((cost, pack))
+                pack, cost = [], 0.0
+            pack.append(point)
+            cost += point.cost_s
+        made.append((cost, pack))
+    made.sort(key=itemgetter(0), reverse=True)
+    return [pack for _, pack in made]

@@ -94,6 +94,8 @@ PROGRESS = {
     "eta_s?": NUMBER,
     "slots?": WHOLE,
     "ray?": {"directory?": str},
+    "done?": WHOLE,
+    "checkpointed?": NUMBER,
 }
 _USED = {
     "event": str,

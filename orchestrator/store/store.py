@@ -7,7 +7,7 @@ and never shows half a one.
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,24 +104,26 @@ class Store:
         if many:
             many.close(seen.values(), parts.MANY if least is None else least)
 
-    def errors(self) -> dict[str, dict[str, Any]]:
-        """Errors of the points that failed and were not trained since, by id.
+    def errors(self, ids: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Errors of the points (default: all) that failed and were not trained since, by id.
 
         A point whose error.json is damaged failed all the same: its error says so.
         """
-        return self._errors(self.done())
-
-    def _errors(self, done: set[str]) -> dict[str, dict[str, Any]]:
-        found = {}
-        for id in sorted(set(self.ids()) - done):
-            with contextlib.suppress(FileNotFoundError):
-                found[id] = self._error(id)
-        return found
+        if ids is None:
+            return self._errors(set(self.ids()) - self.done())
+        return self._errors({id for id in ids if not self.is_done(id)})
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """`errors`, and those of the damaged results that the last `results` left out."""
         damaged = {id: {"id": id, "type": "InputError", "message": why} for id, why in self.damaged.items()}
-        return self._errors(self.done() if self._seen is None else self._seen) | damaged
+        return self._errors(set(self.ids()) - (self.done() if self._seen is None else self._seen)) | damaged
+
+    def _errors(self, ids: set[str]) -> dict[str, dict[str, Any]]:
+        found = {}
+        for id in sorted(ids):
+            with contextlib.suppress(FileNotFoundError):
+                found[id] = self._error(id)
+        return found
 
     def _error(self, id: str) -> dict[str, Any]:
         path = self.folder(id) / ERROR

@@ -106,7 +106,7 @@ class Tracker:
         """Bring the child runs of these points up to date with the store; how many had to be written."""
         ids = list(ids)
         done = [id for id in ids if self.store.is_done(id)]
-        errors = self.store.errors() if len(done) < len(ids) else {}
+        errors = self.store.errors(set(ids) - set(done))
         failed = [id for id in ids if id in errors and not self.store.is_done(id)]
         with self._alone():
             written = sum(self._write(id, self.store.result(id), None) for id in done)

@@ -116,6 +116,8 @@ def test_what_a_killed_node_left_is_recorded_until_any_job_there_removes_it(tmp_
         here.mkdir()
     killed, lock = make_directory("/tmp", "11", sweeps[0])
     stray = subprocess.Popen(["sleep", "600"], env=os.environ | {"KDSWEEP_NODE_DIR": str(killed)})
+    with (killed / "agent.log").open("w") as log:  # one with a title, which has overwritten its environment
+        titled = subprocess.Popen(["sleep", "600"], stdout=log)
     (known,) = recorded(sweeps[0])
     assert known["path"] == str(killed)
     assert (known["host"], known["job"]) == (socket.gethostname(), "11")
@@ -127,7 +129,8 @@ def test_what_a_killed_node_left_is_recorded_until_any_job_there_removes_it(tmp_
     other, lock = make_directory(str(scratch), "14", sweeps[1])
     try:
         assert other.parent == scratch
-        assert stray.wait(5) == -signal.SIGKILL, "a process that its node's end did not reach goes on"
+        for process in (stray, titled):
+            assert process.wait(5) == -signal.SIGKILL, "a process that its node's end did not reach goes on"
         assert not killed.exists()
         assert not list(recorded(sweeps[0]))
         assert not unlocked.exists()

@@ -74,7 +74,7 @@ def test_a_worker_does_not_start_before_its_head_and_a_later_link_replaces_it(lo
     cluster.run("scancel", f"{sweep.jobs[1]}_0")
     cluster.run("scontrol", "requeue", sweep.jobs[0])
     sweep.until(lambda: len(sweep.links("begin")) == 2, timeout=60)
-    sweep.until(lambda: len(queued(sweep)) == 2)
+    sweep.until(lambda: len(queued(sweep)) == 3)  # the head, the job that waits for its loss, a worker
     login.run("cancel", str(sweep.path))
     sweep.until(lambda: not queued(sweep), timeout=60)
 

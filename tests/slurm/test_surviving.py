@@ -49,7 +49,7 @@ def test_preempted_jobs_go_on_where_slurm_requeues_and_where_it_cancels(gang: Sw
     # The head of the elastic sweep went on, and its worker was followed by another.
     elastic.until_over(timeout=240)
     assert [e["code"] for e in elastic.links()] == [0], elastic.said()
-    assert len(elastic.links("successor")) == 1
+    assert len(elastic.links("successor")) == 2  # should Slurm lose the head; the worker's
     assert len(elastic.results()) == 5
     compare(elastic, gang)
     assert "its node left" in elastic.said()
@@ -85,6 +85,24 @@ def test_killed_steps(gang: Sweep, login: Login) -> None:
     assert len(sweep.results()) == 5
     assert not list(sweep.path.glob("points/*/error.json"))
     compare(sweep, gang)
+
+
+def test_a_gang_outlives_its_first_node(gang: Sweep, login: Login) -> None:
+    """Slurm requeues no job whose script it kills: the one that waits for such an end takes over."""
+    cluster = login.cluster
+    site = login.site(nodes=2, cpus_per_node=1, gpus_per_node=0, gres="gpu:1")
+    sweep = login.submit(login.space(SLOW), site, "first-node")
+    sweep.until_trained()
+    first = sweep.beat()["host"]
+    cluster.run("scontrol", "update", f"nodename={first}", "state=down", "reason=test")
+    (waiting,) = [entry["job"] for entry in sweep.links("successor")]
+    cluster.wait_for(waiting, "RUNNING")
+    cluster.run("scontrol", "update", f"nodename={first}", "state=resume", check=False)
+    sweep.until_over(timeout=240)
+    assert {b["job"] for b in sweep.links("begin")} == {sweep.jobs[0], waiting}
+    assert len(sweep.results()) == 5
+    compare(sweep, gang)
+    sweep.until(lambda: not cluster.run("squeue", "-h", "-p", "batch"))
 
 
 def fill(path: Path) -> None:

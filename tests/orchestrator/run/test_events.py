@@ -12,6 +12,7 @@ from orchestrator.run.driver import SweepResult
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.nodes import BAD_POINTS, BAD_STARTS
 from orchestrator.run.out_of_memory import MOST, Memory
+from orchestrator.run.pace import Pace
 from orchestrator.run.progress import Progress
 from orchestrator.run.ray_cluster import Node
 from orchestrator.run.scheduler import Scheduler
@@ -45,7 +46,7 @@ class World(Events):
         folder.mkdir(exist_ok=True)
         parts: Any = {
             "scheduler": scheduler,
-            "progress": Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked),
+            "progress": Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked, scheduler.cost),
             "store": Store(folder),
             "cluster": cluster,
             "dashboard": quiet,
@@ -53,6 +54,7 @@ class World(Events):
             "tracker": SimpleNamespace(start=self.nothing, ended=self.nothing),
             "stop": StopRequest(),
             "most_slots": None,
+            "pace": Pace(folder / ".tune", 2.0),
         }
         super().__init__(**parts)
         self.announce()

@@ -20,7 +20,9 @@ run_directory._parents = lambda: [Path(sys.argv[1])]
 directory = run_directory.RunDirectory.make()
 os.environ.update(directory.env())
 child = subprocess.Popen(["sleep", "600"])
-print(directory.path, child.pid, flush=True)
+log = open(directory.path / "agent.log", "w", encoding="utf-8")
+titled = subprocess.Popen(["sleep", "600"], env={}, stdout=log)  # a title overwrites the environment
+print(directory.path, child.pid, titled.pid, flush=True)
 input()
 """
 
@@ -75,8 +77,8 @@ def test_a_killed_owner_leaves_nothing_and_a_live_one_everything(temp: Path) -> 
         [sys.executable, "-c", OWNER, str(temp)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert owner.stdout is not None
-    name, pid = owner.stdout.readline().split()
-    child = int(pid)
+    name, *pids = owner.stdout.readline().split()
+    child, titled = map(int, pids)
     reader = [sys.executable, "-c", "import time; time.sleep(600)", f"{name}/ray/log"]
     bystander = subprocess.Popen(reader)  # mentions it, and isn't of it
     try:
@@ -87,6 +89,7 @@ def test_a_killed_owner_leaves_nothing_and_a_live_one_everything(temp: Path) -> 
         assert remove_dead() == [Path(name)]
         assert not Path(name).exists()
         assert not alive(child)
+        assert not alive(titled)
         assert bystander.poll() is None
     finally:
         bystander.kill()

@@ -1,6 +1,7 @@
 """A worker's pack without Ray: one by one as on a CPU, and as stacks as on a GPU."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from kd.training import probe
 from kd.training.probe import Choice
 from kd.training.train import Runs
 from orchestrator.run.worker import PackTrainer, Setup
+from orchestrator.space.packs import Pack
+from orchestrator.space.plan import Plan
 from orchestrator.space.resolve import open_space
 
 SPACE = """\
@@ -23,7 +26,19 @@ training: {max_epochs: 6, batch_size: 32}
 """
 
 
-class Stacked(PackTrainer):
+class Alone(PackTrainer):
+    """Takes points of the plan by their ids."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.plan = {p.id: p for p in Plan.load(self.store.path / "plan.json").points}
+
+    def take(self, ids: list[str]) -> None:
+        served = Counter(p.teacher for p in self.plan.values() if p.teacher)
+        super().take(Pack.of((self.plan[id] for id in ids), served))
+
+
+class Stacked(Alone):
     """Trains on a CPU as it would on a GPU."""
 
     most = 3
@@ -40,6 +55,7 @@ def setup(tmp_path: Path) -> Setup:
     opened.plan.save(opened.store.path / "plan.json")
     return Setup(
         sweep_dir=str(opened.store.path),
+        pace_dir=str(tmp_path),
         cache_dir=str(opened.cache_dir),
         data=opened.data,
         threads=1,
@@ -55,27 +71,27 @@ def test_a_gpu_that_was_granted_and_cannot_be_used_fails_the_start(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match=r"a GPU was granted.*nvidia-smi"):
-        PackTrainer(dataclasses.replace(setup, gpu=True))
+        Alone(dataclasses.replace(setup, gpu=True))
 
 
-def train(trainer: PackTrainer) -> list[dict]:
+def train(trainer: Alone) -> list[dict]:
     events = []
     while trainer.ids:
         events += trainer.advance(0.0)["events"]
     return events
 
 
-def teacher_and_students(trainer: PackTrainer) -> tuple[str, list[str]]:
-    points = trainer.points.values()
+def teacher_and_students(trainer: Alone) -> tuple[str, list[str]]:
+    points = trainer.plan.values()
     (teacher,) = [p.id for p in points if p.role == "teacher"]
     return teacher, [p.id for p in sorted(points, key=lambda p: p.width) if p.role == "student"]
 
 
-def models(trainer: PackTrainer, ids: list[str]) -> list[bytes]:
+def models(trainer: Alone, ids: list[str]) -> list[bytes]:
     return [(trainer.store.folder(id) / "model.safetensors").read_bytes() for id in ids]
 
 
-@pytest.mark.parametrize("kind", [PackTrainer, Stacked])
+@pytest.mark.parametrize("kind", [Alone, Stacked])
 def test_every_point_of_a_pack_begins_and_is_done(setup, kind):
     trainer = kind(setup)
     teacher, students = teacher_and_students(trainer)
@@ -104,7 +120,7 @@ def test_every_point_of_a_pack_begins_and_is_done(setup, kind):
         ]
 
 
-@pytest.mark.parametrize("kind", [PackTrainer, Stacked])
+@pytest.mark.parametrize("kind", [Alone, Stacked])
 def test_a_paused_pack_goes_on_in_other_company_and_ends_alike(setup, kind, tmp_path):
     trainer = kind(setup)
     teacher, students = teacher_and_students(trainer)
@@ -124,12 +140,12 @@ def test_a_paused_pack_goes_on_in_other_company_and_ends_alike(setup, kind, tmp_
         (trainer.store.folder(id) / "result.json").unlink()
     trainer.take(students)
     train(trainer)
-    if kind is PackTrainer:
+    if kind is Alone:
         assert models(trainer, students) == once
     assert {event["kind"] for event in events} == {"began", "done"}
 
 
-@pytest.mark.parametrize("kind", [PackTrainer, Stacked])
+@pytest.mark.parametrize("kind", [Alone, Stacked])
 def test_a_failing_point_takes_nobody_with_it(setup, kind):
     """One diverges, one can't be written: they fail, each by its own name; the rest of the stack is done."""
     trainer = kind(setup)
@@ -137,8 +153,8 @@ def test_a_failing_point_takes_nobody_with_it(setup, kind):
     trainer.take([teacher])
     train(trainer)
     wild, full = students[0], students[1]
-    recipe = {**trainer.points[wild].recipe, "lr": 1e30, "clip_norm": 1e30}
-    trainer.points[wild] = dataclasses.replace(trainer.points[wild], recipe=recipe)
+    recipe = {**trainer.plan[wild].recipe, "lr": 1e30, "clip_norm": 1e30}
+    trainer.plan[wild] = dataclasses.replace(trainer.plan[wild], recipe=recipe)
     folder = trainer.store.folder(full)
     (folder / "result.json" / "in the way").mkdir(parents=True)
     trainer.store.is_done = lambda id: (trainer.store.folder(id) / "result.json").is_file()
@@ -164,8 +180,8 @@ def test_a_stack_that_skips_a_point_goes_on_when_its_first_ends_early(setup):
     first, done, last = students[:3]
     trainer.take([done])
     train(trainer)
-    recipe = {**trainer.points[first].recipe, "max_epochs": 2}
-    trainer.points[first] = dataclasses.replace(trainer.points[first], recipe=recipe)
+    recipe = {**trainer.plan[first].recipe, "max_epochs": 2}
+    trainer.plan[first] = dataclasses.replace(trainer.plan[first], recipe=recipe)
     trainer.take([first, done, last])
     events, places = [], []
     while trainer.ids:
@@ -203,7 +219,7 @@ def test_a_stack_that_cannot_begin_is_tried_point_by_point(setup):
     trainer.most = 8
     trainer.take(students)
     events = train(trainer)
-    scratch = [id for id in students if trainer.points[id].strategy == "scratch"]
+    scratch = [id for id in students if trainer.plan[id].strategy == "scratch"]
     assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(scratch)
     failed = {event["id"]: event["error"]["message"] for event in events if event["kind"] == "failed"}
     assert failed.keys() == set(students) - set(scratch)
@@ -212,7 +228,7 @@ def test_a_stack_that_cannot_begin_is_tried_point_by_point(setup):
 
 def test_a_shape_is_probed_once_until_more_points_come(setup, monkeypatch):
     """On a GPU, and never beyond what there is to train."""
-    trainer = PackTrainer(setup)
+    trainer = Alone(setup)
     trainer.device = "cuda"
     _, students = teacher_and_students(trainer)
     asked = []
@@ -224,7 +240,7 @@ def test_a_shape_is_probed_once_until_more_points_come(setup, monkeypatch):
     monkeypatch.setattr(probe, "choose", choose)
     company = []
     for count in (2, 2, 4, 3, 1):
-        trainer.ids = students[:count]
+        trainer.take(students[:count])
         company.append(trainer._how(students[0]).members)
     assert asked == [2, 4]
     assert company == [2, 2, 4, 4, 1]
@@ -233,7 +249,7 @@ def test_a_shape_is_probed_once_until_more_points_come(setup, monkeypatch):
 def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
     """From its checkpoints or its start, as if nothing had happened; then no stack is made so large again."""
 
-    class Probed(PackTrainer):
+    class Probed(Alone):
         def _how(self, id: str) -> Choice:
             return self._chosen.setdefault(self._shape(id), Choice(4, bounded=True))
 
@@ -264,8 +280,8 @@ def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
 def test_a_damaged_checkpoint_is_set_aside_and_the_point_starts_afresh(
     setup: Setup, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = PackTrainer(setup)
-    id = next(p.id for p in trainer.points.values() if p.strategy == "scratch" and p.role == "student")
+    trainer = Alone(setup)
+    id = next(p.id for p in trainer.plan.values() if p.strategy == "scratch" and p.role == "student")
     trainer.take([id])
     trainer.advance(0.0)
     trainer.pause()
@@ -293,8 +309,8 @@ def test_a_full_disk_fails_no_point_but_names_the_disk(setup: Setup, monkeypatch
         raise OSError(28, "No space left on device", str(self.folder / "history.jsonl"))
 
     monkeypatch.setattr(Member, "append", full)
-    trainer = PackTrainer(setup)
-    id = next(p.id for p in trainer.points.values() if p.role == "teacher")
+    trainer = Alone(setup)
+    id = next(p.id for p in trainer.plan.values() if p.role == "teacher")
     trainer.take([id])
     (_, event) = train(trainer)
     assert event["error"]["full_disk"] == [
