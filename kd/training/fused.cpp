@@ -27,7 +27,8 @@ typedef float vec __attribute__((vector_size(4 * V), aligned(4 * V)));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4 * V)));
 constexpr int LT = 2 * V, HALO = 2, KERNEL = 5;
 constexpr float EPS = 1e-5f, MOMENTUM = 0.1f;                         // torch's BatchNorm
-constexpr float BETA1 = 0.9f, BETA2 = 0.999f, ADAM_EPS = 1e-8f;       // kd.training.adamw
+constexpr double BETA1 = 0.9, BETA2 = 0.999;  // kd.training.adamw
+constexpr float ADAM_EPS = 1e-8f;
 
 static inline vec load(const float* p) { return *(const vec*)p; }
 static inline void store(float* p, vec v) { *(vec*)p = v; }
@@ -101,7 +102,7 @@ struct Epoch {
   int64_t window;
 };
 
-struct Saved { std::vector<float> mean, inverse, scale, shift; };  // of a norm, by channel
+struct Saved { std::vector<float> mean, inverse, scale, bias; };  // of a norm, by channel
 
 struct BlockMaps { Map in, pre, mid, post, out, d_out, d_post, d_mid, d_pre; Saved s1, s2; };
 struct LayerMaps { Map in, mid, out, d_out, d_mid; Saved s; };
@@ -287,11 +288,11 @@ static void norm_affine(Net& N, const Map& x, const Map& y, const Saved& s) {
   for (int job = 0; job < jobs; job++) {
     int t = job / x.channels, c = job % x.channels;
     const float* from = x.at(t, c);
-    float *to = y.at(t, c), a = s.scale[c], o = s.shift[c];
+    float *to = y.at(t, c), m = s.mean[c], a = s.scale[c], o = s.bias[c];
     for (int h = 0; h < LT; h += V) {
       vec lane = N.lanes[t * 2 + h / V];
       for (ptrdiff_t i = h; i < (ptrdiff_t)x.length * LT; i += LT) {
-        vec r = load(from + i) * a + o;
+        vec r = (load(from + i) - m) * a + o;
         store(to + i, pick(r < 0, vec{}, r) * lane);  // keeps NaN
       }
     }
@@ -326,7 +327,7 @@ static void norm_relu(Net& N, const float* flat, float* running, const Norm& n, 
     s.mean[c] = m;
     s.inverse[c] = inverse;
     s.scale[c] = inverse * flat[n.weight + c];
-    s.shift[c] = flat[n.bias + c] - m * s.scale[c];
+    s.bias[c] = flat[n.bias + c];
     running[n.mean + c] += MOMENTUM * (m - running[n.mean + c]);
     running[n.var + c] += MOMENTUM * ((float)(var * count / std::max(count - 1, 1.0)) - running[n.var + c]);
   }
@@ -335,8 +336,9 @@ static void norm_relu(Net& N, const float* flat, float* running, const Norm& n, 
 
 static void norm_eval(Net& N, const float* flat, const float* running, const Norm& n, const Map& x, const Map& y, Saved& s) {
   for (int c = 0; c < x.channels; c++) {
+    s.mean[c] = running[n.mean + c];
     s.scale[c] = flat[n.weight + c] / std::sqrt(running[n.var + c] + EPS);
-    s.shift[c] = flat[n.bias + c] - running[n.mean + c] * s.scale[c];
+    s.bias[c] = flat[n.bias + c];
   }
   norm_affine(N, x, y, s);
 }
@@ -347,18 +349,18 @@ static void norm_backward(Net& N, const float* flat, float* gradient, const Norm
   double count = (double)N.s.batch * x.length;
   PARALLEL
   for (int c = 0; c < C; c++) {
-    float a = s.scale[c], o = s.shift[c], m = s.mean[c], inverse = s.inverse[c];
+    float a = s.scale[c], o = s.bias[c], m = s.mean[c], inverse = s.inverse[c];
     double to_bias = 0, to_weight = 0;
     for (int t = 0; t < x.tiles; t++) {
       vec b0 = {}, b1 = {}, w0 = {}, w1 = {};
       const float *p = x.at(t, c), *q = dy.at(t, c);
       for (ptrdiff_t i = 0; i < (ptrdiff_t)x.length * LT; i += LT) {
-        vec x0 = load(p + i), x1 = load(p + i + V);
+        vec x0 = load(p + i) - m, x1 = load(p + i + V) - m;
         vec d0 = pick(x0 * a + o <= 0, vec{}, load(q + i)), d1 = pick(x1 * a + o <= 0, vec{}, load(q + i + V));
         b0 += d0;
         b1 += d1;
-        w0 += d0 * (x0 - m);
-        w1 += d1 * (x1 - m);
+        w0 += d0 * x0;
+        w1 += d1 * x1;
       }
       to_bias += sum(b0) + sum(b1);
       to_weight += sum(w0) + sum(w1);
@@ -373,8 +375,8 @@ static void norm_backward(Net& N, const float* flat, float* gradient, const Norm
         float* to = dx.at(t, c) + h;
         vec lane = N.lanes[t * 2 + h / V];
         for (ptrdiff_t i = 0; i < (ptrdiff_t)x.length * LT; i += LT) {
-          vec xv = load(p + i), d = pick(xv * a + o <= 0, vec{}, load(q + i));
-          vec v = a * (d - k1 - (xv - m) * k2) * lane;
+          vec xv = load(p + i) - m, d = pick(xv * a + o <= 0, vec{}, load(q + i));
+          vec v = a * (d - k1 - xv * k2) * lane;
           store(to + i, r ? v + load(r + i) : v);
         }
       }
@@ -666,8 +668,8 @@ static void adamw(const Epoch& e, const float* coefficients) {
   for (i = 0; i < e.size; i += V) {  // places begin on cache lines, so the size is a multiple of V
     vec g = load(e.gradient + i) * clip;
     vec m = load(e.mean + i), s = load(e.square + i), w = load(e.flat + i);
-    m += (g - m) * (1 - BETA1);
-    s = s * BETA2 + g * g * (1 - BETA2);
+    m += (g - m) * (float)(1 - BETA1);
+    s = s * (float)BETA2 + g * g * (float)(1 - BETA2);
     vec root;
     for (int j = 0; j < V; j++) root[j] = std::sqrt(s[j]);
     if (i < e.decayed) w *= keep;
@@ -775,6 +777,9 @@ double kds_epoch(void* net, const Epoch* e) {
 
 // The gradient of the first batch, without a step; its loss. For tests.
 double kds_gradients(void* net, const Epoch* e) { return gradients(*(Net*)net, *e, e->orders); }
+
+// One step of AdamW on what the gradient holds. For tests.
+void kds_adamw(const Epoch* e) { adamw(*e, e->coefficients); }
 
 // Logits (n, K) of n windows x in evaluation mode.
 void kds_logits(void* net, const float* x, int64_t n, const float* flat, const float* running, float* out) {

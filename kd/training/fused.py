@@ -168,7 +168,8 @@ class FusedStack(Stack):
         """Loss and gradients of an epoch's first batch, without a step; statistics are updated."""
         self._fill(tuple(epochs))
         loss = self._library.kds_gradients(POINTER(self._net), ctypes.byref(self._epoch()))
-        found = {k: v.clone() for k, v in self.optimiser.layout.of_member(self.optimiser.gradient, 0).items()}
+        views = self.optimiser.layout.of_member(self.optimiser.gradient, 0)
+        found = {name: view.clone() for name, view in views.items()}
         self.optimiser.gradient.zero_()
         return loss, found
 
