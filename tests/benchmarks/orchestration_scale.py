@@ -2,12 +2,14 @@
 
     python tests/benchmarks/orchestration_scale.py                        100, 1,000 and 10,000 points
     python tests/benchmarks/orchestration_scale.py --points 100 --json    small, as JSON
+    python tests/benchmarks/orchestration_scale.py --points 100000 --slots 200 --seconds 0.5 --million
 
 Workers write the files a trained point has (result, history, weights) and report as real ones do. CPU seconds
 of the driver count from the first point that begins; MLflow is left out there and measured by itself.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,10 +29,14 @@ import numpy as np
 from kd.signals.prepare import Data, prepare
 from orchestrator.run import driver as sweep
 from orchestrator.run import trainable
+from orchestrator.run.events import Events
+from orchestrator.run.pace import Pace
 from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV
+from orchestrator.run.scheduler import Scheduler
 from orchestrator.run.trainable import Trainable
 from orchestrator.run.worker import HEADLINES, PackTrainer, Setup
+from orchestrator.space.packs import Pack, packs
 from orchestrator.space.plan import Plan
 from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import load_space
@@ -50,29 +56,47 @@ seeds: [{seeds}]
 POINTS_A_SEED = 360
 PLANNED = 100_000
 TRACKED = 200
+MILLION = 1_000_000
+SECONDS = "KDSWEEP_SCALE_SECONDS"  # that a point takes, for the workers
 STUDENT_FILE = b"\0" * 40_000
 
 
 class NoTrainer(PackTrainer):
-    """Ends every point at once, with the files of a trained one."""
+    """Takes SECONDS for a point, without work, and leaves the files of a trained one."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.store = setup, Store(Path(setup.sweep_dir))
-        self.points = {p.id: p for p in Plan.load(self.store.path / "plan.json").points}
+        self.pace = Pace(Path(setup.pace_dir), setup.slice_s)
+        self.seconds = float(os.environ.get(SECONDS, "0"))
         self.ids: list[str] = []
+        self.began: float | None = None
 
-    def take(self, ids: list[str]) -> None:
-        self.ids = list(ids)
+    def take(self, pack: Pack) -> None:
+        self.points = {p.id: p for p in pack.points}
+        self.ids, self.began = list(self.points), None
 
     def advance(self, seconds: float) -> dict[str, Any]:
         events: list[dict[str, Any]] = []
-        for id in self.ids:
-            now = time.time()
-            figures = write_point(self.store, self.points[id])
-            events.append({"kind": "began", "id": id, "time": now, "epoch": 0})
-            events.append({"kind": "done", "id": id, "time": now, **figures})
-        self.ids = []
-        return {"events": events, "left": 0}
+        deadline = time.monotonic() + seconds
+        while self.ids:
+            id = self.ids[0]
+            if self.began is None:
+                self.began = time.monotonic()
+                events.append({"kind": "began", "id": id, "time": time.time(), "epoch": 0})
+            over = self.began + self.seconds
+            while (now := time.monotonic()) < min(over, deadline) and not self.pace.stop:
+                time.sleep(min(1.0, min(over, deadline) - now))
+            if now >= over:
+                figures = write_point(self.store, self.points[id])
+                events.append({"kind": "done", "id": id, "time": time.time(), **figures})
+                self.began = None
+                self.ids.pop(0)
+            if now >= deadline or self.pace.stop:
+                break
+        where = {}
+        if self.ids:
+            where = {"point": self.ids[0], "epoch": 1, "max_epochs": 200, "val_mae_bpm": 9.0}
+        return {"events": events, "left": len(self.ids), "checkpointed": None, **where}
 
     def pause(self) -> None:
         pass
@@ -83,10 +107,10 @@ class NoTrainable(Trainable):
 
     def setup(self, config: dict[str, Any], setup: Setup) -> None:  # type: ignore[override]
         self.trainer = NoTrainer(setup)
-        self.trainer.take(config["ids"])
+        self._take(config)
 
     def step(self) -> dict[str, Any]:
-        slice_ = self.trainer.advance(self.trainer.setup.slice_s)
+        slice_ = self.trainer.advance(self.trainer.pace.slice_s)
         return {**slice_, "done": slice_["left"] == 0}
 
 
@@ -185,10 +209,17 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
     def end(self: Progress, *args: Any) -> None:
         ended(self, *args)
         if self.ended == max((points - before) // 10, 1):
-            marks["rss_tenth"] = rss()
+            marks.update(rss_tenth=rss(), pss=worker_pss())
         if not self.left:
             marks["rss_last"] = rss()
 
+    heard, slices = Events.heard, [0]
+
+    def hear(self: Events, *args: Any) -> None:
+        slices[0] += 1
+        heard(self, *args)
+
+    Events.heard = hear  # type: ignore[method-assign]
     Progress.began, Progress.point_done = mark, end  # type: ignore[method-assign]
     start_cpu, start = time.process_time(), time.perf_counter()
     read, data = space(folder, points)
@@ -216,6 +247,8 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
         "rss_mb_at_a_tenth": marks["rss_tenth"],
         "rss_mb_at_last_point": marks["rss_last"],
         "rss_mb_at_end": rss(),  # Tune writes its state when all is over
+        "slices": slices[0],
+        "worker_pss_mb": marks.get("pss", 0.0),
         "files_per_point": sum(1 for _ in store.path.rglob("points/*/*")) / points,
     }
 
@@ -223,6 +256,44 @@ def drive(folder: Path, points: int, slots: int) -> dict[str, float]:
 def rss() -> float:
     """Resident memory of this process, MB."""
     return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 1e6
+
+
+def worker_pss() -> float:
+    """Memory of a worker process, its part of what it shares included, MB: the mean of all."""
+    sizes = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, StopIteration):
+            if (entry / "cmdline").read_bytes().startswith(b"ray::Trainable"):
+                lines = (entry / "smaps_rollup").read_text(encoding="utf-8").splitlines()
+                sizes.append(int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1e3)
+    return sum(sizes) / max(len(sizes), 1)
+
+
+def million(folder: Path, slots: int) -> dict[str, float]:
+    """A million points planned, and packed and given out without Ray."""
+    read, data = space(folder, MILLION - POINTS_A_SEED)
+    start = time.process_time()
+    plan = make_plan(read, data)
+    made = time.process_time()
+    scheduler = Scheduler(plan.points, set(), pack=packs)
+    figures = {"points": len(plan.points), "make_cpu_s": made - start}
+    figures["schedule_cpu_s"] = time.process_time() - made
+    slowest, trials = 0.0, 0
+    running: list[tuple[str, list[str]]] = []
+    while not scheduler.over:
+        before = time.process_time()
+        ids = scheduler.release(str(trials), slots)
+        slowest = max(slowest, time.process_time() - before)
+        if ids:
+            running.append((str(trials), ids))
+            trials += 1
+            continue
+        trial, ids = running.pop(0)
+        for id in ids:
+            scheduler.point_done(trial, id)
+        scheduler.trial_over(trial)
+    figures["drain_cpu_s"] = time.process_time() - made - figures["schedule_cpu_s"]
+    return {**figures, "packs": trials, "slowest_release_s": slowest, "rss_mb": rss()}
 
 
 def in_child(folder: Path, points: int, slots: int) -> dict[str, float]:
@@ -294,9 +365,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--points", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.0, help="that a point takes, without work")
+    parser.add_argument("--million", action="store_true", help="plan and pack a million points, too")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--drive", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    os.environ.setdefault(SECONDS, str(options.seconds))
     if options.drive:
         print(json.dumps(drive(Path(options.drive[0]), int(options.drive[1]), options.slots)))
         return
@@ -315,6 +389,9 @@ def main() -> None:
             figures["sweeps"][points] = row
         figures["plan"] = planning(folder)
         show("plan", figures["plan"])
+        if options.million:
+            figures["million"] = million(folder, options.slots)
+            show("a million", figures["million"])
         figures["mlflow"] = tracking(folder)
         show("MLflow", figures["mlflow"])
     figures |= {

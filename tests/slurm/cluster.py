@@ -210,6 +210,16 @@ class SlurmCluster:
             stderr=(self.root / "log" / "slurmctld.err").open("ab"),
         )
 
+    def until_nodes_answer(self, timeout: float = 60) -> None:
+        """Wait until a controller that was started again has heard of every node."""
+        deadline = time.monotonic() + timeout
+        while not (seen := self.run("sinfo", "-h", "-N", "-o", "%T", check=False).split()) or any(
+            state == "unknown" or state.endswith("*") for state in seen
+        ):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nodes are {seen}")
+            time.sleep(0.2)
+
     def stop_controller(self) -> None:
         """End slurmctld and nothing else."""
         if self.controller:

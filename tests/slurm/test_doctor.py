@@ -55,3 +55,4 @@ def test_slurm_away(login: Login) -> None:
         assert not found["Slurm reachable"][0]
     finally:
         login.cluster.start_controller()
+        login.cluster.until_nodes_answer()

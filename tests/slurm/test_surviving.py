@@ -153,6 +153,7 @@ def test_a_controller_that_is_away(login: Login) -> None:
         login.run("cancel", str(out), expect=75)
     finally:
         cluster.start_controller()
+        cluster.until_nodes_answer()
     sweep.until(lambda: "UP" in cluster.run("scontrol", "ping", check=False))
     first = login.submit(space, site, "away")
     again = login.run("submit", space, "--site", site, "--out", str(out))
@@ -168,6 +169,7 @@ def test_a_controller_that_is_away(login: Login) -> None:
         assert (job["id"], job["state"], job["active"]) == (first.jobs[0], "UNKNOWN", None)
     finally:
         cluster.start_controller()
+        cluster.until_nodes_answer()
     sweep.until(lambda: "UP" in cluster.run("scontrol", "ping", check=False))
     (job,) = sweep.status()["jobs"]
     assert (job["id"], job["state"], job["active"]) == (first.jobs[0], "PENDING", True)

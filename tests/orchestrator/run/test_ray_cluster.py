@@ -76,9 +76,11 @@ def test_joining_needs_explicit_authentication(monkeypatch: pytest.MonkeyPatch) 
 
 STARTED = """
 import json, os
+from orchestrator.run import ray_cluster
 from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, worker_env
 from orchestrator.space.slot import Slot
 os.environ.update(DRIVER_ENV)
+ray_cluster.MEMORY_S = 60.0  # a busy machine
 import torch; torch.cuda.device_count = lambda: 2
 cluster = Cluster.start(Slot(cpus=1, gpus=0.5), slots=4, dashboard=True, env=worker_env(1))
 import ray

@@ -6,6 +6,7 @@ import pytest
 
 from kd.signals import stage
 from orchestrator.run.worker import PackTrainer, Setup
+from orchestrator.space.packs import Pack
 from orchestrator.space.resolve import open_space
 
 SPACE = """\
@@ -24,10 +25,20 @@ def trained(tmp_path: Path, name: str, node_dir: Path | None) -> dict[str, bytes
     opened = open_space(str(tmp_path / "staged.yaml"), (), str(tmp_path / name))
     opened.store.path.mkdir()
     opened.plan.save(opened.store.path / "plan.json")
-    setup = Setup(str(opened.store.path), str(opened.cache_dir), opened.data, 1, False, 0.0, 1e9, None)
+    setup = Setup(
+        sweep_dir=str(opened.store.path),
+        pace_dir=str(tmp_path),
+        cache_dir=str(opened.cache_dir),
+        data=opened.data,
+        threads=1,
+        gpu=False,
+        slice_s=0.0,
+        checkpoint_every_s=1e9,
+        git_commit=None,
+    )
     workers = [PackTrainer(setup, node_dir) for _ in range(2)]
     for worker, point in zip(workers, opened.plan.points, strict=True):
-        worker.take([point.id])
+        worker.take(Pack.of([point], {}))
         while worker.ids:
             worker.advance(0.0)
     return {path.parent.name: path.read_bytes() for path in opened.store.path.glob("points/*/*.safetensors")}

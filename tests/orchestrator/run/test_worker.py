@@ -1,5 +1,6 @@
 """A worker's pack without Ray: one by one as on a CPU, and as stacks as on a GPU."""
 
+import copy
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from kd.training import probe
 from kd.training.probe import Choice
 from kd.training.train import Runs
+from orchestrator.run import pace
+from orchestrator.run.pace import Pace
 from orchestrator.run.worker import PackTrainer, Setup
 from orchestrator.space.packs import Pack
 from orchestrator.space.plan import Plan
@@ -318,3 +321,20 @@ def test_a_full_disk_fails_no_point_but_names_the_disk(setup: Setup, monkeypatch
         "No space left on device",
         str(trainer.store.folder(id) / "history.jsonl"),
     ]
+
+
+def test_a_worker_needs_no_plan_and_leaves_a_long_slice_when_all_stop(setup: Setup, monkeypatch) -> None:
+    plan = Plan.load(Path(setup.sweep_dir) / "plan.json")
+    (Path(setup.sweep_dir) / "plan.json").unlink()
+    pack = Pack.of((p for p in plan.points if p.role == "teacher"), {})
+    assert copy.deepcopy({"pack": pack})["pack"] is pack, "Tune copies a trial's configuration"
+    monkeypatch.setattr(pace, "LOOK_S", 0.0)
+    trainer = PackTrainer(setup)
+    trainer.take(pack)
+    Pace(Path(setup.pace_dir), setup.slice_s).tell(30.0, stop=True)
+    slice_ = trainer.advance(30.0)
+    assert (slice_["epoch"], slice_["left"]) == (1, 1)
+    assert slice_["checkpointed"] is None
+    trainer.pause()
+    assert trainer.checkpointed is not None
+    assert (trainer.store.folder(pack.points[0].id) / "checkpoint.pt").exists()
