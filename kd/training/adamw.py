@@ -28,7 +28,7 @@ class AdamW:
         ordered = dict(sorted(parameters.items(), key=lambda item: item[1][0].ndim <= 1))  # decayed first
         first = next(iter(ordered.values()))[0]
         self.layout = Layout(ordered, self.members).to(first.device)
-        self._decayed = self.layout.end_of({name for name, (p, _) in ordered.items() if p.ndim > 1})
+        self.decayed = self.layout.end_of({name for name, (p, _) in ordered.items() if p.ndim > 1})
         self.flat, self.gradient, self.mean, self.square, self._a, self._b = (
             torch.zeros(self.layout.size, dtype=first.dtype, device=first.device) for _ in range(6)
         )
@@ -59,7 +59,7 @@ class AdamW:
         self.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         torch.sqrt(self.square, out=a).mul_(spread(unbias)).add_(EPS)
         torch.div(self.mean, a, out=b).mul_(spread(size))
-        self.flat[: self._decayed].mul_(spread(keep)[: self._decayed])
+        self.flat[: self.decayed].mul_(spread(keep)[: self.decayed])
         self.flat.sub_(b)
         gradient.zero_()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kd.models.architectures import build
 from kd.models.layers import CONVOLUTIONS, Convs, by_member, linear
+from kd.training import metrics
 from kd.training.adamw import AdamW
 from kd.training.layout import Layout
 from kd.training.objective import Labels, Objective
@@ -77,6 +78,8 @@ class Stack:
     the optimiser stay float32). convolution: one of `layers.CONVOLUTIONS`, for several members.
     """
 
+    engine = "torch"  # what computes the epochs; another one is in `fused.py`
+
     def __init__(
         self,
         specs: Sequence[Spec],
@@ -104,7 +107,7 @@ class Stack:
         self.steps = windows // self.batch  # per epoch
         self.weights = [STRATEGIES[spec.strategy](**spec.strategy_args) for spec in specs]
         self.objective = Objective(self.weights, labels, teachers, dtype)
-        self.labels = labels
+        self.labels, self.teachers = labels, list(teachers)
         self.model = shape.build(self.members).to(self.device, dtype)
         self._keys = list(self.model.state_dict())  # a plain model's too
         for module in self.model.modules():
@@ -284,18 +287,29 @@ class Stack:
 
     # evaluation and state
 
+    def predict(self, x: Tensor) -> Tensor:
+        """Every member's BPM for the same windows x (N, C, S), (M, N), in evaluation mode; batch by batch."""
+        parts = []
+        for i in range(0, len(x), self._eval_batch):
+            logits = self.logits(x[i : i + self._eval_batch])  # (M, n, K)
+            bpm = metrics.decode_expectation(logits.flatten(0, 1), self.labels.centres)
+            parts.append(bpm.view(self.members, -1))
+        return torch.cat(parts, 1)
+
+    @property
+    def _eval_batch(self) -> int:
+        """Windows of a pass that keeps no gradient."""
+        if self.device.type == "cpu":
+            return max(EVAL_BATCH // self.members, 1)
+        return max(EVAL_BATCH * 8 // self.members, 64)
+
     def logits(self, x: Tensor) -> Tensor:
         """Every member's logits of the same windows x (N, C, S), (M, N, K), in evaluation mode."""
         self.model.eval()
         parts = []
-        size = (
-            max(EVAL_BATCH // self.members, 1)
-            if self.device.type == "cpu"
-            else max(EVAL_BATCH * 8 // self.members, 64)
-        )
         with torch.inference_mode(), self.precise(), self._autocast():
-            for i in range(0, len(x), size):
-                batch = x[i : i + size].repeat(1, self.members, 1)  # (N, M * C, S)
+            for i in range(0, len(x), self._eval_batch):
+                batch = x[i : i + self._eval_batch].repeat(1, self.members, 1)  # (N, M * C, S)
                 features = self.model.features(batch)  # type: ignore[operator]
                 parts.append(by_member(self.model.fc, features))  # type: ignore[arg-type]
         return torch.cat(parts, 1)

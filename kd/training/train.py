@@ -6,8 +6,10 @@ of threads, ends with the same bits. The loop itself is `stack.py`. Knows neithe
 their files.
 """
 
+import ctypes
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ from kd.models.architectures import build
 from kd.signals.prepare import Data
 from kd.signals.windows import WindowSet
 from kd.training import metrics
+from kd.training.fused import FusedStack, fits
 from kd.training.member import CHECKPOINT, HISTORY, Diverged, Member, Row
 from kd.training.objective import Labels
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
-from kd.training.strategies import needs_teacher
+from kd.training.strategies import STRATEGIES, needs_teacher
 from kd.training.teacher import MODEL, TeacherOutputs, as_tensor, outputs, write_teacher_outputs
 
 __all__ = ["CHECKPOINT", "HISTORY", "Diverged", "Run", "Runs", "device_name", "load_model"]
@@ -36,8 +39,9 @@ class Runs:
 
     step() trains an epoch of each that is not over; finish(i) evaluates one on the test subjects and writes
     its model. teacher_folders: the finished teachers' folders, for points that need one. A point that is over
-    leaves the stack: at once on a CPU, when half of them have left on a GPU. Raises InputError if a folder or
-    a teacher doesn't fit its spec.
+    leaves the stack: at once on a CPU, when half of them have left on a GPU. engine: `compiled.library()`,
+    which trains a point that is alone on a CPU; default: torch. Raises InputError if a folder or a teacher
+    doesn't fit its spec.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class Runs:
         checkpoint_every_s: float = 30.0,
         dtype: torch.dtype = torch.float32,
         convolution: str = "grouped",
+        engine: ctypes.CDLL | None = None,
     ) -> None:
+        self._engine = engine
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
         self._dtype, self._convolution = dtype, convolution
         from_folders = list(teacher_folders or [None] * len(specs))
@@ -89,10 +95,7 @@ class Runs:
         stacked = self._stacked
         training = [member for member in stacked if not member.over]
         losses = self.stack.epoch([member.epoch for member in stacked]).tolist()
-        predicted = metrics.decode_expectation(
-            self.stack.logits(self._val_x).flatten(0, 1), self.labels.centres
-        )
-        bpm = predicted.view(len(stacked), -1).cpu().numpy()
+        bpm = self.stack.predict(self._val_x).cpu().numpy()
         rows: dict[Member, Row | Diverged] = {}
         for member in training:
             k = member.place
@@ -135,7 +138,7 @@ class Runs:
         if member.teacher is not None:
             member.teacher.check_unchanged()
         member.train_seconds += time.monotonic() - start
-        return figures(member, self.shape, model, errors)
+        return {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
 
     def best_state(self, i: int) -> dict[str, Tensor]:
         """A point's weights after its best epoch, as the state dict of a plain model."""
@@ -153,7 +156,10 @@ class Runs:
     def _stack_of(self, members: Sequence[Member], starts: Sequence[Start]) -> Stack:
         for place, member in enumerate(members):
             member.place = place
-        return Stack(
+        stack: Callable[..., Stack] = Stack
+        if self._engine is not None and self._engine_fits(members):
+            stack = functools.partial(FusedStack, self._engine)
+        return stack(
             [member.spec for member in members],
             self.shape,
             starts,
@@ -164,6 +170,11 @@ class Runs:
             dtype=self._dtype,
             convolution=self._convolution,
         )
+
+    def _engine_fits(self, members: Sequence[Member]) -> bool:
+        plain = len(members) == 1 and self.device.type == "cpu" and self._dtype == torch.float32
+        spec = members[0].spec
+        return plain and fits(self.shape, STRATEGIES[spec.strategy](**spec.strategy_args))
 
     def _shrink(self) -> None:
         """Rebuild the stack without the points that are over, if that pays."""
@@ -199,6 +210,7 @@ class Run(Runs):
         device: str = "cpu",
         checkpoint_every_s: float = 30.0,
         dtype: torch.dtype = torch.float32,
+        engine: ctypes.CDLL | None = None,
     ) -> None:
         super().__init__(
             [spec],
@@ -208,6 +220,7 @@ class Run(Runs):
             device=device,
             checkpoint_every_s=checkpoint_every_s,
             dtype=dtype,
+            engine=engine,
         )
         self.spec, self.max_epochs, self.steps_per_epoch = spec, spec.recipe.max_epochs, self.stack.steps
 

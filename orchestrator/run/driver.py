@@ -19,6 +19,7 @@ from typing import Any
 
 from kd.files import is_full
 from kd.signals.prepare import DataConfig, prepare
+from kd.training.compiled import Unavailable, library
 from orchestrator.run.commit import git_commit
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.pace import Pace
@@ -175,12 +176,13 @@ class Training:
     tracker: LiveTracker
     stop: StopRequest
     result: SweepResult
+    engine: str = "torch"  # of kd.training, or "fused"
 
     def run(self) -> None:
         """Train until nothing is left, or it is asked to stop. Raises what starting Ray or the data raise."""
         started = time.monotonic()
         os.environ.update(DRIVER_ENV)
-        beside = Beside(lambda: prepare(self.data, self.cache_dir), _import_slow)
+        beside = Beside(lambda: prepare(self.data, self.cache_dir), self._choose_engine, _import_slow)
         cluster = self._cluster()
         try:
             self.stop.install()  # ray.init puts its own handler on SIGTERM
@@ -205,6 +207,19 @@ class Training:
         finally:
             cluster.close()
             shutil.rmtree(self.store.path / TUNE_DIR, ignore_errors=True)
+
+    def _choose_engine(self) -> None:
+        """What trained this sweep before; at first the compiled engine, where it can be had."""
+        if self.slot.gpus:
+            return
+        if known := next(self.store.results(), None):
+            self.engine = known.get("engine", "torch")
+            return
+        try:
+            library()
+            self.engine = "fused"
+        except Unavailable as why:
+            self.display.say(f"{why}: torch trains, at a fraction of the speed; install g++ to change that")
 
     def _cluster(self) -> Cluster:
         """The Ray that was named, or one started here."""
@@ -268,6 +283,7 @@ class Training:
             slice_s=options.slice_s,
             checkpoint_every_s=options.checkpoint_every_s,
             git_commit=git_commit(),
+            engine=self.engine,
         )
         trainable: Any = tune.with_resources(
             tune.with_parameters(Trainable, setup=setup), functools.partial(place, slot)

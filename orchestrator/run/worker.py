@@ -4,6 +4,7 @@
 warm: torch and the data are loaded once, then pack after pack is trained. It never reads the plan.
 """
 
+import ctypes
 import os
 import platform
 import socket
@@ -48,6 +49,7 @@ class Setup:
     slice_s: float  # a step trains for about this long, until the pace says otherwise
     checkpoint_every_s: float
     git_commit: str | None
+    engine: str = "torch"  # "fused": kd.training.compiled, where it can be had
 
 
 class Broken(RuntimeError):
@@ -83,6 +85,7 @@ class PackTrainer:
         self.checkpointed: float | None = None  # Unix time of the last checkpoint of this process
         self.data: Data = prepare(setup.data, Path(setup.cache_dir), _say, node_dir)
         self.device = device_of(setup.gpu)
+        self.engine = compiled_engine() if setup.engine == "fused" and self.device == "cpu" else None
         self.lock = SweepLock(self.store.path)
         self.ids: list[str] = []
         self.stacked: list[str] = []  # the points of `runs`, in its order
@@ -181,6 +184,7 @@ class PackTrainer:
             device=self.device,
             checkpoint_every_s=self.setup.checkpoint_every_s,
             convolution=how.convolution,
+            engine=self.engine,
         )
         for id, point in zip(self.stacked, self.runs.members, strict=True):
             events.append(_event("began", id, epoch=point.epoch))
@@ -317,6 +321,17 @@ def device_of(gpu: bool) -> str:
             f"(CUDA_VISIBLE_DEVICES={visible}): check nvidia-smi there, install torch for its driver"
         )
     return "cuda"
+
+
+def compiled_engine() -> ctypes.CDLL | None:
+    """The compiled engine for this node's CPU; None, and a line that says why, where torch has to train."""
+    from kd.training.compiled import Unavailable, library
+
+    try:
+        return library()
+    except Unavailable as why:
+        _say(f"{why}: torch trains here, at a fraction of the speed; install g++ on the nodes")
+        return None
 
 
 def total_cost(

@@ -71,6 +71,7 @@ RESULT = {
     "recipe_version?": WHOLE,
     "git_commit?": str,
     "device?": str,
+    "engine?": str,
     "model_sha256?": str,
     "teacher_sha256?": str,
     "finished_at?": TIME,
