@@ -2,12 +2,14 @@
 
     python tests/benchmarks/step_cpu.py                          this checkout
     python tests/benchmarks/step_cpu.py --against ../before      both, and their ratio
+    python tests/benchmarks/step_cpu.py --torch                      this checkout's torch against its engine
     python tests/benchmarks/step_cpu.py --profile                which operations the time goes to
 
 Each round is a fresh process in the environment of a sweep's workers; the least of all rounds counts.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDENTS = [("resnet1d", 2, 4), ("resnet1d", 4, 6), ("resnet1d", 4, 16), ("mlp", 2, 8), ("mlp", 2, 64)]
 STRATEGIES = ("scratch", "soft", "dkd", "feature")
 BATCH, EPOCHS = 64, 5
+TORCH = "KDSWEEP_STEP_TORCH"  # set: torch trains, not the compiled engine
 
 
 def runs(folder: Path, students: Any, strategies: Any) -> dict[str, Any]:
@@ -36,6 +39,12 @@ def runs(folder: Path, students: Any, strategies: Any) -> dict[str, Any]:
     teacher.step()
     teacher.finish()
     made = {}
+    engine: dict[str, Any] = {}
+    if not os.environ.get(TORCH):
+        with contextlib.suppress(ImportError):  # a checkout from before there was one
+            from kd.training.compiled import library
+
+            engine["engine"] = library()
     for arch, depth, width in students:
         for strategy in strategies:
             spec = Spec(
@@ -49,7 +58,7 @@ def runs(folder: Path, students: Any, strategies: Any) -> dict[str, Any]:
                 recipe=Recipe(max_epochs=100, batch_size=BATCH),
             )
             name = f"{arch} {depth}x{width} {strategy}"
-            made[name] = Run(spec, data, folder / name, teacher_folder=folder / "t")
+            made[name] = Run(spec, data, folder / name, teacher_folder=folder / "t", **engine)
     return made
 
 
@@ -84,6 +93,7 @@ def profile() -> None:
     """Where the time of a small ResNet's and a small MLP's step goes."""
     import torch
 
+    os.environ[TORCH] = "yes"  # the compiled engine's time is one call's
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for name, run in runs(Path(folder), [STUDENTS[1], STUDENTS[3]], ["dkd"]).items():
@@ -94,12 +104,12 @@ def profile() -> None:
             print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
 
 
-def in_child(root: Path) -> dict[str, float]:
-    """`measure` with the code of a checkout."""
+def in_child(root: Path, torch: bool = False) -> dict[str, float]:
+    """`measure` with the code of a checkout, by its engine if it has one, or by torch."""
     sys.path.insert(0, str(ROOT))
     from orchestrator.run.ray_cluster import worker_env
 
-    env = {**os.environ, **worker_env(1), "PYTHONPATH": str(root.resolve())}
+    env = {**os.environ, **worker_env(1), "PYTHONPATH": str(root.resolve()), TORCH: "yes" if torch else ""}
     command = [sys.executable, __file__, "--measure"]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -108,6 +118,7 @@ def in_child(root: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--torch", action="store_true", help="torch, of this checkout or the other")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -119,11 +130,13 @@ def main() -> None:
     if options.profile:
         profile()
         return
-    roots = {"here": ROOT} | ({"before": options.against} if options.against else {})
+    roots = {"here": (ROOT, False)}
+    if options.against or options.torch:
+        roots["before"] = (options.against or ROOT, options.torch)
     least: dict[str, dict[str, float]] = {name: {} for name in roots}
     for _ in range(options.rounds):
         for name, root in roots.items():
-            for key, value in in_child(root).items():
+            for key, value in in_child(*root).items():
                 least[name][key] = min(value, least[name].get(key, value))
     for key, value in least["here"].items():
         before = least.get("before", {}).get(key)
