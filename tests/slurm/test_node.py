@@ -314,4 +314,5 @@ def test_what_a_script_started_ends_with_it() -> None:
         until(lambda: b"slurm.mortal" not in Path(f"/proc/{pid}/cmdline").read_bytes())
         script.kill()
         script.wait()
-        until(lambda: not Path(f"/proc/{pid}/exe").exists())  # gone, or not yet waited for
+        status = Path(f"/proc/{pid}/status")
+        until(lambda: not status.exists() or "State:\tZ" in status.read_text(encoding="utf-8"))
