@@ -299,14 +299,6 @@ def test_a_short_silence_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gone(5008.5, answers=False)
 
 
-def ended(pid: int) -> bool:
-    """Whether a process is gone, or only waits to be waited for."""
-    try:
-        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 def test_what_a_script_started_ends_with_it() -> None:
     """Also by SIGKILL, of which no trap hears."""
     with tempfile.TemporaryDirectory() as folder:
@@ -322,4 +314,5 @@ def test_what_a_script_started_ends_with_it() -> None:
         until(lambda: b"slurm.mortal" not in Path(f"/proc/{pid}/cmdline").read_bytes())
         script.kill()
         script.wait()
-        until(lambda: ended(pid))
+        status = Path(f"/proc/{pid}/status")
+        until(lambda: not status.exists() or "State:\tZ" in status.read_text(encoding="utf-8"))
