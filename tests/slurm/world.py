@@ -136,7 +136,7 @@ class Sweep:
         """All that its jobs printed."""
         return "\n".join(p.read_text(errors="replace") for p in sorted(self.path.glob("slurm/*/*.out")))
 
-    def until(self, what: Callable[[], Any], timeout: float = 150) -> Any:
+    def until(self, what: Callable[[], Any], timeout: float = 240) -> Any:
         """Wait until `what` is true; its value."""
         deadline = time.monotonic() + timeout
         while not (value := what()):
@@ -146,12 +146,12 @@ class Sweep:
             time.sleep(0.3)
         return value
 
-    def until_over(self, verdict: str = "done", timeout: float = 150) -> None:
+    def until_over(self, verdict: str = "done", timeout: float = 240) -> None:
         """Wait until the chain has ended."""
         ended = self.until(lambda: [e for e in self.links() if e["verdict"] != "again"], timeout)
         assert ended[-1]["verdict"] == verdict, self.said()
 
-    def until_trained(self, epochs: int = 3, timeout: float = 150) -> None:
+    def until_trained(self, epochs: int = 3, timeout: float = 240) -> None:
         """Wait until a student has trained some epochs."""
 
         def trains() -> bool:
