@@ -38,6 +38,7 @@ from orchestrator.tracking.live import LiveTracker
 from orchestrator.tracking.writer import default_uri, in_sync
 from orchestrator.words import duration
 
+LOST_S = 60.0  # how long the driver of a job waits for another one that holds the sweep
 TUNE_DIR = ".tune"  # Tune's own files, in the sweep directory while it runs
 
 
@@ -128,7 +129,10 @@ def run_sweep(
     started = time.monotonic()
     lock = SweepLock(store.path)
     try:
-        if not lock.take(DRIVER) or (not lock.supported and is_running(store.progress())):
+        # In a job: one whose job was lost may be about to end.
+        if not lock.take(DRIVER, LOST_S if options.address else 0.0) or (
+            not lock.supported and is_running(store.progress())
+        ):
             raise Busy(f"{store.path} is being run by another process: {_owner(store)}")
         if not lock.supported:
             display.say(

@@ -110,6 +110,7 @@ def job_of(opened: "Opened", site: "Site") -> "Job":
         *python,
         "-P",
         "-m",
+        "slurm.mortal",
         "orchestrator.commands.main",
         "run",
         str(here / "space.yaml"),

@@ -297,3 +297,29 @@ def test_a_short_silence_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not gone(5006.0, answers=False)
     assert gone(5008.0, answers=False)
     assert gone(5008.5, answers=False)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits to be waited for."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_what_a_script_started_ends_with_it() -> None:
+    """Also by SIGKILL, of which no trap hears."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "sleeper.py").write_text("import time; time.sleep(600)", encoding="utf-8")
+        command = f'"{sys.executable}" -P -m slurm.mortal sleeper & echo $!; wait'
+        paths = f"{Path(__file__).resolve().parents[2]}:{folder}"
+        script = subprocess.Popen(
+            ["bash", "-c", command], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
+        )
+        assert script.stdout is not None
+        pid = int(script.stdout.readline())
+        until(lambda: b"sleeper" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        until(lambda: b"slurm.mortal" not in Path(f"/proc/{pid}/cmdline").read_bytes())
+        script.kill()
+        script.wait()
+        until(lambda: ended(pid))
