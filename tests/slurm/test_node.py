@@ -318,8 +318,8 @@ def test_what_a_script_started_ends_with_it() -> None:
         )
         assert script.stdout is not None
         pid = int(script.stdout.readline())
-        until(lambda: b"sleeper" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        until(lambda: b"slurm.mortal" not in Path(f"/proc/{pid}/cmdline").read_bytes())
+        became = b"\0-P\0-m\0sleeper\0"  # nothing in between: in the middle of an exec it is empty
+        until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().endswith(became))
         script.kill()
         script.wait()
         until(lambda: ended(pid))
