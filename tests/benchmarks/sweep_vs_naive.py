@@ -7,8 +7,8 @@
 
 Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included, and
 how many of the slots' seconds were training. The three are interleaved, and ratios are of medians. The
-floor is two processes that train with `kd.training.train.Run`, teachers first, then the longest: no Ray, no
-MLflow, no driver.
+floor is two processes that train with `kd.training.train.Run` and the engine of a sweep, teachers first, then
+the longest: no Ray, no MLflow, no driver.
 """
 
 import argparse
@@ -32,6 +32,7 @@ import numpy as np
 from kd.signals.prepare import DataConfig, prepare
 from kd.training.recipe import Recipe, Spec
 from orchestrator.run.ray_cluster import worker_env
+from orchestrator.run.worker import compiled_engine
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.store.store import Store
 
@@ -126,6 +127,7 @@ def bare_point(job: tuple[DataConfig, Path, Store, Any]) -> tuple[str, dict[str,
         prepare(data, cache_dir),
         store.folder(point.id),
         teacher_folder=store.folder(point.teacher) if point.teacher else None,
+        engine=compiled_engine(),
     )
     while one.step():
         pass
@@ -269,6 +271,7 @@ def parts(overrides: list[str]) -> dict[str, Any]:
                 ("no DataLoader", {}),
                 ("kdsweep's step", {}),
                 ("allocator", worker_env(1)),
+                ("engine", worker_env(1)),
             ):
                 command = [sys.executable, __file__, "--part", step, str(folder), point.id, *overrides]
                 path = f"{HERE.parents[1]}:{os.environ.get('PYTHONPATH', '')}"
@@ -294,7 +297,7 @@ def part(step: str, folder: Path, id: str, overrides: list[str]) -> float:
     points = {p.id: p for p in space.plan.points}
     point, teacher = points[id], points[points[id].teacher or ""]
     data, batch = space.windows, point.recipe["batch_size"]
-    if step in ("kdsweep's step", "allocator"):
+    if step in ("kdsweep's step", "allocator", "engine"):
         from kd.training.train import Run
 
         fields = {field.name for field in dataclasses.fields(Spec)} - {"recipe"}
@@ -304,6 +307,7 @@ def part(step: str, folder: Path, id: str, overrides: list[str]) -> float:
             data,
             folder / "part",
             teacher_folder=space.store.folder(teacher.id),
+            engine=compiled_engine() if step == "engine" else None,
         )
 
         def epoch() -> None:
