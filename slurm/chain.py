@@ -20,6 +20,10 @@ from slurm.head import HEAD, read_head, write_head
 
 LINKS, RECORD, CANCELLED = "links.jsonl", "submission.json", "cancelled"
 IDLE_LINKS = 2  # links that had time to work and trained nothing, one after the other, before the chain stops
+LOST = "LOST"
+LOST_LINKS = (
+    5  # the same where Ray was killed under some of them: by bad luck, or because it can't live there
+)
 EVENTS: dict[str, dict[str, Any]] = {  # lines of links.jsonl, and what each has
     "begin": {"link": str, "job": str, "host": str, "time": (int, float), "progress": list},
     "end": {"link": str, "code": int, "verdict": str, "why": str, "ended": (int, float), "progress": list},
@@ -97,19 +101,21 @@ def _counted(sweep: Path) -> list[float]:
 
 
 def idle_links(links: list[dict[str, Any]], now: list[float]) -> int:
-    """How many links, the last ones, had time to work and got no further than any before.
+    """How many links, the last ones, got no further than any before, if that is enough to stop; else 0.
 
-    A link that a node failure, a kill or preemption (TERM) ended had none. now: progress after the last one.
+    A link that a node failure, a kill or preemption (TERM) ended had no time to work. now: progress after the
+    last one.
     """
     after = [link["progress"] for link in links[1:]] + [now]
-    best, idle = links[0]["progress"] if links else now, 0
+    best, idle, lost = links[0]["progress"] if links else now, 0, 0
     for link, reached in zip(links, after, strict=False):
         if reached > best:
-            idle = 0
+            idle = lost = 0
         elif link["ended"] is not None and link.get("signal") != "TERM":
             idle += 1
+            lost += link.get("signal") == LOST
         best = max(best, reached)
-    return idle
+    return idle if idle - lost >= IDLE_LINKS or idle >= LOST_LINKS else 0
 
 
 def verdict(
@@ -129,11 +135,11 @@ def verdict(
         return "stop", "cancelled; kdsweep submit goes on"
     if len(links) >= max_links:
         return "stop", f"{max_links} links, as many as allowed; kdsweep submit goes on"
-    if idle_links(links, now) >= IDLE_LINKS:
+    if idle := idle_links(links, now):
         cause = "jobs are too short for a point, or start badly"
         if code == 137:  # 128 and the signal, as bash has it
             cause = "the driver was killed (signal 9), perhaps out of memory: ask for more, or fewer slots"
-        return "stop", f"nothing was trained in {IDLE_LINKS} links: {cause}"
+        return "stop", f"nothing was trained in {idle} links: {cause}"
     return "again", "more to do"
 
 
@@ -152,8 +158,8 @@ def begin(here: Path, link: str) -> int:
     if len(links) >= record["max_links"] and all(known["link"] != link for known in links):
         say(f"{record['max_links']} links, as many as allowed; kdsweep submit goes on")
         return STOP
-    if links and idle_links(links, now) >= IDLE_LINKS:
-        say(f"nothing was trained in {IDLE_LINKS} links; see the outputs in {here}")
+    if links and (idle := idle_links(links, now)):
+        say(f"nothing was trained in {idle} links; see the outputs in {here}")
         return STOP
     _append(
         here,
@@ -174,7 +180,8 @@ def begin(here: Path, link: str) -> int:
 def end(here: Path, link: str, code: int, signal: str = "") -> str:
     """Record how a link ended, tell the workers, and say what follows.
 
-    signal: what asked the driver to stop: USR1 (the time limit, a cancel), TERM (preemption), or nothing.
+    signal: what stopped the driver: USR1 (the time limit, a cancel), TERM (preemption), LOST (Ray was killed
+    under it), or nothing.
     """
     record = json.loads((here / RECORD).read_text(encoding="utf-8"))
     links = read_links(here)

@@ -30,9 +30,9 @@ def train(here: Path, point: str, epochs: int, done: bool = False, checkpoint: b
         (folder / "result.json").write_text("{}")
 
 
-def link(here: Path, name: str, code: int) -> str:
+def link(here: Path, name: str, code: int, signal: str = "") -> str:
     assert chain.begin(here, name) == chain.GO
-    return chain.end(here, name, code)
+    return chain.end(here, name, code, signal)
 
 
 def test_progress_counts_points_before_checkpoints(here: Path) -> None:
@@ -174,6 +174,20 @@ def test_an_idle_link_and_a_node_failure_do_not_end_a_chain(here: Path) -> None:
     assert chain.begin(here, "1-1") == chain.GO  # and its node fails
     assert chain.begin(here, "1-2") == chain.GO
     assert chain.end(here, "1-2", 75, "USR1") == "stop", "two that had time"
+
+
+def test_kills_of_ray_end_a_chain_later_than_links_that_had_time(here: Path) -> None:
+    """Two in a row are bad luck; where every one of them is killed, Ray can't live."""
+    (here / chain.RECORD).write_text(json.dumps({"max_links": 20}))
+    for n in range(chain.LOST_LINKS - 1):
+        assert link(here, f"1-{n}", 75, "LOST") == "again"
+    assert link(here, "1-9", 75, "LOST") == "stop"
+
+
+def test_kills_of_ray_do_not_excuse_links_that_had_time(here: Path) -> None:
+    assert link(here, "1-0", 75) == "again"
+    assert link(here, "1-1", 75, "LOST") == "again"
+    assert link(here, "1-2", 75) == "stop"
 
 
 def test_max_links(here: Path) -> None:
