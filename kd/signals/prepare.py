@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,13 +155,15 @@ def load_recordings(config: DataConfig, progress: Progress | None = None) -> lis
     return list(each_recording(config, progress))
 
 
-def each_recording(config: DataConfig, progress: Progress | None = None) -> Iterable[Recording]:
-    """The same, one after another where the source allows it."""
+def each_recording(config: DataConfig, progress: Progress | None = None) -> Iterator[Recording]:
+    """The same, one after another."""
     if config.source == "synthetic":
-        return synthetic.recordings(_synthetic(config))
+        return synthetic.each(_synthetic(config))
+    path = _path(config)
     if progress:
-        progress(f"reading {config.path}")
-    return datasets.load(_path(config), config.source, config.options, bpm_range=config.bpm_range)[1]
+        progress(f"reading {path}")
+    name = datasets.recognise(path) if config.source == "auto" else config.source
+    return datasets.each(path, name, config.options, bpm_range=config.bpm_range)
 
 
 def _pool(config: DataConfig, cache_dir: Path, progress: Progress | None) -> Pool:

@@ -55,4 +55,4 @@ class BySubject:
         return np.abs(np.asarray(predicted, dtype=np.float64) - self._bpm)
 
     def _sum(self, values: npt.NDArray[Any]) -> FloatArray:
-        return np.bincount(self._owner, weights=values, minlength=len(self.subjects))
+        return np.bincount(self._owner, weights=values, minlength=len(self.subjects)).astype(np.float64)

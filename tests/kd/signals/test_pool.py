@@ -1,12 +1,14 @@
 """Windows are cut once for all splits, and a split's sides are byte for byte what they always were."""
 
 import dataclasses
+import json
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kd.datasets import recordings_npz
 from kd.errors import InputError
 from kd.signals import augment as augmenting
 from kd.signals import pool, prepare, splits, synthetic
@@ -155,3 +157,18 @@ def test_no_recordings_leave_no_folder(tmp_path):
     with pytest.raises(InputError, match="no recordings"):
         pool.build(tmp_path / "cut" / "a", [], Preprocess(), Augment(), (30.0, 209.0))
     assert list((tmp_path / "cut").iterdir()) == []
+
+
+def test_recordings_come_one_after_another(tmp_path, monkeypatch):
+    many = DataConfig(options={"subjects": 1_000_000, "minutes": 0.5})  # hours, if all were generated first
+    assert next(prepare.each_recording(many)).name == "synthetic_000"
+    read = []
+    real = recordings_npz._recording
+    monkeypatch.setattr(recordings_npz, "_recording", lambda *args: read.append(1) or real(*args))
+    arrays = {
+        f"{k}/{key}": np.ones((1, 500) if key == "ppg" else 3) for k in range(9) for key in ("ppg", "hr")
+    }
+    meta = [{"name": str(k), "dataset": "d", "subject": str(k), "fs": 25} for k in range(9)]
+    np.savez(tmp_path / "r.npz", meta_json=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    found = prepare.each_recording(DataConfig(source="auto", path=str(tmp_path / "r.npz")))
+    assert [next(found).name, next(found).name, len(read)] == ["0", "1", 2]
