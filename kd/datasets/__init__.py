@@ -5,7 +5,7 @@ A format is a module with
     LABEL               what it expects at a path, as text
     OPTIONS             the loader's options with their defaults
     files(found)        of the files found at a path, those it reads, sorted; empty = none of this format
-    load(files, **options) -> list[Recording]   raises InputError naming the file
+    load(files, **options) -> Iterator[Recording]   raises InputError naming the file
 Adding one is a module and a line here. Labels are handed on as they are, 0 and 300 too: who cuts windows
 tests them. Only a loader whose labels are means (MEANS) takes bpm_range, and leaves out other readings first.
 Files come from strangers: what a reader takes from them goes through `checks`, and formats whose parsers can
@@ -15,7 +15,7 @@ crash are parsed in a process of their own, as `matlab` does.
 import difflib
 import hashlib
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -65,28 +65,41 @@ def load(
 
     bpm_range: lowest and highest class; readings outside it are left out before they are averaged.
     """
-    name, path, options = recognise(path) if format == "auto" else format, Path(path), options or {}
+    name = recognise(path) if format == "auto" else format
+    return name, list(each(path, name, options, bpm_range=bpm_range))
+
+
+def each(
+    path: Path | str,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    bpm_range: tuple[float, float] = BPM_RANGE,
+) -> Iterator[Recording]:
+    """The recordings at `path`, of the format `name`, one after another; otherwise as `load`."""
+    path = Path(path)
     limits = {"bpm_range": bpm_range} if name in MEANS else {}
-    found, known = _files(path, name), full_options(name, options)
+    found, known = _files(path, name), full_options(name, options or {})
+    names: set[tuple[str, str]] = set()
+    subjects: dict[str, tuple[str, str]] = {}
     try:
-        recordings = _module(name).load(found, **known, **limits)
+        for r in _module(name).load(found, **known, **limits):
+            if (r.dataset, r.name) in names:
+                raise InputError(f"{path}: two recordings are called {r.dataset}/{r.name}: rename one")
+            names.add((r.dataset, r.name))
+            label = f"{r.dataset}/{r.subject}"
+            if subjects.setdefault(label, (r.dataset, r.subject)) != (r.dataset, r.subject):
+                raise InputError(
+                    f"{path}: subjects of two data sets would both be {label}: rename one data set"
+                )
+            yield r
     except (OSError, MemoryError) as error:
         where = getattr(error, "filename", None) or path
         raise InputError(
             f"{where}: can't be read ({error}): check its permissions and the machine"
         ) from error
-    if not recordings:
+    if not names:
         raise InputError(f"{path}: its {name} files hold no recording: give another path")
-    names = [(r.dataset, r.name) for r in recordings]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise InputError(f"{path}: two recordings are called {'/'.join(twice)}: rename one")
-    subjects = {(r.dataset, r.subject) for r in recordings}
-    labels = [f"{dataset}/{subject}" for dataset, subject in subjects]
-    if len(set(labels)) < len(labels):
-        both = next(label for label in labels if labels.count(label) > 1)
-        raise InputError(f"{path}: subjects of two data sets would both be {both}: rename one data set")
-    return name, recordings
 
 
 def full_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

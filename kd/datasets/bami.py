@@ -6,7 +6,7 @@ Chung, Lee, Lee, IEEE Access, 2020.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kd.datasets.checks import checked
@@ -26,10 +26,11 @@ def files(found: Sequence[Path]) -> list[Path]:
     return [p for p in found if NAME.fullmatch(p.name)]
 
 
-def load(files: Sequence[Path]) -> list[Recording]:
+def load(files: Sequence[Path]) -> Iterator[Recording]:
     """One recording for each file; each is another subject. Raises InputError naming the file."""
     with mat_reader() as read:
-        return [_recording(file, read) for file in files]
+        for file in files:
+            yield _recording(file, read)
 
 
 def _recording(file: Path, read: Read) -> Recording:

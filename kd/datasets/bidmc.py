@@ -6,7 +6,7 @@ Pimentel et al., IEEE TBME, 2016.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,10 @@ def files(found: Sequence[Path]) -> list[Path]:
     return sorted({*signals, *(n for s in signals if (n := _numerics(s)).is_file())})
 
 
-def load(files: Sequence[Path], *, lag_s: float, bpm_range: tuple[float, float]) -> list[Recording]:
+def load(files: Sequence[Path], *, lag_s: float, bpm_range: tuple[float, float]) -> Iterator[Recording]:
     """One recording for each patient. Raises InputError naming the file."""
-    return [_recording(signal, lag_s, bpm_range) for signal in _signals(files)]
+    for signal in _signals(files):
+        yield _recording(signal, lag_s, bpm_range)
 
 
 def _signals(found: Sequence[Path]) -> list[Path]:

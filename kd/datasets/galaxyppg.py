@@ -8,7 +8,7 @@ their label is the mean of the strap's heart rate.
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def files(found: Sequence[Path]) -> list[Path]:
     return [p for p in found if p.name in NAMES and _participant(p) is not None]
 
 
-def load(files: Sequence[Path], *, device: str, bpm_range: tuple[float, float]) -> list[Recording]:
+def load(files: Sequence[Path], *, device: str, bpm_range: tuple[float, float]) -> Iterator[Recording]:
     """One recording for each participant who wore `device`. Raises InputError naming the file."""
     if device not in DEVICES:
         raise InputError(f"data.options.device is {device!r}: use one of {', '.join(DEVICES)}")
@@ -54,7 +54,8 @@ def load(files: Sequence[Path], *, device: str, bpm_range: tuple[float, float]) 
         raise InputError(
             f"{files[0].parent}: no participant has {relative}: choose another data.options.device"
         )
-    return [_recording(folder, device, bpm_range) for folder in worn]
+    for folder in worn:
+        yield _recording(folder, device, bpm_range)
 
 
 def _participant(file: Path) -> Path | None:

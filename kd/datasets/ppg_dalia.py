@@ -6,7 +6,7 @@ runs nothing of what is in them. Reiss et al., Sensors 19(14), 2019.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kd.datasets.checks import checked
@@ -26,9 +26,10 @@ def files(found: Sequence[Path]) -> list[Path]:
     return [p for p in found if NAME.fullmatch(p.name)]
 
 
-def load(files: Sequence[Path]) -> list[Recording]:
+def load(files: Sequence[Path]) -> Iterator[Recording]:
     """One recording for each subject. Raises InputError naming the file."""
-    return [_recording(file) for file in files]
+    for file in files:
+        yield _recording(file)
 
 
 def _recording(file: Path) -> Recording:

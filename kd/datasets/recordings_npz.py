@@ -7,7 +7,7 @@ entries finite numbers.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,19 @@ def files(found: Sequence[Path]) -> list[Path]:
     return [p for p, inside in names.items() if (told if inside is None else META in inside)]
 
 
-def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[str]) -> list[Recording]:
+def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[str]) -> Iterator[Recording]:
     """Every recording of the files. Raises InputError naming file and recording."""
     chosen = {datasets} if isinstance(datasets, str) else set(datasets)
-    recordings = [recording for file in files for recording in _recordings(file, bidmc_lag_s)]
-    there = {r.dataset for r in recordings}
+    there = set()
+    for file in files:
+        for recording in _recordings(file, bidmc_lag_s):
+            there.add(recording.dataset)
+            if not chosen or recording.dataset in chosen:
+                yield recording
     if missing := sorted(chosen - there):
         raise InputError(
             f"{files[0]}: no recording of {', '.join(missing)}: it has {', '.join(sorted(there)) or 'none'}"
         )
-    return [r for r in recordings if not chosen or r.dataset in chosen]
 
 
 def _names(path: Path) -> set[str] | None:
@@ -55,7 +58,7 @@ def _names(path: Path) -> set[str] | None:
         return None
 
 
-def _recordings(path: Path, bidmc_lag_s: float) -> list[Recording]:
+def _recordings(path: Path, bidmc_lag_s: float) -> Iterator[Recording]:
     with open_npz(path) as archive:
         if META not in archive.names:
             raise InputError(f"{path}: no {META} in it, which lists the recordings: build the file again")
@@ -65,7 +68,8 @@ def _recordings(path: Path, bidmc_lag_s: float) -> list[Recording]:
             twice = next(n for n in names if names.count(n) > 1)
             dataset = next(entry["dataset"] for entry in entries if entry["name"] == twice)
             raise InputError(f"{path}: {META}: two recordings are called {dataset}/{twice}: rename one")
-        return [_recording(path, archive, entry, bidmc_lag_s) for entry in entries]
+        for entry in entries:
+            yield _recording(path, archive, entry, bidmc_lag_s)
 
 
 def _entries(path: Path, meta: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ DATA_S04_T01.mat with BPM_S04_T01.mat. Zhang, Pi, Liu, IEEE TBME 62(2), 2015.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kd.datasets.checks import checked
@@ -34,10 +34,11 @@ def files(found: Sequence[Path]) -> list[Path]:
     return sorted({*signals, *references})
 
 
-def load(files: Sequence[Path]) -> list[Recording]:
+def load(files: Sequence[Path]) -> Iterator[Recording]:
     """One recording for each signal file. Raises InputError naming the file."""
     with mat_reader() as read:
-        return [_recording(signal, _reference(files, signal), read) for signal in _signals(files)]
+        for signal in _signals(files):
+            yield _recording(signal, _reference(files, signal), read)
 
 
 def _signals(found: Sequence[Path]) -> list[Path]:

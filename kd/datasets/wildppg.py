@@ -46,7 +46,7 @@ def files(found: Sequence[Path]) -> list[Path]:
 
 def load(
     files: Sequence[Path], *, location: str, sensors: str | Sequence[str], rows_fs: float
-) -> list[Recording]:
+) -> Iterator[Recording]:
     """One recording for each participant. Raises InputError naming the file."""
     if location not in LOCATIONS:
         raise InputError(f"data.options.location is {location!r}: use one of {', '.join(LOCATIONS)}")
@@ -54,14 +54,12 @@ def load(
     chosen = (sensors,) if isinstance(sensors, str) else tuple(sensors)
     if not chosen:
         raise InputError("data.options.sensors is empty: name at least one, as ppg_g")
-    recordings: list[Recording] = []
     with mat_reader() as read:
         for file in files:
             if file.name == WHOLE:
-                recordings.extend(_cells(file, read, location, rows_fs))
+                yield from _cells(file, read, location, rows_fs)
             else:
-                recordings.append(_participant(file, read, location, chosen))
-    return recordings
+                yield _participant(file, read, location, chosen)
 
 
 def _participant(file: Path, read: Read, location: str, sensors: tuple[str, ...]) -> Recording:

@@ -5,6 +5,7 @@ changing perfusion, a sensor with noise and limits, and motion locked to a step 
 the heart rate: what makes wrist PPG hard, and what generators with band-limited motion leave out.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,12 @@ class Synthetic:
 
 def recordings(config: Synthetic) -> list[Recording]:
     """One recording for each subject, with a label every 2 s for the 8 s from there."""
-    return [_subject(config, k) for k in range(config.subjects)]
+    return list(each(config))
+
+
+def each(config: Synthetic) -> Iterator[Recording]:
+    """The same, one after another."""
+    return (_subject(config, k) for k in range(config.subjects))
 
 
 def beat_hr(beats: FloatArray, starts: FloatArray, window_s: float) -> npt.NDArray[np.float32]:

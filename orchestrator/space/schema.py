@@ -94,10 +94,10 @@ def _checked(of: Any) -> Any:
     return {int: Whole, float: Real}.get(of, of)
 
 
-def _model(of: type, **replaced: Any) -> type[BaseModel]:
+def _model(of: type, leave_out: Sequence[str] = (), **replaced: Any) -> type[BaseModel]:
     """A pydantic model with the fields and defaults of a dataclass, so that both are said once."""
     parts: dict[str, Any] = {}
-    for field in dataclasses.fields(of):
+    for field in (field for field in dataclasses.fields(of) if field.name not in leave_out):
         if field.default is not dataclasses.MISSING:
             parts[field.name] = (_checked(field.type), field.default)
         elif field.default_factory is not dataclasses.MISSING:
@@ -135,15 +135,17 @@ SplitModel = _model(Split, seed=(Seed, Split.seed))
 AugmentModel = _model(
     Augment, seed=(Seed, Augment.seed), copies=(Annotated[int, Field(ge=0, le=1000), Number], Augment.copies)
 )
-RecipeModel = _model(Recipe)
+CRITERION = "stop_on"  # of a recipe: follows from the metric
+RecipeModel = _model(Recipe, leave_out=(CRITERION,))
 # a recipe with only what differs
 Changes: type[BaseModel] = create_model(
     "Changes",
     __base__=_Model,
-    **{f.name: (_checked(f.type) | None, None) for f in dataclasses.fields(Recipe)},  # type: ignore[call-overload]
+    **{f.name: (_checked(f.type) | None, None) for f in dataclasses.fields(Recipe) if f.name != CRITERION},  # type: ignore[call-overload]
 )
 Training = _model(
     Recipe,
+    leave_out=(CRITERION,),
     teachers=(Changes, Field(default_factory=Changes)),
     students=(Changes, Field(default_factory=Changes)),
 )
