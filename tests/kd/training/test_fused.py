@@ -80,7 +80,7 @@ def as_fused(given: tuple[Any, ...], engine: ctypes.CDLL) -> FusedStack:
 def gradients(stack: Stack) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first batch of torch's own step."""
     stack._fill((1,))
-    order = stack._orders[0]
+    order = stack._orders[:, 0].t()
     features = stack.model.features(stack.x[order].flatten(1, 2))
     connected = {
         w: by_member(layer, stack._features_of(features, w)) for w, layer in stack.connectors.items()
