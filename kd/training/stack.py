@@ -288,14 +288,14 @@ class Stack:
     def predict(self, x: Tensor) -> Tensor:
         """Every member's BPM for the same windows x (N, C, S), (M, N), in evaluation mode; batch by batch."""
         parts = []
-        for i in range(0, len(x), self._eval_batch):
-            logits = self.logits(x[i : i + self._eval_batch])  # (M, n, K)
+        for i in range(0, len(x), self.eval_batch):
+            logits = self.logits(x[i : i + self.eval_batch])  # (M, n, K)
             bpm = metrics.decode_expectation(logits.flatten(0, 1), self.labels.centres)
             parts.append(bpm.view(self.members, -1))
         return torch.cat(parts, 1)
 
     @property
-    def _eval_batch(self) -> int:
+    def eval_batch(self) -> int:
         """Windows of a pass that keeps no gradient."""
         if self.device.type == "cpu":
             return max(EVAL_BATCH // self.members, 1)
@@ -306,8 +306,8 @@ class Stack:
         self.model.eval()
         parts = []
         with torch.inference_mode(), self.precise(), self._autocast():
-            for i in range(0, len(x), self._eval_batch):
-                batch = x[i : i + self._eval_batch].repeat(1, self.members, 1)  # (N, M * C, S)
+            for i in range(0, len(x), self.eval_batch):
+                batch = x[i : i + self.eval_batch].repeat(1, self.members, 1)  # (N, M * C, S)
                 features = self.model.features(batch)  # type: ignore[operator]
                 parts.append(by_member(self.model.fc, features))  # type: ignore[arg-type]
         return torch.cat(parts, 1)
