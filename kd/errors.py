@@ -21,8 +21,8 @@ class Unavailable(InputError):
 def out_of_gpu_memory(error: BaseException | None) -> bool:
     """Whether a GPU's memory was short, whatever the error's class.
 
-    torch has a class for its allocator, others for the driver; and a CUDA graph's capture, broken off by want of
-    memory, ends with an error about the capture, to which the first belongs as its context.
+    torch has a class for its allocator, others for the driver; and a CUDA graph's capture, broken off by want
+    of memory, ends with an error about the capture, to which the first belongs as its context.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

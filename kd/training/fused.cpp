@@ -781,9 +781,10 @@ double kds_gradients(void* net, const Epoch* e) { return gradients(*(Net*)net, *
 void kds_adamw(const Epoch* e) { adamw(*e, e->coefficients); }
 
 // Logits (n, K) of n windows x in evaluation mode.
-void kds_logits(void* net, const float* x, int64_t n, const float* flat, const float* running, float* out) {
+// Logits (n, K) and, where asked for, features (n, F).
+void kds_outputs(void* net, const float* x, int64_t n, const float* flat, const float* running, float* logits, float* given) {
   Net& N = *(Net*)net;
-  int K = (int)N.s.classes, batch = N.tiles * LT;
+  int K = (int)N.s.classes, F = (int)N.s.features, batch = N.tiles * LT;
   size_t window = (size_t)N.s.channels * N.s.samples;
   std::vector<vec> kept(N.lanes);
   for (vec& v : N.lanes) v = all(1);
@@ -792,8 +793,10 @@ void kds_logits(void* net, const float* x, int64_t n, const float* flat, const f
     fill(N, x + first * window, nullptr, count);
     features(N, flat, [&](const Norm& norm, const Map& from, const Map& to, Saved& s) { norm_eval(N, flat, running, norm, from, to, s); });
     affine(N, flat, N.s.fc, N.s.fc_bias, N.features, N.logits);
-    for (int i = 0; i < count; i++)
-      for (int c = 0; c < K; c++) out[(first + i) * K + c] = N.logits.at(i / LT, c)[i % LT];
+    for (int i = 0; i < count; i++) {
+      for (int c = 0; c < K; c++) logits[(first + i) * K + c] = N.logits.at(i / LT, c)[i % LT];
+      for (int f = 0; given && f < F; f++) given[(first + i) * F + f] = N.features.at(i / LT, f)[i % LT];
+    }
   }
   N.lanes = kept;
 }

@@ -1,4 +1,4 @@
-"""How many models of one shape to train as one stack on a device: as many as still make it faster, and fit."""
+"""How many models of one shape to train as one stack on a device: as many as make it faster, and fit."""
 
 import dataclasses
 import gc
@@ -34,8 +34,8 @@ SHARE = 0.8  # of the free memory that a stack may take
 class Choice:
     """How to train points of one shape together, and what that gave: member steps a second.
 
-    taken: bytes of the device's memory that the stack took in training, validation and the test, all that torch
-    reserved and CUDA needs included; the windows and the teachers' outputs come on top.
+    taken: bytes of the device's memory that the stack took in training, validation and the test, all that
+    torch reserved and CUDA needs included; the windows and the teachers' outputs come on top.
     """
 
     members: int = 1
@@ -89,9 +89,9 @@ def best_choice(
 ) -> Choice:
     """The number of members, at most `most`, beyond which a stack trains hardly more of them a second.
 
-    Doubles the stack until that is reached or the next might not fit in the device's memory, of which `beside`
-    bytes are spoken for. x, bpm: the training windows, on the device. Takes a second or two per doubling on a
-    GPU. Raises whatever goes wrong but want of memory.
+    Doubles the stack until that is reached or the next might not fit in the device's memory, of which
+    `beside` bytes are spoken for. x, bpm: the training windows, on the device. Takes a second or two per
+    doubling on a GPU. Raises whatever goes wrong but want of memory.
     """
     best = Choice()
     ways = CONVOLUTIONS if architecture(spec.arch).convolutional else CONVOLUTIONS[:1]
