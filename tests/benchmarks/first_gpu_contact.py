@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +41,10 @@ SAMPLES, CLASSES, BATCH = 200, 180, 64
 # input at 0 within rounding changes sign in any float32, so gradients may differ by more than rounding in few
 # places, and AdamW's first steps make as much of a small gradient as of a large one.
 TOLERANCE = {"outputs": 1e-5, "gradients": 3e-2, "losses": 1e-4, "weights": 5e-2}
-SAME = 1e-5  # the losses of a captured step against the same step uncaptured, on one device
+SAME = (
+    1e-3  # losses of three epochs of a captured step against the same uncaptured: cuDNN may add in any order
+)
+LEFT = 2**27  # bytes that may stay allocated when a stack is gone: cuBLAS keeps a workspace for each stream
 MEMORY = 0.95  # the probe's estimate must not be below this share of what a stack allocates
 Figures = dict[str, Any]
 
@@ -179,37 +181,32 @@ def probed(device: str, case: Case, most: int) -> Figures:
     probe._release(x.device)
     left = torch.cuda.memory_allocated() - before[0]
     figures |= {"allocated": allocated, "reserved": reserved, "left": left, "rate_again": rate}
-    figures["ok"] &= chosen.taken >= MEMORY * allocated and left == 0
+    figures["ok"] &= chosen.taken >= MEMORY * allocated and left <= LEFT
     return figures
 
 
 def shortage(device: str, case: Case) -> Figures:
     """Want of memory inside a capture is recognised, and a stack can be trained after it."""
-    error: BaseException | None = None
-    with (
-        suppress(NotImplementedError),
-        mock.patch.object(stack, "WARMUP_STEPS", 0),
-    ):  # capturing allocates first
+    said, recognised = "none", False
+    with mock.patch.object(stack, "WARMUP_STEPS", 0):  # so that the capture is the first to allocate
         doomed: Stack | None = case.stack(device)
+        probe._release(torch.device(device))  # else what is cached would do
         try:
             if device == "cpu":
                 raise RuntimeError("CUDA error: out of memory")  # in place of one
             room = torch.cuda.memory_reserved() + 2**20
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(room / total)
+            torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
             doomed.epoch([0] * doomed.members)  # type: ignore[union-attr]
-        except Exception as raised:
-            error = raised.with_traceback(None)
+        except Exception as error:
+            said, recognised = f"{type(error).__name__}: {str(error)[:200]}", out_of_gpu_memory(error)
         finally:
             if device != "cpu":
                 torch.cuda.set_per_process_memory_fraction(1.0)
         doomed = None
-    recognised = out_of_gpu_memory(error)
-    error_class = f"{type(error).__name__}: {str(error)[:200]}"
     probe._release(torch.device(device))
     losses = case.stack(device).epoch([0] * len(case.specs))
     after = bool(torch.isfinite(losses).all())
-    return {"error": error_class, "recognised": recognised, "trains_after": after, "ok": recognised and after}
+    return {"error": said, "recognised": recognised, "trains_after": after, "ok": recognised and after}
 
 
 def orders(device: str, members: int, windows: int) -> Figures:
