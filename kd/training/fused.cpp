@@ -95,7 +95,7 @@ struct Layer { int64_t in, out; Weight weight; Norm norm; };  // of an MLP
 
 struct Epoch {
   const float *x, *bpm, *centres, *teacher_logits, *teacher_features, *coefficients;
-  const int64_t* orders;
+  const int32_t* orders;
   float *flat, *gradient, *mean, *square, *running;
   int64_t steps, size, decayed;
   float clip, sigma, ce, hard, soft, tckd, nckd, feature, temperature, ramp;
@@ -385,7 +385,7 @@ static void norm_backward(Net& N, const float* flat, float* gradient, const Norm
 
 // the network
 
-static void fill(Net& N, const float* x, const int64_t* index, int count) {
+static void fill(Net& N, const float* x, const int32_t* index, int count) {
   int C = N.input.channels, L = N.input.length;
   size_t window = (size_t)C * L;
   for (int t = 0; t < N.tiles; t++)
@@ -604,7 +604,7 @@ static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, ve
   return total;
 }
 
-static double head(Net& N, const Epoch& e, const int64_t* order) {
+static double head(Net& N, const Epoch& e, const int32_t* order) {
   int K = (int)N.s.classes, n = (int)N.s.batch, threads = N.threads;
   bool taught = e.hard != 0 || e.soft != 0 || e.tckd != 0 || e.nckd != 0, learns = e.feature != 0;
   affine(N, e.flat, N.s.fc, N.s.fc_bias, N.features, N.logits);
@@ -642,7 +642,7 @@ static double head(Net& N, const Epoch& e, const int64_t* order) {
         for (int f = 0; f < F; f++)
           for (int j = 0; j < LT; j++) {
             int i = t * LT + j;
-            float d = i < n ? N.connected.at(t, f)[j] - e.teacher_features[order[i] * F + f] : 0.0f;
+            float d = i < n ? N.connected.at(t, f)[j] - e.teacher_features[(int64_t)order[i] * F + f] : 0.0f;
             N.d_connected.at(t, f)[j] = scale * d;
             loss += (double)e.feature * d * d / F;
           }
@@ -680,7 +680,7 @@ static void adamw(const Epoch& e, const float* coefficients) {
   }
 }
 
-static double gradients(Net& N, const Epoch& e, const int64_t* order) {
+static double gradients(Net& N, const Epoch& e, const int32_t* order) {
   fill(N, e.x, order, (int)N.s.batch);
   features(N, e.flat, [&](const Norm& n, const Map& x, const Map& y, Saved& s) { norm_relu(N, e.flat, e.running, n, x, y, s); });
   double loss = head(N, e, order);
@@ -781,9 +781,10 @@ double kds_gradients(void* net, const Epoch* e) { return gradients(*(Net*)net, *
 void kds_adamw(const Epoch* e) { adamw(*e, e->coefficients); }
 
 // Logits (n, K) of n windows x in evaluation mode.
-void kds_logits(void* net, const float* x, int64_t n, const float* flat, const float* running, float* out) {
+// Logits (n, K) and, where asked for, features (n, F).
+void kds_outputs(void* net, const float* x, int64_t n, const float* flat, const float* running, float* logits, float* given) {
   Net& N = *(Net*)net;
-  int K = (int)N.s.classes, batch = N.tiles * LT;
+  int K = (int)N.s.classes, F = (int)N.s.features, batch = N.tiles * LT;
   size_t window = (size_t)N.s.channels * N.s.samples;
   std::vector<vec> kept(N.lanes);
   for (vec& v : N.lanes) v = all(1);
@@ -792,8 +793,10 @@ void kds_logits(void* net, const float* x, int64_t n, const float* flat, const f
     fill(N, x + first * window, nullptr, count);
     features(N, flat, [&](const Norm& norm, const Map& from, const Map& to, Saved& s) { norm_eval(N, flat, running, norm, from, to, s); });
     affine(N, flat, N.s.fc, N.s.fc_bias, N.features, N.logits);
-    for (int i = 0; i < count; i++)
-      for (int c = 0; c < K; c++) out[(first + i) * K + c] = N.logits.at(i / LT, c)[i % LT];
+    for (int i = 0; i < count; i++) {
+      for (int c = 0; c < K; c++) logits[(first + i) * K + c] = N.logits.at(i / LT, c)[i % LT];
+      for (int f = 0; given && f < F; f++) given[(first + i) * F + f] = N.features.at(i / LT, f)[i % LT];
+    }
   }
   N.lanes = kept;
 }

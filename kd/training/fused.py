@@ -174,17 +174,23 @@ class FusedStack(Stack):
         return loss, found
 
     def logits(self, x: Tensor) -> Tensor:
+        return self._outputs(x, self.optimiser.flat, self._running)[0].unsqueeze(0)
+
+    def best_outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and features (N, F) by what `keep_best` last kept, in evaluation mode."""
+        return self._outputs(x, *self._best)
+
+    def _outputs(self, x: Tensor, flat: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
-        out = torch.empty(1, len(x), self.shape.classes)
-        self._library.kds_logits(
+        logits = torch.empty(len(x), self.shape.classes)
+        features = torch.empty(len(x), self.optimiser.layout.places["fc.weight"].shape[1])
+        self._library.kds_outputs(
             POINTER(self._net),
             POINTER(address(x)),
             INT(len(x)),
-            POINTER(address(self.optimiser.flat)),
-            POINTER(address(self._running)),
-            POINTER(address(out)),
+            *(POINTER(address(tensor)) for tensor in (flat, running, logits, features)),
         )
-        return out
+        return logits, features
 
     def _epoch(self) -> _Epoch:
         weights, optimiser, teacher = self.weights[0], self.optimiser, self.teachers[0]

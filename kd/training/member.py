@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kd.errors import InputError
+from kd.errors import InputError, out_of_gpu_memory
 from kd.files import append_json_line, read_text, sha256, write_atomically, write_text
 from kd.models import inits
 from kd.models.layers import linear
@@ -88,7 +88,7 @@ class Member:
         try:
             return self._resumed(path, history, device)
         except UNREADABLE as error:
-            if isinstance(error, torch.OutOfMemoryError) or not _damage(error):
+            if out_of_gpu_memory(error) or not _damage(error):
                 raise
             self.set_aside = (
                 f"{path} is damaged ({_first_line(error)}): set aside, trained from the first epoch"

@@ -19,7 +19,8 @@ from kd.training import metrics
 from kd.training.adamw import AdamW
 from kd.training.layout import Layout
 from kd.training.objective import Labels, Objective
-from kd.training.recipe import Spec
+from kd.training.orders import Orders
+from kd.training.recipe import Recipe, Spec
 from kd.training.strategies import STRATEGIES
 from kd.training.teacher import EVAL_BATCH, TeacherOutputs
 
@@ -119,12 +120,16 @@ class Stack:
             for width, few in self.objective.featured.items()
         }
         self._own(starts)
-        self._orders = torch.zeros(self.steps, self.batch, self.members, dtype=torch.long, device=self.device)
+        drawn = self.steps * self.batch
+        seeds = [spec.seed for spec in self.specs]
+        self.orders = Orders(seeds, len(bpm), drawn, ahead=self.device.type == "cuda")
+        self._orders = torch.zeros(
+            self.members, self.steps, self.batch, dtype=torch.int32, device=self.device
+        )
         self._coefficients = torch.zeros(self.steps, 3, self.members, dtype=dtype, device=self.device)
         self._ramp = torch.ones(self.members, dtype=dtype, device=self.device)
         self._loss = torch.zeros(self.members, dtype=dtype, device=self.device)
         self._cursor = torch.zeros(1, dtype=torch.long, device=self.device)
-        self._prepared: tuple[tuple[int, ...], Tensor] = ((), self._orders)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def _own(self, starts: Sequence[Start]) -> None:
@@ -178,36 +183,25 @@ class Stack:
         with self.precise():
             if self.device.type == "cuda":
                 self._replay()
-                self._prepare(tuple(epoch + 1 for epoch in epochs))  # while the device is at work
+                self.orders.ahead()  # while the device is at work
             else:
-                for order, coefficients in zip(self._orders, self._coefficients, strict=True):
+                for order, coefficients in zip(self._orders.unbind(1), self._coefficients, strict=True):
                     self._loss += self._train_step(order, coefficients)
         return self._loss / self.steps
 
     def _fill(self, epochs: tuple[int, ...]) -> None:
         """Bring to the device what an epoch's steps read."""
         self.model.train()
-        if epochs != self._prepared[0]:
-            self._prepare(epochs)
-        self._orders.copy_(self._prepared[1])
+        self.orders.to(self._orders, epochs)
         self._coefficients.copy_(torch.from_numpy(self._schedule(epochs)))
         self._ramp.copy_(torch.tensor([self._distill_ramp(m, e) for m, e in enumerate(epochs)]))
         self._loss.zero_()
         self._cursor.zero_()
 
-    def _prepare(self, epochs: tuple[int, ...]) -> None:
-        """Draw the windows of each step, (steps, N, M): each member's own, whoever trains beside it."""
-        orders = []
-        for spec, epoch in zip(self.specs, epochs, strict=True):
-            generator = torch.Generator().manual_seed(spec.seed * 1_000_003 + epoch)
-            order = torch.randperm(len(self.bpm), generator=generator)
-            orders.append(order[: self.steps * self.batch].view(self.steps, self.batch))
-        self._prepared = (epochs, torch.stack(orders, -1))
-
     def _train_step(self, order: Tensor, coefficients: Tensor) -> Tensor:
-        """One step of every member on its windows `order` (N, M); their losses, (M,)."""
-        index = order.t()  # (M, N)
-        x = self.x[order].flatten(1, 2)  # (N, M * C, S)
+        """One step of every member on its windows `order` (M, N); their losses, (M,)."""
+        index = order.long()
+        x = self.x[index.t().contiguous()].flatten(1, 2)  # (N, M * C, S)
         with self._autocast():
             features = self.model.features(x)  # type: ignore[operator]
             logits = by_member(self.model.fc, features)  # type: ignore[arg-type]
@@ -259,17 +253,21 @@ class Stack:
         self._graph = graph
 
     def _step_at_cursor(self) -> None:
-        order = self._orders.index_select(0, self._cursor).squeeze(0)
+        order = self._orders.index_select(1, self._cursor).squeeze(1)
         coefficients = self._coefficients.index_select(0, self._cursor).squeeze(0)
         self._loss += self._train_step(order, coefficients)
         self._cursor += 1
 
     def _schedule(self, epochs: Sequence[int]) -> np.ndarray:
         """The optimiser's coefficients for each step, (steps, 3, M)."""
-        table = np.empty((self.steps, 3, self.members))
+        alike: dict[tuple[Recipe, int], list[int]] = {}
         for m, epoch in enumerate(epochs):
+            alike.setdefault((self.specs[m].recipe, epoch), []).append(m)
+        table = np.empty((self.steps, 3, self.members))
+        for (_, epoch), (m, *others) in alike.items():
             step = epoch * self.steps + np.arange(self.steps)
-            table[:, :, m] = self.optimiser.coefficients(m, step, self.lr(m, step))
+            column = self.optimiser.coefficients(m, step, self.lr(m, step))
+            table[:, :, [m, *others]] = column[..., None]
         return table
 
     def lr(self, member: int, step: np.ndarray) -> np.ndarray:
@@ -290,14 +288,14 @@ class Stack:
     def predict(self, x: Tensor) -> Tensor:
         """Every member's BPM for the same windows x (N, C, S), (M, N), in evaluation mode; batch by batch."""
         parts = []
-        for i in range(0, len(x), self._eval_batch):
-            logits = self.logits(x[i : i + self._eval_batch])  # (M, n, K)
+        for i in range(0, len(x), self.eval_batch):
+            logits = self.logits(x[i : i + self.eval_batch])  # (M, n, K)
             bpm = metrics.decode_expectation(logits.flatten(0, 1), self.labels.centres)
             parts.append(bpm.view(self.members, -1))
         return torch.cat(parts, 1)
 
     @property
-    def _eval_batch(self) -> int:
+    def eval_batch(self) -> int:
         """Windows of a pass that keeps no gradient."""
         if self.device.type == "cpu":
             return max(EVAL_BATCH // self.members, 1)
@@ -308,8 +306,8 @@ class Stack:
         self.model.eval()
         parts = []
         with torch.inference_mode(), self.precise(), self._autocast():
-            for i in range(0, len(x), self._eval_batch):
-                batch = x[i : i + self._eval_batch].repeat(1, self.members, 1)  # (N, M * C, S)
+            for i in range(0, len(x), self.eval_batch):
+                batch = x[i : i + self.eval_batch].repeat(1, self.members, 1)  # (N, M * C, S)
                 features = self.model.features(batch)  # type: ignore[operator]
                 parts.append(by_member(self.model.fc, features))  # type: ignore[arg-type]
         return torch.cat(parts, 1)

@@ -1,6 +1,8 @@
 """What a frozen teacher leaves behind, and what its students see of it: outputs by training-window index."""
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kd.errors import InputError
-from kd.files import load_array, save_array, sha256
+from kd.files import load_array, sha256, write_atomically
 from kd.training.recipe import Spec
 
 MODEL, LOGITS, FEATURES = "model.safetensors", "logits.npy", "features.npy"
 EVAL_BATCH = 1024  # windows a forward pass takes when no gradient is kept
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]  # logits and features of windows; a model is one
 
 
 class TeacherOutputs:
@@ -48,21 +51,49 @@ class TeacherOutputs:
             raise AssertionError(f"{self.model} changed while a student learned from it")
 
 
-def write_teacher_outputs(model: nn.Module, x: Tensor, folder: Path) -> None:
-    """Run a trained teacher over the training windows x (N, C, S) once and keep its outputs in `folder`."""
-    logits, features = outputs(model, x)
-    save_array(folder / LOGITS, logits.cpu().numpy())
-    save_array(folder / FEATURES, features.cpu().numpy())
+def write_teacher_outputs(forward: Forward, x: Tensor, folder: Path) -> None:
+    """Run a trained teacher over the training windows x (N, C, S) once and keep its outputs in `folder`.
+
+    Each batch is written when it is there: (N, 180) numbers are never held. logits.npy appears last.
+    """
+
+    def write(*paths: Path) -> None:
+        with ExitStack() as opened:
+            files = [opened.enter_context(path.open("wb")) for path in paths]
+            for parts in batches(forward, x):
+                for file, part in zip(files, parts, strict=True):
+                    array = part.cpu().numpy()
+                    if file.tell() == 0:
+                        header = np.lib.format.header_data_from_array_1_0(array)
+                        header["shape"] = (len(x), *array.shape[1:])
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(array.tobytes())
+
+    def write_both(logits: Path) -> None:
+        write_atomically(folder / FEATURES, lambda features: write(logits, features))
+
+    write_atomically(folder / LOGITS, write_both)
 
 
-def outputs(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and features (N, F) of windows x (N, C, S), in evaluation mode, without gradients."""
-    model.eval()
-    with torch.inference_mode():
-        parts = [model(x[i : i + EVAL_BATCH]) for i in range(0, len(x), EVAL_BATCH)]
-    if not parts:
+def batches(forward: Forward, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (n, K) and features (n, F) of windows x (N, C, S), some at a time, without gradients.
+
+    A model is put into evaluation mode.
+    """
+    if isinstance(forward, nn.Module):
+        forward.eval()
+    if not len(x):
         raise InputError("no window to evaluate: a split is empty; add subjects to it")
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    for i in range(0, len(x), EVAL_BATCH):
+        with torch.inference_mode():
+            parts = forward(x[i : i + EVAL_BATCH])
+        yield parts
+
+
+def outputs(forward: Forward, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `batches` gives, at once: logits (N, K) and features (N, F)."""
+    logits, features = zip(*batches(forward, x), strict=True)
+    return torch.cat(logits), torch.cat(features)
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

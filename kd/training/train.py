@@ -29,7 +29,7 @@ from kd.training.objective import Labels
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
 from kd.training.strategies import STRATEGIES, needs_teacher
-from kd.training.teacher import MODEL, TeacherOutputs, as_tensor, outputs, write_teacher_outputs
+from kd.training.teacher import MODEL, Forward, TeacherOutputs, as_tensor, batches, write_teacher_outputs
 from kd.training.validation import BySubject
 
 __all__ = ["CHECKPOINT", "HISTORY", "Diverged", "Run", "Runs", "device_name", "load_model"]
@@ -132,10 +132,16 @@ class Runs:
         member, test = self.members[i], self.data.test
         model = self.shape.build()
         model.load_state_dict(self.best_state(i))
-        model.to(self.device, self._dtype)
+        model.to(self.device, self._dtype).eval()
+        compute: Forward = self.stack.best_outputs if isinstance(self.stack, FusedStack) else model
+
+        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+            return compute(x.to(self.device, self._dtype))  # test windows are never all on the device
+
         with self.stack.precise():
-            errors = evaluate(model, test, self._tensor(test.x), self.labels.centres)
-            write(model, self.shape, member.folder, self.x if member.spec.role == "teacher" else None)
+            errors = evaluate(forward, test, as_tensor(test.x), self.labels.centres)
+            taught = self.x if member.spec.role == "teacher" else None
+            write(model, self.shape, member.folder, taught, forward)
         if member.teacher is not None:
             member.teacher.check_unchanged()
         member.train_seconds += time.monotonic() - start
@@ -248,14 +254,16 @@ class Run(Runs):
         return row
 
 
-def evaluate(model: nn.Module, test: WindowSet, x: Tensor, centres: Tensor) -> dict[str, Any]:
+def evaluate(forward: Forward, test: WindowSet, x: Tensor, centres: Tensor) -> dict[str, Any]:
     """A model's errors in BPM on the windows `test`; x: the same (N, C, S), as the model takes them.
 
     Decoded by expectation over the class centres (K,); `mae_bpm_argmax` by the most likely class.
     """
-    logits, _ = outputs(model, x)
-    predicted = metrics.decode_expectation(logits, centres).cpu().numpy()
-    argmax = metrics.decode_argmax(logits, centres).cpu().numpy()
+    decoded = [
+        (metrics.decode_expectation(logits, centres), metrics.decode_argmax(logits, centres))
+        for logits, _ in batches(forward, x)
+    ]
+    predicted, argmax = (torch.cat(parts).cpu().numpy() for parts in zip(*decoded, strict=True))
     return {
         **metrics.error_figures(predicted, test.bpm),
         "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
@@ -265,12 +273,17 @@ def evaluate(model: nn.Module, test: WindowSet, x: Tensor, centres: Tensor) -> d
     }
 
 
-def write(model: nn.Module, shape: Shape, folder: Path, x: Tensor | None = None) -> None:
-    """A trained model into its folder; given training windows x (N, C, S), its outputs on them, too."""
+def write(
+    model: nn.Module, shape: Shape, folder: Path, x: Tensor | None = None, forward: Forward | None = None
+) -> None:
+    """A trained model into its folder; given training windows x (N, C, S), its outputs on them, too.
+
+    forward: what computes them, the model itself by default.
+    """
     named = (shape.arch, shape.depth, shape.width)
     write_atomically(folder / MODEL, lambda path: weights.save(model.state_dict(), path, *named))
     if x is not None:
-        write_teacher_outputs(model, x, folder)
+        write_teacher_outputs(forward or model, x, folder)
 
 
 def figures(member: Member, shape: Shape, model: nn.Module, errors: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Whether a worker died, or a point failed, for want of memory: what Ray, torch and the kernel say of it.
 
 Certain are Ray's memory monitor, a failed allocation, and a kill that the kernel has counted in the node's
-cgroup. That a process was killed, without more, is not. Standard library only: it is read on every node.
+cgroup. That a process was killed, without more, is not. No torch: it is read on every node.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kd.errors import GPU_MEMORY
+
 MOST = 3  # a point whose worker was killed for memory so often is to blame itself from then on
-GPU = r"CUDA out of memory"
 # A failed allocation, as Python, numpy, C++, torch and the system word it; and Ray's memory monitor.
 CERTAIN = (
     r"MemoryError\b|std::bad_alloc|can't allocate memory|not enough memory: you tried|Cannot allocate memory|"
@@ -107,7 +108,7 @@ class Shortage:
     def of_error(self, node: str, host: str, error: Mapping[str, Any]) -> Verdict | None:
         """Whether a point's error, as error.json has it, is a failed allocation."""
         text = f"{error['type']}: {error['message']}"
-        if re.search(GPU, text):
+        if re.search(GPU_MEMORY, text):
             said = f"a GPU of {host} ran out of memory: fewer points on it (resources.gpus)"
         elif re.search(CERTAIN, text):
             said = self._said(host, None)

@@ -10,6 +10,7 @@ import platform
 import socket
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kd.errors import InputError
+from kd.errors import InputError, out_of_gpu_memory
 from kd.files import is_full
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from kd.training.probe import Choice
     from kd.training.train import Diverged, Runs
 
+Alike = tuple[object, ...]  # role, shape and batches of a point: `kd.training.stack.together`
 ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
 LOG_LINES = 50
 HEADLINES = ("mae_bpm", "train_seconds", "epochs")  # figures of a finished point that the driver receives
@@ -87,11 +89,12 @@ class PackTrainer:
         self.device = device_of(setup.gpu)
         self.engine = compiled_engine() if setup.engine == "fused" and self.device == "cpu" else None
         self.lock = SweepLock(self.store.path)
-        self.ids: list[str] = []
+        self.ids: OrderedDict[str, None] = OrderedDict()  # what is left of the pack
         self.stacked: list[str] = []  # the points of `runs`, in its order
         self.runs: Runs | None = None
+        self._alike: dict[Alike, OrderedDict[str, None]] = {}  # the same, by what can train as one stack
         self._alone: set[str] = set()  # points whose stack could not begin
-        self._chosen: dict[tuple[object, ...], Choice] = {}  # by shape
+        self._chosen: dict[Alike, Choice] = {}
         # A node of a Slurm job says in its directory when it must leave, and waits for those entered there.
         self._leave = node_dir / "leave" if node_dir else None
         if node_dir and not self.must_leave:
@@ -106,7 +109,9 @@ class PackTrainer:
         """Go on with another pack; points in the middle of training are checkpointed first."""
         self.pause()
         self.points, self.served = {p.id: p for p in pack.points}, dict(pack.served)
-        self.ids = list(self.points)
+        self.ids, self._alike = OrderedDict.fromkeys(self.points), {}
+        for id in self.ids:
+            self._alike.setdefault(self._key(id), OrderedDict())[id] = None
 
     def advance(self, seconds: float) -> dict[str, Any]:
         """Train for about `seconds` (at least one epoch); {events, left, and where the current point is}.
@@ -156,7 +161,7 @@ class PackTrainer:
         """Begin the next point and those of the pack that train with it; False if it was done already."""
         from kd.training.train import Runs
 
-        id = self.ids[0]
+        id = next(iter(self.ids))
         self.stacked = [id]
         if self.store.is_done(id):  # by a worker that died before it could report
             stored = self.store.result(id)
@@ -169,10 +174,10 @@ class PackTrainer:
                 f"stop that process, then run again"
             )
         how = self._how(id)
-        for other in self.ids[1:]:
+        for other in self._alike[self._key(id)]:
             if len(self.stacked) >= how.members:
                 break
-            fits = other not in self._alone and self._fits(other, id) and not self.store.is_done(other)
+            fits = other != id and other not in self._alone and not self.store.is_done(other)
             if fits and self.lock.take(byte_of(other)):
                 self.stacked.append(other)
         points = [self.points[id] for id in self.stacked]
@@ -199,20 +204,22 @@ class PackTrainer:
 
         if self.device == "cpu" or id in self._alone or len(self.ids) == 1:
             return Choice()
-        shape, points = self._shape(id), sum(self._fits(other, id) for other in self.ids)
-        known = self._chosen.get(shape)
-        if known is None or (known.bounded and known.members < points):
-            self._chosen[shape] = choose(spec_of(self.points[id]), self.data, self.device, points)
-            _say(f"{self.points[id].name}: {self._chosen[shape]}")
-        return self._chosen[shape]
+        key = self._key(id)
+        alike, known = self._alike[key], self._chosen.get(key)
+        if known is None or (known.bounded and known.members < len(alike)):
+            teachers = dict.fromkeys(teacher for other in alike if (teacher := self.points[other].teacher))
+            folders = [self.store.folder(teacher) for teacher in teachers]
+            spec = spec_of(self.points[id])
+            known = choose(spec, self.data, self.device, len(alike), teachers=folders, say=_say)
+            self._chosen[key] = known
+            _say(f"{self.points[id].name}: {known}")
+        return known
 
-    def _fits(self, id: str, other: str) -> bool:
-        return self._shape(id) == self._shape(other) and self.points[id].role == self.points[other].role
-
-    def _shape(self, id: str) -> tuple[object, ...]:
+    def _key(self, id: str) -> "Alike":
         from kd.training.stack import together
 
-        return together(spec_of(self.points[id]))
+        point = self.points[id]
+        return point.role, *together(spec_of(point))
 
     def _hear(self, i: int, row: "dict[str, float] | Diverged | None", events: list[dict[str, Any]]) -> None:
         """One point of the stack has trained an epoch (its scalars), left the finite numbers, or is over."""
@@ -234,13 +241,12 @@ class PackTrainer:
 
     def _stack_failed(self, error: Exception, events: list[dict[str, Any]]) -> None:
         """A stack can't begin or go on: its points are retried in smaller stacks, a lone point fails."""
-        if len(self.stacked) > 1 and (self.runs is None or type(error).__name__ == "OutOfMemoryError"):
+        short = out_of_gpu_memory(error)
+        if len(self.stacked) > 1 and (self.runs is None or short):
             _say(f"a stack of {len(self.stacked)} failed; retrying its points in smaller stacks: {error}")
-            if type(error).__name__ == "OutOfMemoryError":
-                shape = self._shape(self.stacked[0])
-                self._chosen[shape] = replace(
-                    self._chosen[shape], members=len(self.stacked) // 2, bounded=False
-                )
+            if short:
+                key = self._key(self.stacked[0])
+                self._chosen[key] = replace(self._chosen[key], members=len(self.stacked) // 2, bounded=False)
             else:
                 self._alone.update(self.stacked)
             self._let_go()
@@ -291,14 +297,15 @@ class PackTrainer:
     def _close(self, id: str) -> None:
         """Leave a point, whatever became of it; with the last one of a stack, the stack."""
         self.lock.free(byte_of(id))
-        self.ids.remove(id)
-        if not set(self.stacked) & set(self.ids):
+        del self.ids[id], self._alike[self._key(id)][id]
+        if not any(other in self.ids for other in self.stacked):
             self.runs = None
 
     def _let_go(self) -> None:
         """Leave the stack; what is left of its points is still to be trained."""
-        for id in set(self.stacked) & set(self.ids):
-            self.lock.free(byte_of(id))
+        for id in self.stacked:
+            if id in self.ids:
+                self.lock.free(byte_of(id))
         self.runs = None
 
     def _log(self, id: str) -> str:

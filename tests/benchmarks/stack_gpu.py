@@ -23,6 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from kd.errors import out_of_gpu_memory
 from kd.models import resnet1d, sizes
 from kd.models.layers import CONVOLUTIONS
 from kd.training import metrics
@@ -258,7 +259,9 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
                     curve[str(members)] = stack_rate(
                         student, members, windows, options.steps, precision, options.repeats
                     )
-                except torch.cuda.OutOfMemoryError:
+                except RuntimeError as error:
+                    if not out_of_gpu_memory(error):
+                        raise
                     break
         row["curve"] = curves
         best = max(curves[options.precision[0]].values())

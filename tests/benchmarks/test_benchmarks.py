@@ -1,5 +1,8 @@
 """The benchmarks compare like with like: the naive script trains our models, a stack its members."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from kd.training.strategies import STRATEGIES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import first_gpu_contact
 import naive_tune
 import stack_gpu
 
@@ -63,3 +67,79 @@ def test_the_stack_that_is_timed_trains_its_members(monkeypatch):
     assert rate > 0
     memory, arithmetic = stack_gpu.floor_seconds(("resnet1d", 4, 14), stack_gpu.ROOF["H200"])
     assert 0 < arithmetic < memory < 1e-3
+
+
+BARE = """
+import sys
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in %r:
+            raise ImportError(name + " is not on a bare machine")
+sys.meta_path.insert(0, Bare())
+"""
+ABSENT = {
+    "ray",
+    "mlflow",
+    "pandas",
+    "scipy",
+    "safetensors",
+    "yaml",
+    "pyarrow",
+    "onnx",
+    "orchestrator",
+    "slurm",
+}
+
+
+def test_the_first_contact_with_a_gpu_tries_all_it_does_on_a_machine_with_torch_and_numpy_only(tmp_path):
+    """But CUDA itself."""
+    (tmp_path / "sitecustomize.py").write_text(BARE % ABSENT, encoding="utf-8")
+    out = tmp_path / "contact.json"
+    done = subprocess.run(
+        ["sh", str(Path(__file__).with_name("first_gpu_contact.sh")), "--device", "cpu", "--out", str(out)],
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert last.startswith("PASS")
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["pass"]
+    checks = record["checks"]
+    assert len(checks) == len(lines)
+    kinds = {name.partition(" ")[0] for name in checks}
+    assert kinds == {"capture", "equality", "probe", "want", "orders"}
+    for arch in ("resnet1d", "mlp"):
+        for strategy in STRATEGIES:
+            assert any(name.startswith(f"equality {arch}") and strategy in name for name in checks)
+
+
+def test_a_difference_and_an_error_fail_the_first_contact(monkeypatch):
+    """One check that fails keeps none of the others from being made."""
+    case = first_gpu_contact.Case(("mlp", 1, 4), ["scratch"], 64)
+    assert first_gpu_contact.equality("cpu", case, "grouped")["ok"]
+    stack = first_gpu_contact.Case.stack
+
+    def wrong(self, device, dtype=torch.float32, way="grouped"):
+        one = stack(self, device, dtype, way)
+        if dtype == torch.float32:
+            one.optimiser.flat.mul_(1.001)
+        return one
+
+    monkeypatch.setattr(first_gpu_contact.Case, "stack", wrong)
+
+    def breaks():
+        raise RuntimeError("CUDA error: some")
+
+    done = first_gpu_contact.run(
+        {
+            "error": breaks,
+            "other": lambda: first_gpu_contact.equality("cpu", case, "grouped"),
+            "fine": lambda: first_gpu_contact.orders("cpu", 2, 100),
+        }
+    )
+    assert [figures["ok"] for figures in done.values()] == [False, False, True]
+    assert "CUDA error: some" in done["error"]["traceback"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kd.models.layers import by_member
+from kd.signals.windows import WindowSet
 from kd.training import compiled, fused
 from kd.training.compiled import Unavailable
 from kd.training.fused import FusedStack
@@ -20,7 +21,7 @@ from kd.training.metrics import class_centres
 from kd.training.objective import Labels
 from kd.training.recipe import Recipe, Spec
 from kd.training.stack import Shape, Stack, Start
-from kd.training.train import Diverged, Run
+from kd.training.train import Diverged, Run, evaluate
 
 CLASSES = 40
 SHAPES = [  # architecture, depth, width, channels, samples
@@ -80,7 +81,7 @@ def as_fused(given: tuple[Any, ...], engine: ctypes.CDLL) -> FusedStack:
 def gradients(stack: Stack) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first batch of torch's own step."""
     stack._fill((1,))
-    order = stack._orders[0]
+    order = stack._orders[:, 0].t()
     features = stack.model.features(stack.x[order].flatten(1, 2))
     connected = {
         w: by_member(layer, stack._features_of(features, w)) for w, layer in stack.connectors.items()
@@ -190,6 +191,35 @@ def test_torch_goes_on_where_the_engine_stopped(small_data, tmp_path, engine) ->
     assert second.epoch == 1
     assert second.step()
     assert second.finish()["engine"] == "torch"
+
+
+@pytest.mark.parametrize("shape", [("resnet1d", 2, 4), ("mlp", 2, 8)], ids=lambda s: s[0])
+def test_a_teachers_outputs_and_its_test_come_from_the_engine(small_data, tmp_path, engine, shape) -> None:
+    """Those of float64 within rounding, by its best weights, which aren't its last."""
+    spec = Spec("t", "teacher", *shape, recipe=Recipe(max_epochs=2, batch_size=48))
+    one = Run(spec, small_data, tmp_path, engine=engine)
+    one.step()
+    one.members[0].best_mae = -1.0  # nothing will be better
+    one.step()
+    result = one.finish()
+    assert result["best_epoch"] == 1
+    model = one.shape.build()
+    model.load_state_dict(one.best_state(0))
+    x = torch.from_numpy(np.array(small_data.train.x))
+    with torch.no_grad():
+        wanted = model.double().eval()(x.double())
+    for name, expected in zip(("logits", "features"), wanted, strict=True):
+        found = np.load(tmp_path / f"{name}.npy")
+        assert found.dtype == np.float32
+        assert np.abs(found - expected.numpy()).max() <= 5e-6 * float(expected.abs().max())
+    by_torch = evaluate(model.float(), small_data.test, x_of(small_data.test), one.labels.centres)
+    assert result["mae_bpm"] == pytest.approx(by_torch["mae_bpm"], rel=1e-5)
+    plain = FusedStack.best_outputs(one.stack, x[:40])[0]
+    assert np.array_equal(np.load(tmp_path / "logits.npy")[:40], plain.numpy())  # to the bit: not torch's
+
+
+def x_of(windows: WindowSet) -> torch.Tensor:
+    return torch.from_numpy(np.array(windows.x))
 
 
 def test_a_run_that_leaves_the_finite_numbers_says_so(small_data, tmp_path, engine) -> None:

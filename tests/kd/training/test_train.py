@@ -11,6 +11,7 @@ import torch
 from kd.errors import InputError
 from kd.files import sha256
 from kd.signals.prepare import Data
+from kd.training import teacher as teacher_outputs
 from kd.training.member import Member
 from kd.training.objective import Labels
 from kd.training.recipe import Recipe, Spec
@@ -132,6 +133,32 @@ def test_the_teachers_stored_outputs_are_its_outputs_and_it_stays_frozen(small_d
     np.testing.assert_allclose(np.load(teacher / "features.npy"), features.numpy(), rtol=1e-5, atol=1e-5)
     result = train(Run(student("dkd"), small_data, tmp_path, teacher_folder=teacher))
     assert result["teacher_sha256"] == before == sha256(teacher / "model.safetensors")
+
+
+def test_a_teachers_outputs_are_written_as_they_come(tmp_path, monkeypatch):
+    """The files numpy would write; none of them if it ends on the way."""
+    monkeypatch.setattr(teacher_outputs, "EVAL_BATCH", 4)
+    x, held = torch.randn(10, 1, 20), []
+
+    def forward(batch):
+        held.append(len(batch))
+        return batch[:, 0, :7] * 2, batch[:, 0, :3]
+
+    teacher_outputs.write_teacher_outputs(forward, x, tmp_path)
+    assert held == [4, 4, 2]
+    for name, array in (("logits", x[:, 0, :7] * 2), ("features", x[:, 0, :3])):
+        np.save(tmp_path / "numpys.npy", array.numpy())
+        assert (tmp_path / f"{name}.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
+
+    def broken(batch):
+        if len(held) > 3:
+            raise RuntimeError("broken")
+        return forward(batch)
+
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RuntimeError, match="broken"):
+        teacher_outputs.write_teacher_outputs(broken, x, tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
 
 
 def test_a_teacher_that_changes_meanwhile_is_noticed(small_data, tmp_path):

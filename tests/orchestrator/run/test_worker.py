@@ -236,7 +236,7 @@ def test_a_shape_is_probed_once_until_more_points_come(setup, monkeypatch):
     _, students = teacher_and_students(trainer)
     asked = []
 
-    def choose(spec, data, device, points):
+    def choose(spec, data, device, points, *, teachers, say):
         asked.append(points)
         return Choice(min(points, 4), bounded=points < 5)
 
@@ -254,7 +254,7 @@ def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
 
     class Probed(Alone):
         def _how(self, id: str) -> Choice:
-            return self._chosen.setdefault(self._shape(id), Choice(4, bounded=True))
+            return self._chosen.setdefault(self._key(id), Choice(4, bounded=True))
 
     trainer = Probed(setup)
     teacher, students = teacher_and_students(trainer)
@@ -277,6 +277,53 @@ def test_a_stack_too_large_for_the_device_goes_on_in_halves(setup, monkeypatch):
     assert sorted(event["id"] for event in events if event["kind"] == "done") == sorted(students[:4])
     assert not [event for event in events if event["kind"] == "failed"]
     assert trainer._how(students[0]) == Choice(1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_want_of_a_gpus_memory_has_many_classes(setup, monkeypatch, error):
+    """Whichever it is, a stack goes on in halves."""
+    trainer = Stacked(setup)
+    _, students = teacher_and_students(trainer)
+    trainer.take(students[:4])
+    trainer.stacked, trainer.runs = students[:4], object()
+    trainer._chosen[trainer._key(students[0])] = Choice(4)
+    trainer._stack_failed(error, [])
+    assert trainer._chosen[trainer._key(students[0])].members == 2
+    assert list(trainer.ids) == students[:4]
+
+
+def test_a_points_end_costs_the_same_in_a_pack_of_thousands(setup, monkeypatch):
+    """Neither how to train a point nor leaving it looks at the rest of the pack."""
+    trainer = Alone(setup)
+    _, students = teacher_and_students(trainer)
+    point, asked, keys = trainer.plan[students[0]], [], []
+
+    def choose(spec, data, device, points, *, teachers, say):
+        asked.append(points)
+        return Choice(64)
+
+    monkeypatch.setattr(probe, "choose", choose)
+    ids = [f"{i:016x}" for i in range(4000)]
+    trainer.plan = {id: dataclasses.replace(point, id=id) for id in ids}
+    trainer.take(ids)
+    trainer.device = "cuda"
+    key = trainer._key
+    monkeypatch.setattr(trainer, "_key", lambda id: keys.append(id) or key(id))
+    for id in ids[:-1]:
+        assert next(iter(trainer.ids)) == id
+        assert trainer._how(id).members == 64
+        trainer.stacked = [id]
+        trainer._close(id)
+    assert len(keys) <= 3 * len(ids)
+    assert asked == [4000]
+    assert list(trainer.ids) == ids[-1:]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "no history", "keys"])
