@@ -47,7 +47,7 @@ def _row(sweep: dict[str, Any]) -> list[str]:
         sweep["sweep"],
         sweep["state"],
         *counts,
-        f"{best['mae_bpm']:.2f}" if best else "",
+        f"{best['error_bpm']:.2f}" if best else "",
         best["id"] if best else "",
         ago(sweep["last_activity"]),
     ]

@@ -1,6 +1,7 @@
 """From the results of a sweep to one curve per arm. Plain Python: knows result.json, nothing of fitting.
 
-An arm is what a law is fitted to: one architecture, init, strategy with its arguments, and teacher.
+An arm is what a law is fitted to: one architecture, init, strategy with its arguments, and teacher. Folds and
+seeds of a configuration are repeated runs of one size: they are of the same arm.
 """
 
 import json
@@ -19,7 +20,7 @@ class Arm:
     init: str
     strategy: str
     strategy_args: str  # canonical JSON
-    teacher: str | None
+    teacher: str | None  # what its teachers of all folds share; where the split is fixed, its id
     runs: list[dict[str, Any]] = field(default_factory=list, compare=False, hash=False)
 
     @property
@@ -82,7 +83,7 @@ def group_arms(results: Iterable[dict[str, Any]]) -> list[Arm]:
             run.get("init") or "random",
             run["strategy"],
             canonical(run["strategy"], run.get("strategy_args")),
-            run.get("teacher"),
+            run.get("teacher_group") or run.get("teacher"),
         )
         arms.setdefault(arm, arm).runs.append(run)
     for arm in arms.values():

@@ -30,6 +30,7 @@ from orchestrator.laws.prefer import preference
 from orchestrator.laws.record import calibration_record
 from orchestrator.laws.refuse import REFUSE_FACTOR
 from orchestrator.laws.teachers import teacher_effect
+from orchestrator.store.metric import Headline
 from orchestrator.store.mixed import mixed
 from orchestrator.words import quoted
 
@@ -46,14 +47,17 @@ def make_document(
     shape: dict[str, int],
     rng: int = 0,
     recipe: str | None = None,
+    headline: Headline | None = None,
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
     shape: samples and classes of the models, as `sizes.size` takes them; the students' sizes tell the
-    channels. recipe: which of several groups of students trained alike (`comparable`). Raises InputError when
-    no student is finished.
+    channels. recipe: which of several groups of students trained alike (`comparable`). headline: the metric
+    of all errors. Raises InputError when no student is finished.
     """
     made = _provenance(results, rng)
+    headline = headline or Headline()
+    results = [headline.judged(r) for r in results]  # every error below is by the sweep's metric
     results, group = comparable(sorted(results, key=lambda r: str(r["id"])), recipe)
     made["mixed"] = mixed(results)
     arms = group_arms(results)
@@ -67,6 +71,8 @@ def make_document(
     return {
         "schema": SCHEMA,
         "sweep": name,
+        "metric": headline.metric,
+        "metric_weights": dict(headline.weights),
         "made": made,
         "notes": [*notes_on(group), *made["mixed"]],
         "group": group,

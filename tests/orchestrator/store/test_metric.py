@@ -49,5 +49,5 @@ def test_the_plan_says_which_metric_a_sweep_has(tmp_path) -> None:
         (tmp_path / "plan.json").write_text(json.dumps(content))
         assert str(headline(tmp_path)) == said
     (tmp_path / "plan.json").write_text(json.dumps({"metric": "worst"}))
-    with pytest.raises(InputError, match="plan.json: not a plan .*metric is 'worst'"):
+    with pytest.raises(InputError, match=r"plan\.json: not a plan .*metric is 'worst'"):
         headline(tmp_path)
