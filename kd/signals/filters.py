@@ -1,5 +1,7 @@
 """What becomes of a signal before windows are cut: gaps, rate, band, channels. Knows no labels."""
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,17 +31,25 @@ def bandpassed(ppg: FloatArray, fs: float, preprocess: Preprocess) -> FloatArray
 
     The signal must be finite. Returns float64 (channels, samples at fs * grid.ratio(fs, preprocess.fs)).
     """
-    from scipy.signal import butter, resample_poly, sosfiltfilt
+    from scipy.signal import resample_poly, sosfiltfilt
 
     ratio = grid.ratio(fs, preprocess.fs)
     signal = np.asarray(ppg, dtype=np.float64)
     if ratio != 1:
         # Its own FIR is the anti-aliasing filter; "line" keeps a large offset from ringing at the ends.
         signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
-    band = (preprocess.low_hz, preprocess.high_hz)
-    sos = butter(preprocess.order, band, btype="bandpass", fs=preprocess.fs, output="sos")
+    sos = _bandpass(preprocess.order, preprocess.low_hz, preprocess.high_hz, preprocess.fs)
     pad = min(3 * (2 * len(sos) + 1), signal.shape[-1] - 1)  # scipy's, or what a short recording allows
     return np.asarray(sosfiltfilt(sos, signal, axis=-1, padlen=pad))
+
+
+@lru_cache(maxsize=16)
+def _bandpass(order: int, low_hz: float, high_hz: float, fs: float) -> FloatArray:
+    """A Butterworth band-pass as second-order sections; designing one takes as long as a minute's signal."""
+    from scipy.signal import butter
+
+    sos: FloatArray = butter(order, (low_hz, high_hz), btype="bandpass", fs=fs, output="sos")
+    return sos
 
 
 def bridged(ppg: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:

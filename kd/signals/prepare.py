@@ -8,11 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import shutil
-import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,20 +19,19 @@ from kd import datasets
 from kd.errors import InputError
 from kd.files import load_array, read_json, write_json
 from kd.recordings import Recording
-from kd.signals import augment as augmenting
-from kd.signals import splits, synthetic
+from kd.signals import pool, splits, synthetic
 from kd.signals.augment import Augment
-from kd.signals.labels import faults
+from kd.signals.pool import ArrayWriter, Pool
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
 from kd.signals.stage import staged
-from kd.signals.windows import BESIDE, Dropped, WindowSet, make_windows, subject_label
+from kd.signals.windows import Dropped, WindowSet, make_windows
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
 # 2: labels outside the classes are left out before labels are mixed. Arrays are cached under 2; data whose
 # windows are those of version 1 keep its name, so that points trained on them stay the same points.
 LABELS_VERSION = 2
-STALE_S = 24 * 3600.0  # an unfinished folder this old belongs to nobody any more
+WINDOW_KEYS = ("x", "bpm", "subject", "dataset")
 Progress = Callable[[str], None]
 
 
@@ -85,19 +80,7 @@ def fingerprint(config: DataConfig, cache_dir: Path | None = None, labels_versio
     cache_dir: remembers the content hashes of large files there, by size and modification time.
     labels_version: LABELS_VERSION names the cached arrays, and data with windows that version 1 mislabelled.
     """
-    identity = {
-        "version": PREPARE_VERSION,
-        "source": _source_identity(config, cache_dir),
-        "preprocess": dataclasses.asdict(config.preprocess),
-        "split": config.split.identity,
-        "augment": config.augment.identity(config.preprocess),
-        "min_bpm": config.min_bpm,
-        "classes": config.classes,
-    }
-    if labels_version > 1:
-        identity["labels"] = labels_version
-    text = json.dumps(_canonical(identity), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _named(config, cache_dir, labels_version, split=config.split.identity)
 
 
 def check_options(config: DataConfig) -> None:
@@ -108,19 +91,44 @@ def check_options(config: DataConfig) -> None:
         datasets.full_options(config.source, config.options)
 
 
+def group_fingerprint(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> str:
+    """The data's fingerprint with the fold removed: the same for all folds of a split; 16 hex digits.
+
+    Of a fixed split, that of `prepare`. Cuts the windows if nobody has.
+    """
+    if config.split.scheme == "fixed":
+        return prepare(config, cache_dir, progress).fingerprint
+    cut = _pool(config, cache_dir, progress)
+    copied = bool(config.augment.copies) and any(part.outside for part in cut.parts)
+    split = {k: v for k, v in config.split.identity.items() if k != "fold"}
+    return _named(config, cache_dir, LABELS_VERSION if cut.mislabelled or copied else 1, split=split)
+
+
+def folds(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> int:
+    """How many folds the split has: 1 if fixed, one for each subject with usable windows under loso.
+
+    Under loso, cuts the windows if nobody has.
+    """
+    if config.split.scheme == "loso":
+        return len(_pool(config, cache_dir, progress).windows)
+    return config.split.folds if config.split.scheme == "kfold" else 1
+
+
 def prepare(
     config: DataConfig, cache_dir: Path, progress: Progress | None = None, node_dir: Path | None = None
 ) -> Data:
-    """The windows of `config`, from a folder in `cache_dir/windows/` or built into it.
+    """The windows of `config`, from a folder in `cache_dir/windows/` or written there.
 
-    The folder appears whole or not at all; when two processes build it, one wins and both read the winner's.
+    They are cut once for all splits, into a folder in `cache_dir/cut/` (`kd.signals.pool`); each split has
+    its sides as files of their own, so that any number of processes share them as memory maps. A folder
+    appears whole or not at all; when two processes build it, one wins and both read the winner's.
     progress: called now and then with one line. node_dir: where a node of a cluster keeps its own copy, see
     `stage`. Raises InputError for bad data and too few subjects.
     """
     names = {version: fingerprint(config, cache_dir, version) for version in (1, LABELS_VERSION)}
     folder = Path(cache_dir) / "windows" / names[LABELS_VERSION]
     if not folder.exists():
-        _build(config, folder, progress)
+        _divide(_pool(config, cache_dir, progress), config, folder, progress)
     if node_dir is not None:
         folder = staged(folder, node_dir, progress or (lambda line: None))
     return _load(folder, names, config)
@@ -144,6 +152,11 @@ def windows_of(
 
 def load_recordings(config: DataConfig, progress: Progress | None = None) -> list[Recording]:
     """The recordings a config names, generated or read."""
+    return list(each_recording(config, progress))
+
+
+def each_recording(config: DataConfig, progress: Progress | None = None) -> Iterable[Recording]:
+    """The same, one after another where the source allows it."""
     if config.source == "synthetic":
         return synthetic.recordings(_synthetic(config))
     if progress:
@@ -151,57 +164,44 @@ def load_recordings(config: DataConfig, progress: Progress | None = None) -> lis
     return datasets.load(_path(config), config.source, config.options, bpm_range=config.bpm_range)[1]
 
 
-def _build(config: DataConfig, folder: Path, progress: Progress | None) -> None:
-    """Build the windows in a temporary folder beside `folder` and rename it there."""
-    recordings = load_recordings(config, progress)
-    bpm_range = config.bpm_range
-    windows, dropped = make_windows(recordings, config.preprocess, bpm_range=bpm_range, progress=progress)
-    mislabelled = BESIDE in dropped.by_reason or any(r.readings_left_out for r in recordings)
-    index = splits.split_subjects(windows, config.split)
-    sides = {side: windows.take(index[side]) for side in SIDES}
-    if config.augment.copies:
-        trained = set(sides["train"].subject)
-        originals = [r for r in recordings if subject_label(r) in trained]
-        copies = augmenting.augmented(originals, config.augment, config.preprocess, bpm_range)
-        more, _ = make_windows(copies, config.preprocess, bpm_range=bpm_range, tested=True, progress=progress)
-        mislabelled |= any(faults(r, bpm_range).outside for r in originals)
-        sides["train"] = _joined(sides["train"], more)
-    if progress:
-        progress(f"writing {sum(len(s) for s in sides.values()):,} windows")
+def _pool(config: DataConfig, cache_dir: Path, progress: Progress | None) -> Pool:
+    """All windows of a config, from their folder or cut into it."""
+    folder = Path(cache_dir) / "cut" / _named(config, cache_dir, LABELS_VERSION, split=None)
+    if not folder.exists():
+        recordings = each_recording(config, progress)
+        pool.build(folder, recordings, config.preprocess, config.augment, config.bpm_range, progress)
+    return pool.load(folder)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_stale(folder.parent)
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-    try:
-        temporary.mkdir()
-        for side, windows in sides.items():
-            for key in ("x", "bpm", "subject", "dataset"):
-                with (temporary / f"{side}_{key}.npy").open("wb") as array:
-                    np.save(array, getattr(windows, key))
-                    array.flush()
-                    os.fsync(array.fileno())
-        with (temporary / "dropped.json").open("w", encoding="utf-8") as file:
-            json.dump(dropped.by_recording, file)
-            file.flush()
-            os.fsync(file.fileno())
+
+def _divide(cut: Pool, config: DataConfig, folder: Path, progress: Progress | None) -> None:
+    """Write the sides of the config's split: each recording's windows where its subject is."""
+    side_of = splits.assign_subjects(list(cut.windows), config.split, cut.windows)
+    mislabelled = cut.mislabelled
+    if cut.copies is not None:  # whoever is not trained on has none
+        mislabelled |= any(part.outside for part in cut.parts if side_of.get(part.subject) == "train")
+    if progress:
+        progress(f"writing {sum(part.windows for part in cut.parts):,} windows")
+    wide = [f"<U{max(len(getattr(part, key)) for part in cut.parts)}" for key in ("subject", "dataset")]
+    with pool.whole(folder) as temporary:
+        for side in SIDES:
+            subjects = {subject for subject, at in side_of.items() if at == side}
+            with contextlib.ExitStack() as stack:
+                files = [
+                    stack.enter_context(ArrayWriter(temporary / f"{side}_{key}.npy")) for key in WINDOW_KEYS
+                ]
+                for part, x, bpm in cut.select(subjects, copies=side == "train"):
+                    owner = np.full(len(bpm), part.subject, wide[0]), np.full(len(bpm), part.dataset, wide[1])
+                    for file, rows in zip(files, (x, bpm, *owner), strict=True):
+                        file.append(rows)
+        write_json(temporary / "dropped.json", cut.dropped)
         write_json(temporary / "labels.json", {"version": LABELS_VERSION if mislabelled else 1})
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():  # not a race lost: the disk refused
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
     try:
         sides = {
             side: WindowSet(
-                *(
-                    load_array(folder / f"{side}_{key}.npy", "it must be made again")
-                    for key in ("x", "bpm", "subject", "dataset")
-                )
+                *(load_array(folder / f"{side}_{key}.npy", "it must be made again") for key in WINDOW_KEYS)
             )
             for side in SIDES
         }
@@ -214,23 +214,23 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
     return Data(**sides, fingerprint=name, dropped=dropped, min_bpm=config.min_bpm, classes=config.classes)
 
 
-def _sweep_stale(folder: Path) -> None:
-    """Remove what killed preparations left behind, long ago."""
-    for path in folder.glob(".*"):
-        try:
-            if time.time() - path.stat().st_mtime > STALE_S:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:  # its owner was faster
-            continue
-
-
-def _joined(first: WindowSet, second: WindowSet) -> WindowSet:
-    return WindowSet(
-        np.concatenate([first.x, second.x]),
-        np.concatenate([first.bpm, second.bpm]),
-        np.concatenate([first.subject, second.subject]),
-        np.concatenate([first.dataset, second.dataset]),
-    )
+def _named(
+    config: DataConfig, cache_dir: Path | None, labels_version: int, split: Mapping[str, object] | None
+) -> str:
+    """Hash of a config under this identity of a split; split None: of its windows, whatever the split."""
+    identity = {
+        "version": PREPARE_VERSION,
+        "source": _source_identity(config, cache_dir),
+        "preprocess": dataclasses.asdict(config.preprocess),
+        "split": split,
+        "augment": config.augment.identity(config.preprocess),
+        "min_bpm": config.min_bpm,
+        "classes": config.classes,
+    }
+    if labels_version > 1:
+        identity["labels"] = labels_version
+    text = json.dumps(_canonical(identity), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _range(min_bpm: int, classes: int) -> tuple[float, float]:

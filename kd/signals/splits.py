@@ -14,6 +14,7 @@ from kd.errors import InputError
 from kd.signals.windows import WindowSet
 
 SIDES = ("train", "val", "test")
+KFOLD_VERSION = 2  # raise when the same folds hold other people; 2: balanced by windows and data sets
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Split:
     scheme "fixed": by `fractions` within each data set, after the subjects named in train, val and test
     (patterns over "dataset/subject", such as "BAMI-1/*") have been put where they are named; a side that
     names subjects gets no others.
-    scheme "kfold": fold number `fold` of `folds` is tested, the next one validates.
+    scheme "kfold": fold number `fold` of `folds` is tested, the next one validates. Folds are balanced: of
+    each data set they hold equally many subjects, give or take one, and of all about equally many windows.
+    `seed` decides between subjects with equally many windows.
     scheme "loso" (leave one subject out): subject number `fold`, in sorted order, is tested; of the rest the
     share fractions[1] validates.
     """
@@ -41,7 +44,13 @@ class Split:
     def identity(self) -> dict[str, object]:
         """The fields that the scheme reads: all that can change who is on which side."""
         if self.scheme == "kfold":
-            return {"scheme": "kfold", "seed": self.seed, "fold": self.fold, "folds": self.folds}
+            return {
+                "scheme": "kfold",
+                "version": KFOLD_VERSION,
+                "seed": self.seed,
+                "fold": self.fold,
+                "folds": self.folds,
+            }
         if self.scheme == "loso":
             return {"scheme": "loso", "seed": self.seed, "fold": self.fold, "val": self.fractions[1]}
         named = {"train": self.train, "val": self.val, "test": self.test}
@@ -72,15 +81,21 @@ def split_subjects(windows: WindowSet, split: Split) -> dict[str, npt.NDArray[np
 
     Raises InputError when there are too few subjects to fill every side.
     """
-    subjects = np.unique(windows.subject)
-    side_of = assign_subjects([str(s) for s in subjects], split)
+    subjects, counts = np.unique(windows.subject, return_counts=True)
+    names = [str(s) for s in subjects]
+    side_of = assign_subjects(names, split, dict(zip(names, counts.tolist(), strict=True)))
     sides = np.array([SIDES.index(side_of[str(s)]) for s in subjects])
     side = sides[np.searchsorted(subjects, windows.subject)]
     return {name: np.flatnonzero(side == i) for i, name in enumerate(SIDES)}
 
 
-def assign_subjects(subjects: Sequence[str], split: Split) -> dict[str, str]:
-    """Which side each subject ("dataset/subject") is on. Raises InputError when a side would stay empty."""
+def assign_subjects(
+    subjects: Sequence[str], split: Split, windows: Mapping[str, int] | None = None
+) -> dict[str, str]:
+    """Which side each subject ("dataset/subject") is on. Raises InputError when a side would stay empty.
+
+    windows: how many each subject has; kfold needs it.
+    """
     subjects = sorted(set(subjects))
     if len(subjects) < 3:
         raise InputError(
@@ -88,7 +103,12 @@ def assign_subjects(subjects: Sequence[str], split: Split) -> dict[str, str]:
             "subject needs at least 3, one each to train, validate and test; add recordings"
         )
     if split.scheme == "kfold":
-        side_of = _kfold(subjects, split)
+        if windows is None:
+            raise ValueError("folds are balanced by windows: say how many each subject has")
+        fold_of = fold_of_subjects(subjects, split, windows)
+        after = (split.fold + 1) % split.folds
+        at = {split.fold: "test", after: "val"}
+        side_of = {s: at.get(fold, "train") for s, fold in fold_of.items()}
     elif split.scheme == "loso":
         side_of = _loso(subjects, split)
     else:
@@ -101,16 +121,25 @@ def assign_subjects(subjects: Sequence[str], split: Split) -> dict[str, str]:
     return side_of
 
 
-def _kfold(subjects: Sequence[str], split: Split) -> dict[str, str]:
+def fold_of_subjects(subjects: Sequence[str], split: Split, windows: Mapping[str, int]) -> dict[str, int]:
+    """The fold each subject is in: those with most windows first, each to the emptiest fold there is.
+
+    That is the fold with fewest windows among those with fewest subjects of its data set. Raises InputError
+    when there are fewer subjects than folds.
+    """
     if len(subjects) < split.folds:
         raise InputError(f"split: {len(subjects)} subjects can't fill {split.folds} folds: use fewer folds")
-    # Dealt out one data set after the other without starting again: folds differ by one subject at most.
-    fold_of = {s: i % split.folds for i, s in enumerate(_shuffled(subjects, split.seed))}
-    after = (split.fold + 1) % split.folds
-    return {
-        s: "test" if fold == split.fold else "val" if fold == after else "train"
-        for s, fold in fold_of.items()
-    }
+    total = [0] * split.folds
+    members: dict[str, list[int]] = defaultdict(lambda: [0] * split.folds)  # of a data set, by fold
+    fold_of: dict[str, int] = {}
+    shuffled = _shuffled(subjects, split.seed)
+    for subject in sorted(shuffled, key=lambda s: (_dataset(s), -windows[s])):
+        own = members[_dataset(subject)]
+        fold = min(range(split.folds), key=lambda f: (own[f], total[f], f))
+        own[fold] += 1
+        total[fold] += windows[subject]
+        fold_of[subject] = fold
+    return fold_of
 
 
 def _loso(subjects: Sequence[str], split: Split) -> dict[str, str]:

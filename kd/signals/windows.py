@@ -5,7 +5,7 @@ kd.shipped.grid says where windows start and which label is theirs; here they ar
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,7 +73,7 @@ def subject_label(recording: Recording) -> str:
 
 
 def make_windows(
-    recordings: Sequence[Recording],
+    recordings: Iterable[Recording],
     preprocess: Preprocess,
     *,
     bpm_range: tuple[float, float] = BPM_RANGE,
@@ -87,29 +87,49 @@ def make_windows(
     tested: hr holds readings only, as that of augmented copies, whose heart rates may leave the classes.
     Raises InputError if recordings disagree in channels under channels="all", or one makes no sense.
     """
-    if preprocess.channels == "all" and len(counts := {r.ppg.shape[0] for r in recordings}) > 1:
-        raise InputError(
-            f"preprocess.channels is all, but recordings have {sorted(counts)} channels: use mean or first"
-        )
-    cut: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
+    parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
     dropped: dict[str, dict[str, int]] = {}
-    for i, recording in enumerate(recordings):
-        if progress and i % 10 == 0:
-            progress(f"cutting windows: recording {i} of {len(recordings)}")
-        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested)
-        cut.append((x, bpm))
+    owners: list[tuple[str, str]] = []
+    for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested):
+        if progress and len(parts) % 10 == 0:
+            progress(f"cutting windows: recording {len(parts) + 1}")
+        parts.append((x, bpm))
+        owners.append((subject_label(recording), recording.dataset))
         if reasons:
             dropped[f"{recording.dataset}/{recording.name}"] = reasons
-    if not cut:
+    if not parts:
         raise InputError("no recordings to cut into windows")
-    sizes = [len(bpm) for _, bpm in cut]
+    sizes = [len(bpm) for _, bpm in parts]
     windows = WindowSet(
-        np.concatenate([x for x, _ in cut]),
-        np.concatenate([bpm for _, bpm in cut]),
-        np.repeat(np.array([subject_label(r) for r in recordings]), sizes),
-        np.repeat(np.array([r.dataset for r in recordings]), sizes),
+        np.concatenate([x for x, _ in parts]),
+        np.concatenate([bpm for _, bpm in parts]),
+        np.repeat(np.array([subject for subject, _ in owners]), sizes),
+        np.repeat(np.array([dataset for _, dataset in owners]), sizes),
     )
     return windows, Dropped(dropped)
+
+
+def cut(
+    recordings: Iterable[Recording],
+    preprocess: Preprocess,
+    bpm_range: tuple[float, float] = BPM_RANGE,
+    *,
+    tested: bool = False,
+) -> Iterator[tuple[Recording, npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]]:
+    """Each recording, its windows (N, channels, samples), their labels (N,), and what was dropped.
+
+    Arguments and errors as of `make_windows`, which holds them all.
+    """
+    channels: int | None = None
+    for recording in recordings:
+        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested)
+        if preprocess.channels == "all" and channels not in (None, found := recording.ppg.shape[0]):
+            raise InputError(
+                f"preprocess.channels is all, but recordings have {sorted({channels or 0, found})} channels: "
+                "use mean or first"
+            )
+        channels = recording.ppg.shape[0]
+        yield recording, x, bpm, reasons
 
 
 def labels_of(recording: Recording) -> grid.Labels:

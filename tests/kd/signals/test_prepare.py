@@ -19,7 +19,7 @@ from kd.signals.augment import Augment, augmented
 from kd.signals.prepare import DataConfig, fingerprint, prepare, windows_of
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
-from kd.signals.windows import BESIDE, NO_LABEL, OUTSIDE, make_windows
+from kd.signals.windows import BESIDE, NO_LABEL, OUTSIDE, cut, make_windows
 
 TINY = DataConfig(options={"subjects": 4, "minutes": 1.0})
 
@@ -220,7 +220,8 @@ def test_windows_are_built_once(tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("built again")
 
-    monkeypatch.setattr(module, "_build", never)
+    monkeypatch.setattr(module, "_divide", never)
+    monkeypatch.setattr(module.pool, "build", never)
     again = prepare(TINY, tmp_path)
     np.testing.assert_array_equal(first.train.x, again.train.x)
     assert again.dropped == first.dropped
@@ -333,11 +334,12 @@ def test_who_comes_second_reads_what_the_first_has_built(tmp_path, monkeypatch):
     def overtaken(*args, **kwargs):
         monkeypatch.undo()
         prepare(TINY, tmp_path)  # another process builds the same meanwhile, and is faster
-        return make_windows(*args, **kwargs)
+        return cut(*args, **kwargs)
 
-    monkeypatch.setattr(module, "make_windows", overtaken)
+    monkeypatch.setattr(module.pool, "cut", overtaken)
     data = prepare(TINY, tmp_path)
-    assert len(list((tmp_path / "windows").iterdir())) == 1
+    for kind in ("cut", "windows"):
+        assert len(list((tmp_path / kind).iterdir())) == 1
     assert len(data.train) > 0
 
 
@@ -345,17 +347,20 @@ def test_a_preparation_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.np, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        prepare(TINY, tmp_path)
-    assert list((tmp_path / "windows").iterdir()) == []
+    for kind in ("cut", "windows"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module.pool.ArrayWriter, "append", full)
+            with pytest.raises(OSError, match="No space"):
+                prepare(TINY, tmp_path)
+        assert list((tmp_path / kind).iterdir()) == []
+        module.folds(changed(TINY, split=Split(scheme="loso")), tmp_path)  # cuts them: next, dividing fails
 
 
 def test_what_a_killed_preparation_left_goes_after_a_day_and_no_sooner(tmp_path):
     old, new = tmp_path / "windows" / ".a.1", tmp_path / "windows" / ".a.2"
     for folder in (old, new):
         folder.mkdir(parents=True)
-    os.utime(old, (time.time() - 2 * module.STALE_S,) * 2)
+    os.utime(old, (time.time() - 2 * module.pool.STALE_S,) * 2)
     prepare(TINY, tmp_path)
     assert not old.exists()
     assert new.exists()
@@ -368,6 +373,15 @@ def test_damaged_windows_are_named_and_not_used(tmp_path):
         (folder / name).write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match="delete this folder"):
             prepare(TINY, tmp_path)
+    shutil.rmtree(folder)
+    (cut_folder,) = (tmp_path / "cut").iterdir()
+    np.save(cut_folder / "bpm.npy", np.zeros(3, np.float32))
+    for name, content in [("pool.json", "{}"), ("x.npy", "")]:
+        with pytest.raises(InputError, match=f"{cut_folder}.*delete this folder"):
+            prepare(TINY, tmp_path)
+        (cut_folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=f"{cut_folder}.*delete this folder"):
+        prepare(TINY, tmp_path)
 
 
 def test_labels_outside_the_classes_are_dropped(tmp_path):

@@ -1,5 +1,6 @@
 """Splits: whole subjects on one side, always; who is where depends on the split and the names alone."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kd.errors import InputError
-from kd.signals.splits import SIDES, Split, assign_subjects, split_subjects
+from kd.signals.splits import SIDES, Split, assign_subjects, fold_of_subjects, split_subjects
 from kd.signals.windows import WindowSet
 
 FRACTIONS = st.tuples(*[st.integers(1, 10)] * 3).map(lambda n: tuple(i / sum(n) for i in n))
@@ -87,16 +88,47 @@ def test_shares_alone_are_never_refused_and_followed_in_each_data_set(world, fra
 @settings(deadline=None, max_examples=100)
 @given(worlds(), st.integers(0, 9))
 def test_every_subject_is_tested_exactly_once_over_all_folds(world, seed):
-    subjects, _ = world
+    subjects, owners = world
+    windows = Counter(owners)
     for split, folds in [
         (Split(scheme="loso", seed=seed), len(subjects)),
         (Split(scheme="kfold", folds=3, seed=seed), 3),
     ]:
         tested = []
         for fold in range(folds):
-            side_of = assign_subjects(subjects, replace(split, fold=fold))
+            side_of = assign_subjects(subjects, replace(split, fold=fold), windows)
             tested += [s for s, side in side_of.items() if side == "test"]
         assert sorted(tested) == sorted(subjects)
+
+
+@settings(deadline=None, max_examples=200)
+@given(worlds(), st.integers(3, 6), st.integers(0, 9))
+def test_folds_balance_the_subjects_of_each_data_set_and_all_windows(world, folds, seed):
+    subjects, owners = world
+    assume(len(subjects) >= folds)
+    windows = Counter(owners)
+    fold_of = fold_of_subjects(subjects, Split(scheme="kfold", folds=folds, seed=seed), windows)
+    assert set(fold_of.values()) == set(range(folds)), "a fold is empty"
+    for name in {s[0] for s in subjects}:
+        counts = Counter(fold for s, fold in fold_of.items() if s[0] == name)
+        assert max(counts.values()) - min(counts[f] for f in range(folds)) <= 1
+    total = [sum(windows[s] for s, f in fold_of.items() if f == fold) for fold in range(folds)]
+    datasets = len({s[0] for s in subjects})
+    assert max(total) - min(total) <= datasets * max(windows.values())
+
+
+def test_folds_of_few_large_subjects_hold_equally_many_windows():
+    """Dealt out by name alone, three of the large subjects were in one fold for most seeds."""
+    windows = {f"A/{k}": 100 if k % 3 == 0 else 10 for k in range(15)} | {f"B/{k}": 40 for k in range(10)}
+    for seed in range(20):
+        fold_of = fold_of_subjects(sorted(windows), Split(scheme="kfold", seed=seed), windows)
+        assert {sum(windows[s] for s in fold_of if fold_of[s] == f) for f in range(5)} == {200}
+    assert fold_of != fold_of_subjects(sorted(windows), Split(scheme="kfold", seed=0), windows)
+
+
+def test_folds_need_the_windows_that_they_balance():
+    with pytest.raises(ValueError, match="how many"):
+        assign_subjects([f"A/{k}" for k in range(5)], Split(scheme="kfold"))
 
 
 def test_who_goes_where_depends_on_seed_and_names_alone():
@@ -128,7 +160,7 @@ def test_named_subjects_are_where_they_are_named():
 )
 def test_splits_that_cannot_be_are_refused(split, says):
     with pytest.raises(InputError, match=says):
-        assign_subjects([f"A/{k}" for k in range(5)], split)
+        assign_subjects([f"A/{k}" for k in range(5)], split, {f"A/{k}": 9 for k in range(5)})
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def prepared(folder: Path) -> dict[str, Figures]:
     found = {}
     for name, config in CONFIGS.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(prepare, "load_recordings", lambda config, progress=None: recordings())
+            patch.setattr(prepare, "each_recording", lambda config, progress=None: recordings())
             data = prepare.prepare(config, folder)
         found[name] = {}
         for side in SIDES:
