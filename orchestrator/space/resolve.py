@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd.errors import InputError
-from kd.signals.prepare import Data, DataConfig, prepare
+from kd.signals.prepare import Data, DataConfig, folds, group_fingerprint, prepare
 from orchestrator.space import spaces
-from orchestrator.space.folds import count, group_fingerprint, of_fold, windows_of
+from orchestrator.space.folds import of_fold, windows_of
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace, load_space
@@ -114,9 +114,9 @@ def _prepared(
         return prepare(config, cache_dir, say), None
     used: set[int] = set()
     for one in (space, *(other for _, other in known)):
-        used |= set(range(count(config, cache_dir))) if one.use == "all" else set(one.use)
-    folds = {fold: prepare(of_fold(config, fold), cache_dir, say) for fold in sorted(used)}
-    return folds, group_fingerprint(config, cache_dir)
+        used |= set(range(folds(config, cache_dir, say))) if one.use == "all" else set(one.use)
+    data = {fold: prepare(of_fold(config, fold), cache_dir, say) for fold in sorted(used)}
+    return data, group_fingerprint(config, cache_dir, say)
 
 
 def _plan_all(
