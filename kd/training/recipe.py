@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from kd.errors import InputError
+
+STOP_ON = ("by-window", "by-subject", "p90-subject")
 RECIPE_VERSION = 1  # raise when training code changes so that the same recipe gives other numbers
 
 
@@ -23,6 +26,13 @@ class Recipe:
     patience: int = 0  # epochs without a better validation MAE before stopping; 0 = train to the end
     label_sigma_bpm: float = 1.5  # Gaussian label smoothing; BeliefPPG (2.0 and 1.5 are both used); 0 = off
     windows_per_epoch: int = 0  # windows drawn per epoch without replacement; 0 = all training windows
+    # The validation MAE that decides: over windows, as before there was a choice (a recipe without it means
+    # that), over subjects of each data set and then data sets, or the 90th percentile over subjects.
+    stop_on: str = "by-window"
+
+    def __post_init__(self) -> None:
+        if self.stop_on not in STOP_ON:
+            raise InputError(f"recipe: stop_on is {self.stop_on!r}: use {', '.join(STOP_ON)}")
 
 
 @dataclass(frozen=True)

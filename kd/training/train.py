@@ -30,6 +30,7 @@ from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
 from kd.training.strategies import STRATEGIES, needs_teacher
 from kd.training.teacher import MODEL, TeacherOutputs, as_tensor, outputs, write_teacher_outputs
+from kd.training.validation import BySubject
 
 __all__ = ["CHECKPOINT", "HISTORY", "Diverged", "Run", "Runs", "device_name", "load_model"]
 
@@ -67,7 +68,7 @@ class Runs:
         centres = metrics.class_centres(data.min_bpm, data.classes).to(self.device)
         self.labels = Labels(centres, first.recipe.label_sigma_bpm)
         self.x, self.bpm = self._tensor(data.train.x), self._tensor(data.train.bpm)
-        self._val_x = self._tensor(data.val.x)
+        self._val_x, self._val = self._tensor(data.val.x), BySubject(data.val)
         self.members: list[Member] = []
         teachers: dict[Path | None, TeacherOutputs] = {}
         for spec, folder, from_folder in zip(specs, folders, from_folders, strict=True):
@@ -100,7 +101,7 @@ class Runs:
         for member in training:
             k = member.place
             lr = float(self.stack.lr(k, np.array((member.epoch + 1) * self.stack.steps - 1)))
-            val = metrics.error_figures(bpm[k], self.data.val.bpm)
+            val = self._val.criterion(bpm[k], member.spec.recipe.stop_on)
             rows[member] = member.trained(losses[k], val, lr)
         better = {member.place for member in training if member.best_epoch == member.epoch}
         self.stack.keep_best([k in better for k in range(len(stacked))])
@@ -258,6 +259,7 @@ def evaluate(model: nn.Module, test: WindowSet, x: Tensor, centres: Tensor) -> d
     return {
         **metrics.error_figures(predicted, test.bpm),
         "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
+        "subjects": BySubject(test).figures(predicted),
         "mae_by_subject": metrics.mae_by(test.subject, predicted, test.bpm),
         "mae_by_dataset": metrics.mae_by(test.dataset, predicted, test.bpm),
     }
