@@ -89,3 +89,25 @@ def group_arms(results: Iterable[dict[str, Any]]) -> list[Arm]:
     for arm in arms.values():
         arm.runs.sort(key=lambda r: (r["params"], r["depth"], r["width"], r["seed"], r["id"]))
     return sorted(arms.values(), key=lambda a: a.key)
+
+
+def missing_folds(arms: Iterable[Arm]) -> list[str]:
+    """A line if some sizes were not trained in every fold: folds differ by people, and means with them."""
+    trained: dict[str, set[int]] = {}
+    for arm in arms:
+        for run in arm.runs:
+            if run.get("fold") is not None:
+                trained.setdefault(f"{arm.key} {run['depth']}x{run['width']}", set()).add(run["fold"])
+    folds = set().union(*trained.values())
+    lacking = [
+        f"{name} (fold {', '.join(map(str, sorted(folds - there)))})"
+        for name, there in sorted(trained.items())
+        if there != folds
+    ]
+    if not lacking:
+        return []
+    more = f", and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+    return [
+        f"{len(lacking)} of {len(trained)} sizes are not trained in all {len(folds)} folds, so their errors "
+        f"are of other people: {'; '.join(lacking[:5])}{more}"
+    ]

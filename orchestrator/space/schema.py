@@ -281,8 +281,7 @@ class SearchSpace(_Model):
         changes = getattr(training, f"{role}s").model_dump(exclude_none=True)
         recipe = {**training.model_dump(exclude={"teachers", "students"}), **changes}
         stop_on = (self.metric or DEFAULT) if self.metric or self.use else OLDER
-        known = CRITERION in {field.name for field in dataclasses.fields(Recipe)}
-        return {**recipe, CRITERION: stop_on} if known and stop_on != OLDER else recipe
+        return {**recipe, CRITERION: stop_on} if stop_on != OLDER else recipe
 
 
 def strategy_points(
