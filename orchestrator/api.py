@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.store.find import find_point, sweep_folder
+from orchestrator.store.metric import headline
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -56,13 +57,19 @@ class Sweep:
     def results(self, by: str | None = None) -> "pd.DataFrame":
         """A row a trained point; by="subject" or "dataset": a row a point and subject, with its mae_bpm.
 
+        error_bpm is the error by the sweep's metric, which `sweep.metric` names.
         Columns are typed (Int64, Float64, string, UTC times); strategy arguments are args.<name>.
         """
-        from orchestrator.store.table import frame, rows_by, rows_of
+        from orchestrator.store.table import columns_by, frame, rows_by, rows_of
 
         if by is None:
-            return frame(rows_of(self.store.results()))
-        return frame(rows_by(self.store.results(), by), ("point", by, "mae_bpm"))
+            return frame(rows_of(self.store.results(), headline(self.folder)))
+        return frame(rows_by(self.store.results(), by), columns_by(by))
+
+    @property
+    def metric(self) -> str:
+        """What its headline errors are, such as "mean over subjects"."""
+        return str(headline(self.folder))
 
     def history(self, point: str) -> "pd.DataFrame":
         """A row an epoch of a point, also of one in training: epoch, train_loss, val_mae_bpm, lr, ..."""

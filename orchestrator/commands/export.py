@@ -65,7 +65,7 @@ def export(
     def say(text: str) -> None:
         echo(text, err=True)
 
-    opened = open_space(str(folder), [], None, say)
+    opened = open_space(str(folder), [], None, say).of_fold(result.get("fold"))
     test = export_point(opened, result, out, with_recordings=with_recordings, say=say)
     done = {"folder": str(out), "point": result["id"], **test}
     if registering:

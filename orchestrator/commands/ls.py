@@ -12,14 +12,14 @@ from orchestrator.commands.hosted import Hosted
 from orchestrator.run.sweeps import sweeps_in
 from orchestrator.words import escaped
 
-NAMES = ("sweep", "state", "done", "failed", "blocked", "total", "best MAE", "point", "last activity")
+NAMES = ("sweep", "state", "done", "failed", "blocked", "total", "best error", "point", "last activity")
 
 
 @click.command(cls=Hosted)
 @click.argument("folder", metavar="[DIR]", default="sweeps", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def ls(folder: Path, as_json: bool) -> None:
-    """List the sweeps in DIR (default: sweeps), last active first: points done and failed, best test MAE."""
+    """List the sweeps in DIR (default: sweeps), last active first: points done, failed, best test error."""
     from orchestrator.commands.tables import print_table
 
     found = sweeps_in(folder)
@@ -32,7 +32,7 @@ def ls(folder: Path, as_json: bool) -> None:
     print_table(
         NAMES,
         [_row(sweep) for sweep in found],
-        numbers=("done", "failed", "blocked", "total", "best MAE"),
+        numbers=("done", "failed", "blocked", "total", "best error"),
         spare=("blocked", "point", "last activity", "state"),
     )
     for sweep in found:
@@ -47,7 +47,7 @@ def _row(sweep: dict[str, Any]) -> list[str]:
         sweep["sweep"],
         sweep["state"],
         *counts,
-        f"{best['mae_bpm']:.2f}" if best else "",
+        f"{best['error_bpm']:.2f}" if best else "",
         best["id"] if best else "",
         ago(sweep["last_activity"]),
     ]

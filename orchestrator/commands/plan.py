@@ -2,12 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
+import numpy as np
 
+from kd.signals.prepare import Data
+from kd.signals.splits import SIDES
 from orchestrator.commands import tables
 from orchestrator.commands.arguments import SPACE
 from orchestrator.commands.echo import echo
@@ -50,8 +53,20 @@ def as_dict(opened: Opened) -> dict[str, Any]:
     return {
         "sweep": opened.plan.name,
         "folder": str(opened.store.path),
+        "metric": opened.plan.headline.metric,
+        "metric_weights": dict(opened.plan.headline.weights),
         "data_fingerprint": opened.windows.fingerprint,
-        "windows": {side: len(getattr(opened.windows, side)) for side in ("train", "val", "test")},
+        "windows": {side: len(getattr(opened.windows, side)) for side in SIDES},
+        "folds": [
+            {
+                "fold": fold,
+                "data_fingerprint": data.fingerprint,
+                **{side: len(getattr(data, side)) for side in SIDES},
+                "test_subjects": len(np.unique(data.test.subject)),
+                **_counts(p for p in points if p["fold"] == fold),
+            }
+            for fold, data in opened.folds.items()
+        ],
         "total": len(points),
         "done": len(points) - len(left),
         "cost_s": round(sum(p["cost_s"] for p in left), 1),
@@ -77,18 +92,53 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
     if most is not None and len(plan.points) > most:
         console.print(f"... and {len(plan.points) - most} more: --all shows them")
     left = [p for p in plan.points if p.id not in done]
-    w = opened.windows
     kinds = Counter("teachers" if p.role == "teacher" else "students" for p in plan.points)
+    n = len(plan.folds)
+    over = f", over {n} fold{'s' * (n > 1)}" if n else ""
     console.print(
-        f"\n{len(plan.points)} points ({kinds['teachers']} teachers, {kinds['students']} students): "
+        f"\n{len(plan.points)} points ({kinds['teachers']} teachers, {kinds['students']} students{over}): "
         f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
         "kB, int8 kB: weights in float32 and int8; act. kB: activation peak of one window, float32\n"
-        f"windows: {len(w.train):,} train, {len(w.val):,} validation, {len(w.test):,} test\n"
+        + (_folds(opened, done, scale) if n else f"windows: {_windows(opened.windows)}\n")
+        + f"errors: {plan.headline}\n"
         f"cost: {_cost(sum(p.cost_s for p in left) * scale, source, opened, here)}",
         highlight=False,
     )
     for why in plan.refused:
         console.print(f"refused: {why}", highlight=False, markup=False)
+
+
+def _folds(opened: Opened, done: set[str], scale: float) -> str:
+    """A line a fold: its windows, subjects that are tested, points and cost."""
+    said = ""
+    for fold, data in opened.folds.items():
+        counts = _counts(
+            {"role": p.role, "done": p.id in done, "cost_s": p.cost_s * scale}
+            for p in opened.plan.points
+            if p.fold == fold
+        )
+        said += (
+            f"fold {fold}: {_windows(data)} ({len(np.unique(data.test.subject))} subjects); "
+            f"{counts['teachers']} teachers, {counts['students']} students, {counts['done']} done, "
+            f"{duration(counts['cost_s'])} to train\n"
+        )
+    return said
+
+
+def _windows(data: Data) -> str:
+    return f"{len(data.train):,} train, {len(data.val):,} validation, {len(data.test):,} test"
+
+
+def _counts(points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Teachers, students, those done, and the cost of the others."""
+    points = list(points)
+    teachers = sum(p["role"] == "teacher" for p in points)
+    return {
+        "teachers": teachers,
+        "students": len(points) - teachers,
+        "done": sum(p["done"] for p in points),
+        "cost_s": round(sum(p["cost_s"] for p in points if not p["done"]), 1),
+    }
 
 
 def _cost(seconds: float, source: str, opened: Opened, here: bool) -> str:
@@ -119,6 +169,7 @@ def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) 
         Column("init", [p.init for p in points], 3 if len({p.init for p in points}) > 1 else 11),
         Column("arguments", arguments, 4 if any(arguments) else 12),
         Column("waits for", [names.get(p.teacher or "", "") for p in points], 2),
+        *([Column("fold", ["" if p.fold is None else str(p.fold) for p in points], 1)] if plan.folds else []),
         Column("seed", [str(p.seed) for p in points], 1 if len({p.seed for p in points}) > 1 else 8),
         Column("params", [f"{p.params:,}" for p in points], right=True),
         Column("MACs", [f"{p.macs:,}" for p in points], 7, right=True),

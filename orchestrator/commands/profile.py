@@ -83,7 +83,7 @@ def profile(
 
     if mcu:
         environment(mcu_env or default_environment(), say)  # fail before the long part, not after
-    data = open_space(str(store.path), [], None, say).windows
+    data = open_space(str(store.path), [], None, say).prepared
     document = profile_points(store, ids, data, runs=runs, shapes=shapes, again=again, say=say)
     if mcu:
         named = [word for word in points if word not in ("law", "front")]

@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,21 @@ import click
 from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
+from orchestrator.store.metric import Headline, headline
 from orchestrator.store.parts import many_objects
 from orchestrator.store.store import Store
-from orchestrator.store.table import COLUMNS, check_column, frame, keep, ordered, rows_of
+from orchestrator.store.table import (
+    COLUMNS,
+    GROUPS,
+    HEADLINE,
+    check_column,
+    columns_by,
+    frame,
+    keep,
+    ordered,
+    rows_by,
+    rows_of,
+)
 
 # of the table; the first of SPARE are left out first where the terminal is narrow
 SHOWN = {
@@ -24,20 +36,27 @@ SHOWN = {
     "init": "init",
     "strategy": "strategy",
     "teacher": "teacher",
+    "fold": "fold",
     "seed": "seed",
     "params": "params",
+    "error_bpm": "error",
     "mae_bpm": "MAE",
     "rmse_bpm": "RMSE",
     "within_5_bpm": "within 5",
     "train_seconds": "train s",
 }
-SPARE = ("RMSE", "train s", "within 5", "role", "init", "seed", "teacher")
-NUMBERS = ("seed", "params", "MAE", "RMSE", "within 5", "train s")
+BY_SUBJECT = {"point": "point", "subject": "subject", "mae_bpm": "MAE", "rmse_bpm": "RMSE"}
+BY_SUBJECT |= {"within_5_bpm": "within 5", "windows": "windows"}
+SPARE = ("MAE", "RMSE", "train s", "within 5", "role", "init", "seed", "teacher")
+FORMS = {"params": ",", "windows": ",", "within_5_bpm": ".0%", "train_seconds": ".1f"}
+FORMS |= dict.fromkeys(("error_bpm", "mae_bpm", "rmse_bpm"), ".2f")
+NUMBERS = ("fold", "seed", "params", "error", "MAE", "RMSE", "within 5", "train s", "windows")
 
 
 @click.command()
 @click.argument("sweep", type=SWEEP)
-@click.option("--sort", default="mae_bpm", show_default=True, help="Column; -COLUMN: largest first.")
+@click.option("--by", type=click.Choice(GROUPS), help="A row a point and test subject, or data set.")
+@click.option("--sort", help="Column; -COLUMN: largest first.  [default: error_bpm; with --by mae_bpm]")
 @click.option(
     "--filter",
     "conditions",
@@ -50,7 +69,8 @@ NUMBERS = ("seed", "params", "MAE", "RMSE", "within 5", "train s")
 @click.option("--json", "as_json", is_flag=True, help="Print all columns as JSON.")
 def results(
     sweep: str,
-    sort: str,
+    by: str | None,
+    sort: str | None,
     conditions: Sequence[str],
     csv_file: str | None,
     parquet: Path | None,
@@ -60,60 +80,68 @@ def results(
 
     Strategy arguments are columns like args.temperature; the training recipe, like recipe.lr.
     """
+    folder = sweep_folder(sweep)
+    judge = headline(folder)
     with many_objects():
-        rows = rows_of(Store(sweep_folder(sweep)).results())
-    rows = ordered(keep(rows, conditions), sort) if rows else _none(conditions, sort)
+        found = Store(folder).results()
+        rows = rows_by(found, by) if by else rows_of(found, judge)
+    columns = columns_by(by) if by else tuple(COLUMNS)
+    sort = sort or ("mae_bpm" if by else HEADLINE)
+    rows = ordered(keep(rows, conditions), sort) if rows else _none(conditions, sort, columns)
     if parquet:
-        frame(rows).to_parquet(parquet, index=False)
-        echo(f"{parquet} written: {len(rows)} points", err=True)
+        frame(rows, columns).to_parquet(parquet, index=False)
+        echo(f"{parquet} written: {len(rows)} {'rows' if by else 'points'}", err=True)
     if csv_file == "-":
-        _write_csv(sys.stdout, rows)
+        _write_csv(sys.stdout, rows, columns)
     elif csv_file:
         with open(csv_file, "w", newline="", encoding="utf-8") as file:
-            _write_csv(file, rows)
-        echo(f"{csv_file} written: {len(rows)} points", err=True)
+            _write_csv(file, rows, columns)
+        echo(f"{csv_file} written: {len(rows)} {'rows' if by else 'points'}", err=True)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif not parquet and not csv_file:
-        _print(rows)
+        _print(rows, judge, by)
 
 
-def _none(conditions: Sequence[str], sort: str) -> list[dict[str, Any]]:
+def _none(conditions: Sequence[str], sort: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     """No row, but columns are still checked."""
-    check_column(sort.removeprefix("-"), list(COLUMNS))
-    return keep([], conditions)
+    check_column(sort.removeprefix("-"), list(columns))
+    return keep([], conditions, columns)
 
 
-def _write_csv(file: Any, rows: Sequence[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(file, list(rows[0]) if rows else list(COLUMNS), lineterminator="\n")
+def _write_csv(file: Any, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    writer = csv.DictWriter(file, list(rows[0]) if rows else list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 
 
-def _print(rows: Sequence[dict[str, Any]]) -> None:
+def _print(rows: Sequence[dict[str, Any]], judge: Headline, by: str | None) -> None:
     from orchestrator.commands.tables import print_table
 
     if not rows:
         echo("no trained point", err=True)
         return
-    print_table(list(SHOWN.values()), [_cells(row) for row in rows], numbers=NUMBERS, spare=SPARE)
+    if by:
+        names = BY_SUBJECT if by == "subject" else {"point": "point", by: by, "mae_bpm": "MAE"}
+        cells = [[_cell(row, key) for key in names] for row in rows]
+        print_table(list(names.values()), cells, numbers=NUMBERS)
+        return
+    folds = any(row["fold"] is not None for row in rows)
+    shown = {key: name for key, name in SHOWN.items() if folds or key != "fold"}
+    print_table(list(shown.values()), [_cells(row, shown) for row in rows], numbers=NUMBERS, spare=SPARE)
+    echo(f"error: BPM, {judge}; MAE: BPM, mean over windows")
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], names: Iterable[str]) -> list[str]:
     from orchestrator.laws.arms import strategy_label
 
     args = {k.removeprefix("args."): v for k, v in row.items() if k.startswith("args.") and v is not None}
     shown = {
-        **row,
         "model": f"{row['arch']}-{row['depth']}x{row['width']}",
         "strategy": "teacher" if row["role"] == "teacher" else strategy_label(row["strategy"], args),
-        "params": f"{row['params']:,}",
-        **{key: _number(row[key], ".2f") for key in ("mae_bpm", "rmse_bpm")},
-        "within_5_bpm": _number(row["within_5_bpm"], ".0%"),
-        "train_seconds": _number(row["train_seconds"], ".1f"),
     }
-    return ["" if shown[key] is None else str(shown[key]) for key in SHOWN]
+    return [shown[key] if key in shown else _cell(row, key) for key in names]
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _cell(row: dict[str, Any], key: str) -> str:
+    return "" if row[key] is None else format(row[key], FORMS.get(key, ""))

@@ -11,6 +11,7 @@ import click
 from orchestrator.commands.arguments import SPACE
 from orchestrator.commands.echo import echo
 from orchestrator.space.resolve import Opened, open_space
+from orchestrator.store.metric import Headline
 from orchestrator.words import quoted
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
     ids = {p.id for p in opened.plan.points}
     results = [r for r in opened.store.results() if r["id"] in ids]
     if results:
-        print_results(results, opened.store.path)
+        print_results(results, opened.store.path, opened.plan.headline)
     if opened.data.source == "synthetic":
         echo("The data are synthetic: these errors rank methods; they don't predict errors on real wrists.")
 
@@ -122,13 +123,16 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
         say(f"next:    kdsweep fit {at}; kdsweep query {at} --max-params 20000; kdsweep report {at}")
 
 
-def print_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int = 60) -> None:
+def print_results(
+    results: Sequence[Mapping[str, Any]], sweep: Path, headline: Headline, most: int = 60
+) -> None:
     """The table that a finished run of a sweep prints: teachers, then students by size and error."""
     from orchestrator.commands.tables import Column, console, show
 
     names = {r["id"]: f"{r['arch']} {r['depth']}x{r['width']}" for r in results}
-    ordered = sorted(results, key=lambda r: (r["role"] != "teacher", r["params"], r["mae_bpm"]))
+    ordered = sorted(results, key=lambda r: (r["role"] != "teacher", r["params"], headline(r)))
     rows = ordered[:most]
+    folds = ["" if r.get("fold") is None else str(r["fold"]) for r in rows]
     teachers = [r.get("teacher") or "" for r in rows]
     show(
         console(),
@@ -137,12 +141,14 @@ def print_results(results: Sequence[Mapping[str, Any]], sweep: Path, most: int =
             Column("strategy", ["teacher" if r["role"] == "teacher" else r["strategy"] for r in rows]),
             Column("architecture", [names[r["id"]] for r in rows]),
             Column("teacher", [names.get(teacher, teacher) for teacher in teachers], 1),
+            *([Column("fold", folds, right=True)] if any(folds) else []),
             Column("params", [f"{r['params']:,}" for r in rows], right=True),
-            Column("MAE BPM", [f"{r['mae_bpm']:.2f}" for r in rows], right=True),
+            Column("error BPM", [f"{headline(r):.2f}" for r in rows], right=True),
             Column("RMSE", [f"{r['rmse_bpm']:.2f}" for r in rows], 3, right=True),
             Column("within 5", [f"{100 * r['within_5_bpm']:.0f} %" for r in rows], 2, right=True),
             Column("train s", [f"{r['train_seconds']:.1f}" for r in rows], 4, right=True),
         ],
     )
+    echo(f"error: {headline}; RMSE and within 5 BPM: over windows")
     if len(ordered) > most:
         echo(f"{len(ordered) - most} more: kdsweep status {quoted(sweep)} --all")

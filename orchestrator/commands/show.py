@@ -42,7 +42,7 @@ def in_words(found: dict[str, Any]) -> str:
             _line(
                 "model", f"{p['role']}, {p['arch']} depth {p['depth']} width {p['width']}, init {p['init']}"
             ),
-            _line("strategy", f"{p['strategy']}{args}, seed {p['seed']}"),
+            _line("strategy", f"{p['strategy']}{args}, seed {p['seed']}{_fold(p)}"),
             _line("size", _size(p)),
         ]
     if teacher := found["teacher"]:
@@ -55,7 +55,8 @@ def in_words(found: dict[str, Any]) -> str:
         lines.append(
             _line(
                 "test",
-                f"MAE {r['mae_bpm']:.2f} BPM{_more(r)}",
+                f"{found['error_bpm']:.2f} BPM ({found['metric']}); "
+                f"over windows MAE {r['mae_bpm']:.2f}{_more(r)}",
             )
         )
         best = f", best after {r['best_epoch']}" if "best_epoch" in r else ""
@@ -79,6 +80,10 @@ def in_words(found: dict[str, Any]) -> str:
         names = (f"{name} ({size / 1000:,.1f} kB)" for name, size in found["files"].items())
         lines.append(_line("files", "\n           ".join(names)))
     return "\n".join(lines)
+
+
+def _fold(p: dict[str, Any]) -> str:
+    return "" if p.get("fold") is None else f", fold {p['fold']}"
 
 
 def _more(r: dict[str, Any]) -> str:

@@ -60,22 +60,25 @@ def _show(now: dict[str, Any], show_all: bool, as_json: bool) -> None:
     if show_all and not as_json:
         echo()
         _table(now["points"])
+        echo(f"error BPM: {now['metric_words']}")
 
 
 def _table(points: list[dict[str, Any]]) -> None:
     """Every point, in the order of the plan."""
     from orchestrator.commands.tables import Column, console, show
 
-    errors = ["" if p["mae_bpm"] is None else f"{p['mae_bpm']:.2f}" for p in points]
+    errors = ["" if p["error_bpm"] is None else f"{p['error_bpm']:.2f}" for p in points]
+    folds = ["" if p["fold"] is None else str(p["fold"]) for p in points]
     show(
         console(),
         [
             Column("point", [p["id"] for p in points]),
             Column("strategy", ["teacher" if p["role"] == "teacher" else p["strategy"] for p in points]),
             Column("architecture", [f"{p['arch']}-{p['depth']}x{p['width']}" for p in points]),
+            *([Column("fold", folds, 1)] if any(folds) else []),
             Column("seed", [str(p["seed"]) for p in points], 1),
             Column("state", [p["state"] for p in points]),
-            Column("MAE BPM", errors, right=True),
+            Column("error BPM", errors, right=True),
         ],
     )
 
@@ -112,9 +115,11 @@ def in_words(now: dict[str, Any]) -> str:
         lines.append(f"  running  {where['point']}  epoch {where['epoch']}/{where['max_epochs']}{val}")
     for kind, best in now["best"].items():
         lines.append(
-            f"  best     {kind:8} {best['mae_bpm']:6.2f} BPM  {best['model']}  {best['params']:,} params  "
-            f"{best['point']}"
+            f"  best     {kind:8} {best['error_bpm']:6.2f} BPM  {best['model']}  {best['params']:,} params  "
+            + (f"over {best['folds']} of {len(now['folds'])} folds" if best["folds"] else best["point"])
         )
+    if now["best"]:
+        lines.append(f"           errors: {now['metric_words']}")
     for id, why in now["failures"].items():
         line = f"  failed   {id}  {escaped(next(iter(why.splitlines()), ''))}"
         lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")

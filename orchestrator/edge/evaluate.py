@@ -8,6 +8,7 @@ from kd.errors import InputError
 from kd.signals.windows import WindowSet
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
+from orchestrator.store.metric import headline
 from orchestrator.store.store import Store
 from orchestrator.words import quoted
 
@@ -86,7 +87,8 @@ def find_trained(store: Store, point: str) -> str:
         pool = [r for r in results if r["role"] == "student"] or results
         if not pool:
             raise InputError(f"{store.path}: no point is trained yet: kdsweep run trains them")
-        return str(min(pool, key=lambda r: (r["mae_bpm"], r["params"], r["id"]))["id"])
+        judge = headline(store.path)
+        return str(min(pool, key=lambda r: (judge(r), r["params"], r["id"]))["id"])
     where = f"{store.path}, trained points ({BEST}: the student with the lowest error)"
     return find_point(store.done(), point, where)
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from kd.errors import InputError
 from kd.signals.prepare import Data
 from orchestrator.edge.latency import read_profile
 from orchestrator.edge.profile import calibration_windows, drift, write_profile
+from orchestrator.space.folds import windows_of
 from orchestrator.store.store import Store
 
 HELD_OUT_WINDOWS = 1000  # tflite's interpreter takes one at a time
@@ -76,7 +77,9 @@ def requirements() -> list[str]:
     return found
 
 
-def profile_mcu(store: Store, ids: Iterable[str], data: Data, folder: Path, say: Say) -> dict[str, Any]:
+def profile_mcu(
+    store: Store, ids: Iterable[str], data: Data | Mapping[int, Data], folder: Path, say: Say
+) -> dict[str, Any]:
     """Record .tflite bytes, tensor arena and int8 error of points into profile.json, and return it.
 
     Only of points that `profile_points` measured before.
@@ -90,7 +93,7 @@ def profile_mcu(store: Store, ids: Iterable[str], data: Data, folder: Path, say:
         if point.get("mcu", {}).get("model_sha256") == result["model_sha256"]:
             say(f"{i + 1} of {len(ids)}: {id} has its arena recorded")
             continue
-        point["mcu"] = record = measure_mcu(store, result, data, python)
+        point["mcu"] = record = measure_mcu(store, result, windows_of(data, result.get("fold")), python)
         arenas = ", ".join(f"{name} {record[name]['arena_bytes']:,}" for name in ("fp32", "int8"))
         say(f"{i + 1} of {len(ids)}: {id} arena bytes {arenas}")
         write_profile(store, profile)

@@ -21,6 +21,7 @@ from kd.files import write_json
 from kd.models.sizes import size
 from kd.signals.prepare import Data
 from orchestrator.edge.latency import FILE, fit_laws, read_profile
+from orchestrator.space.folds import windows_of
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
@@ -130,7 +131,7 @@ def untrained(results: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
 def profile_points(
     store: Store,
     ids: Iterable[str],
-    data: Data,
+    data: Data | Mapping[int, Data],
     *,
     runs: int,
     shapes: Iterable[tuple[str, int, int]] = (),
@@ -139,7 +140,8 @@ def profile_points(
 ) -> dict[str, Any]:
     """Measure points here, write profile.json, return it. What this device measured already is kept.
 
-    runs: timed inferences per runtime. shapes: timed with random weights (`untrained`). again: re-measure.
+    data: of each fold, where the sweep has some. runs: timed inferences per runtime. shapes: timed with
+    random weights (`untrained`). again: re-measure.
     Raises InputError without the extra [edge].
     """
     from kd.edge.device import device
@@ -153,12 +155,13 @@ def profile_points(
     for i, id in enumerate(ids):
         result = store.result(id)
         check_model(store, result)
-        point = profile["points"].setdefault(id, _describe(result, data))
+        mine = windows_of(data, result.get("fold"))
+        point = profile["points"].setdefault(id, _describe(result, mine))
         known = point["devices"].get(here["key"])
         if known and known["model_sha256"] == result["model_sha256"] and not again:
             say(f"{i + 1} of {len(ids)}: {id} already measured on this device")
             continue
-        point["devices"][here["key"]] = record = measure_point(store, result, data, runs)
+        point["devices"][here["key"]] = record = measure_point(store, result, mine, runs)
         fp32, int8 = record["fp32"], record["int8"]
         say(
             f"{i + 1} of {len(ids)}: {id} {fp32['latency_ms']['median']:.3f} ms float32, "
@@ -168,7 +171,7 @@ def profile_points(
     known_shapes = profile["shapes"].setdefault(here["key"], {})
     for arch, depth, width in shapes:
         if (name := f"{arch} {depth}x{width}") not in known_shapes or again:
-            known_shapes[name] = record = measure_shape(arch, depth, width, data, runs)
+            known_shapes[name] = record = measure_shape(arch, depth, width, windows_of(data, None), runs)
             say(f"{name} with random weights: {record['fp32']['latency_ms']['median']:.3f} ms float32")
             write_profile(store, profile)
     write_profile(store, profile)

@@ -1,6 +1,7 @@
 """From the results of a sweep to one curve per arm. Plain Python: knows result.json, nothing of fitting.
 
-An arm is what a law is fitted to: one architecture, init, strategy with its arguments, and teacher.
+An arm is what a law is fitted to: one architecture, init, strategy with its arguments, and teacher. Folds and
+seeds of a configuration are repeated runs of one size: they are of the same arm.
 """
 
 import json
@@ -19,7 +20,7 @@ class Arm:
     init: str
     strategy: str
     strategy_args: str  # canonical JSON
-    teacher: str | None
+    teacher: str | None  # what its teachers of all folds share; where the split is fixed, its id
     runs: list[dict[str, Any]] = field(default_factory=list, compare=False, hash=False)
 
     @property
@@ -82,9 +83,31 @@ def group_arms(results: Iterable[dict[str, Any]]) -> list[Arm]:
             run.get("init") or "random",
             run["strategy"],
             canonical(run["strategy"], run.get("strategy_args")),
-            run.get("teacher"),
+            run.get("teacher_group") or run.get("teacher"),
         )
         arms.setdefault(arm, arm).runs.append(run)
     for arm in arms.values():
         arm.runs.sort(key=lambda r: (r["params"], r["depth"], r["width"], r["seed"], r["id"]))
     return sorted(arms.values(), key=lambda a: a.key)
+
+
+def missing_folds(arms: Iterable[Arm]) -> list[str]:
+    """A line if some sizes were not trained in every fold: folds differ by people, and means with them."""
+    trained: dict[str, set[int]] = {}
+    for arm in arms:
+        for run in arm.runs:
+            if run.get("fold") is not None:
+                trained.setdefault(f"{arm.key} {run['depth']}x{run['width']}", set()).add(run["fold"])
+    folds = set().union(*trained.values())
+    lacking = [
+        f"{name} (fold {', '.join(map(str, sorted(folds - there)))})"
+        for name, there in sorted(trained.items())
+        if there != folds
+    ]
+    if not lacking:
+        return []
+    more = f", and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+    return [
+        f"{len(lacking)} of {len(trained)} sizes are not trained in all {len(folds)} folds, so their errors "
+        f"are of other people: {'; '.join(lacking[:5])}{more}"
+    ]

@@ -138,7 +138,8 @@ def _named(handle: str, students: int, differs: dict[str, Any]) -> str:
 
 def _values(result: dict[str, Any]) -> dict[str, str]:
     """What makes results alike, by the key that a person writes; texts, since MLflow holds nothing else."""
-    alike = {key: result.get(key) for key in ("data_fingerprint", "recipe_version")}
+    data = result.get("data_group") or result.get("data_fingerprint")  # all folds of one division are alike
+    alike = {"data_fingerprint": data, "recipe_version": result.get("recipe_version")}
     return {key: str(value) for key, value in (alike | (result.get("recipe") or {})).items()}
 
 

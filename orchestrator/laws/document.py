@@ -17,7 +17,7 @@ import numpy as np
 from kd.errors import InputError
 from kd.files import read_json
 from orchestrator.edge.latency import attach, read_profile
-from orchestrator.laws.arms import Arm, group_arms
+from orchestrator.laws.arms import Arm, group_arms, missing_folds
 from orchestrator.laws.comparable import comparable, notes_on, refuse_other_recipe
 from orchestrator.laws.configurations import enumerate_configurations, with_channels
 from orchestrator.laws.effects import Fitted, crossovers, gains
@@ -30,6 +30,7 @@ from orchestrator.laws.prefer import preference
 from orchestrator.laws.record import calibration_record
 from orchestrator.laws.refuse import REFUSE_FACTOR
 from orchestrator.laws.teachers import teacher_effect
+from orchestrator.store.metric import Headline
 from orchestrator.store.mixed import mixed
 from orchestrator.words import quoted
 
@@ -46,13 +47,16 @@ def make_document(
     shape: dict[str, int],
     rng: int = 0,
     recipe: str | None = None,
+    headline: Headline | None = None,
 ) -> dict[str, Any]:
     """Fit every arm of a sweep and write down what came out.
 
     shape: samples and classes of the models, as `sizes.size` takes them; the students' sizes tell the
-    channels. recipe: which of several groups of students trained alike (`comparable`). Raises InputError when
-    no student is finished.
+    channels. recipe: which of several groups of students trained alike (`comparable`). headline: the metric
+    of all errors. Raises InputError when no student is finished.
     """
+    headline = headline or Headline()
+    results = [headline.judged(r) for r in results]  # every error below is by the sweep's metric
     made = _provenance(results, rng)
     results, group = comparable(sorted(results, key=lambda r: str(r["id"])), recipe)
     made["mixed"] = mixed(results)
@@ -67,8 +71,10 @@ def make_document(
     return {
         "schema": SCHEMA,
         "sweep": name,
+        "metric": headline.metric,
+        "metric_weights": dict(headline.weights),
         "made": made,
-        "notes": [*notes_on(group), *made["mixed"]],
+        "notes": [*notes_on(group), *made["mixed"], *missing_folds(arms)],
         "group": group,
         "level": LEVEL,
         "run_noise": pack(_scores(rng)),
@@ -87,10 +93,21 @@ def make_document(
         "gains": gains(fitted),
         "soft_against_dkd": soft_against_dkd(fitted),
         "teachers": teacher_effect(results, rng),
-        "teacher_points": {
-            r["id"]: {k: r[k] for k in TEACHER_KEYS} for r in results if r["role"] == "teacher"
-        },
+        "teacher_points": _teacher_points(results),
     }
+
+
+def _teacher_points(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every teacher, by id and by what arms call the same one of all folds; there with its mean error."""
+    points = {r["id"]: {k: r[k] for k in TEACHER_KEYS} for r in results if r["role"] == "teacher"}
+    groups: dict[str, set[str]] = {}
+    for r in results:
+        if r["role"] == "student" and r.get("teacher") in points and r.get("teacher_group"):
+            groups.setdefault(r["teacher_group"], set()).add(r["teacher"])
+    for group, ids in groups.items():
+        mean = math.fsum(points[id]["mae_bpm"] for id in ids) / len(ids)
+        points[group] = {**points[min(ids)], "mae_bpm": mean}
+    return points
 
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +160,9 @@ def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:
 
 
 def results_digest(results: list[dict[str, Any]]) -> str:
-    """A hash of what was measured, by which a reader knows whether laws.json was fitted to these results."""
+    """A hash of what was measured, as it is judged, by which a reader knows whether laws.json was fitted to
+    these results.
+    """
     measured = sorted((str(r["id"]), float(r["mae_bpm"])) for r in results)
     return hashlib.blake2b(json.dumps(measured).encode(), digest_size=8).hexdigest()
 

@@ -20,6 +20,8 @@ def teacher_effect(results: list[dict[str, Any]], rng: int = 0) -> list[dict[str
     """
     params = {r["id"]: r["params"] for r in results if r["role"] == "teacher"}
     students = [r for r in results if r["role"] == "student" and r.get("teacher") in params]
+    params |= {r["teacher_group"]: params[r["teacher"]] for r in students if r.get("teacher_group")}
+    students = [{**r, "teacher": r.get("teacher_group") or r["teacher"]} for r in students]  # all folds' one
     return [
         _effect(arch, [r for r in students if r["arch"] == arch], params, rng)
         for arch in sorted({r["arch"] for r in students})

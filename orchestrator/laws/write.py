@@ -18,7 +18,7 @@ def write_laws(source: Source, folder: Path, seed: int = 0, recipe: str | None =
     from orchestrator.laws.picture import draw
 
     shape = model_shape(folder / "space.yaml")
-    document = make_document(source.name, source.results, shape, rng=seed, recipe=recipe)
+    document = make_document(source.name, source.results, shape, seed, recipe, source.headline)
     write_text(folder / "laws.json", json.dumps(sealed(document), separators=(",", ":"), allow_nan=False))
     write_atomically(folder / "laws.png", lambda path: draw(document, path))
     return document

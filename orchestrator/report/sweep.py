@@ -14,6 +14,7 @@ from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
 from orchestrator.space.spaces import space_files
+from orchestrator.store.metric import headline, headline_in
 from orchestrator.store.store import Store
 from slurm.bounded_yaml import BadYaml, read_yaml
 
@@ -54,7 +55,8 @@ class Sweep:
         device: whose latencies are shown; None = the only one profiled on. recipe: that the laws must be of.
         """
         store = Store(folder)
-        results = list(store.results())
+        judge = headline(folder)
+        results = [judge.judged(r) for r in store.results()]  # mae_bpm is the error by the sweep's metric
         return Sweep(
             folder,
             read_document(folder / "laws.json", device, recipe),
@@ -66,6 +68,11 @@ class Sweep:
         )
 
     @property
+    def metric(self) -> str:
+        """What its errors are: "mean over subjects"."""
+        return str(headline_in(self.document))
+
+    @property
     def name(self) -> str:
         """Its name."""
         return str(self.document["sweep"])
@@ -75,8 +82,13 @@ class Sweep:
         """Id -> a readable name for each teacher, all different."""
         found = [r for r in self.results if r["role"] == "teacher"]
         names = {r["id"]: f"{r['arch']} {r['depth']}×{r['width']}" for r in found}
-        twice = {n for n in names.values() if list(names.values()).count(n) > 1}
-        return {id: f"{name} ({id[:6]})" if name in twice else name for id, name in names.items()}
+        groups = {r["teacher"]: r["teacher_group"] for r in self.results if r.get("teacher_group")}
+        one = {groups.get(id, id): name for id, name in names.items()}  # teachers of several folds are one
+        twice = {n for n in one.values() if list(one.values()).count(n) > 1}
+        one |= {id: name for id, name in names.items() if id in groups}
+        return {
+            id: f"{name} ({groups.get(id, id)[:6]})" if name in twice else name for id, name in one.items()
+        }
 
     def teacher(self, id: str | None) -> str:
         """A teacher's name, its id when it is not known."""

@@ -20,6 +20,7 @@ from typing import Any
 from kd.files import is_full
 from kd.signals.prepare import DataConfig, prepare
 from kd.training.compiled import Unavailable, library
+from orchestrator.run.best import Leader
 from orchestrator.run.commit import git_commit
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.pace import Pace
@@ -28,6 +29,7 @@ from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, worker_env
 from orchestrator.run.ray_dashboard import Dashboard, job_metadata
 from orchestrator.run.scheduler import Scheduler
 from orchestrator.run.status import is_running
+from orchestrator.space.folds import of_fold
 from orchestrator.space.packs import packs
 from orchestrator.space.plan import Plan
 from orchestrator.space.slot import Slot
@@ -74,7 +76,7 @@ class SweepResult:
     efficiency: float | None = None
     slots: int = 0
     startup_s: dict[str, float] = field(default_factory=dict)
-    best: dict[str, tuple[float, str]] = field(default_factory=dict)
+    best: dict[str, Leader] = field(default_factory=dict)
     dashboard_url: str | None = None
     stopped_by: signal.Signals | None = None
     error: str | None = None
@@ -104,7 +106,7 @@ class SweepResult:
             "points_failed": len(self.failed),
             "train_seconds": self.train_seconds,
         }
-        figures |= {f"best_mae_bpm.{kind}": mae for kind, (mae, _) in self.best.items()}
+        figures |= {f"best_error_bpm.{kind}": leader.error_bpm for kind, leader in self.best.items()}
         if self.efficiency:
             figures["scheduling_efficiency"] = self.efficiency
         return figures
@@ -186,7 +188,7 @@ class Training:
         """Train until nothing is left, or it is asked to stop. Raises what starting Ray or the data raise."""
         started = time.monotonic()
         os.environ.update(DRIVER_ENV)
-        beside = Beside(lambda: prepare(self.data, self.cache_dir), self._choose_engine, _import_slow)
+        beside = Beside(self._prepare, self._choose_engine, _import_slow)
         cluster = self._cluster()
         try:
             self.stop.install()  # ray.init puts its own handler on SIGTERM
@@ -211,6 +213,12 @@ class Training:
         finally:
             cluster.close()
             shutil.rmtree(self.store.path / TUNE_DIR, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        """The windows of every fold that is still to be trained."""
+        left = {point.fold for point in self.plan.points if point.id not in self.done}
+        for fold in sorted(left, key=lambda fold: -1 if fold is None else fold):
+            prepare(of_fold(self.data, fold), self.cache_dir)
 
     def _choose_engine(self) -> None:
         """What trained this sweep before; at first the compiled engine, where it can be had."""
@@ -241,9 +249,10 @@ class Training:
         scheduler = Scheduler(self.plan.points, self.done, pack=pack, max_failures=self.options.max_failures)
         by_id = {point.id: point for point in self.plan.points}
         progress = Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked, scheduler.cost)
+        progress.headline = self.plan.headline
         for earlier in self.store.figures():
             if earlier["id"] in self.done:
-                progress.found(earlier["id"], earlier["mae_bpm"])
+                progress.found(earlier["id"], self.plan.headline(earlier))
         return Events(
             scheduler=scheduler,
             progress=progress,

@@ -329,7 +329,7 @@ class Events:
             self.progress.began(event["time"])
         elif event["kind"] == "done":
             self.scheduler.point_done(trial, id)
-            self.progress.point_done(id, event["time"], event["mae_bpm"], event["train_seconds"])
+            self.progress.point_done(id, event["time"], self.progress.headline(event), event["train_seconds"])
             self.tracker.ended(id)
             self._account("point", id=id, train_seconds=event["train_seconds"])
             self._shut_out(self.nodes.point_done(node, id))

@@ -8,6 +8,7 @@ from kd.errors import InputError
 from orchestrator.run.status import is_running
 from orchestrator.space.plan import Plan
 from orchestrator.store.find import find_point
+from orchestrator.store.metric import headline
 from orchestrator.store.store import Store, warn
 
 
@@ -15,13 +16,15 @@ def everything_of(folder: Path, point: str) -> dict[str, Any]:
     """What `kdsweep show --json` prints. Raises InputError when no point, or several, match.
 
     state: done, failed, running or open. planned: its entry in plan.json, None if the plan has it no more.
-    result, error: the content of its files, or None. history: a dict an epoch. files: name -> bytes.
+    error_bpm: of the result, by the sweep's metric. result, error: the content of its files, or None.
+    history: a dict an epoch. files: name -> bytes.
     students: ids of the points that learn, or are pruned, from it.
     """
     store = Store(folder)
     plan = Plan.load(folder / "plan.json").points if (folder / "plan.json").is_file() else []
     id = find_point({*store.ids(), *(p.id for p in plan)}, point, str(folder))
     planned = next((asdict(p) for p in plan if p.id == id), None)
+    judge = headline(folder)
     result = store.result(id) if store.is_done(id) else None
     error = store.errors([id]).get(id)
     beat = store.progress()
@@ -34,6 +37,8 @@ def everything_of(folder: Path, point: str) -> dict[str, Any]:
         "state": "done" if result else "failed" if error else "running" if running else "open",
         "planned": planned,
         "result": result,
+        "error_bpm": judge(result) if result else None,
+        "metric": str(judge),
         "error": error,
         "teacher": _teacher(store, plan, teacher),
         "students": sorted(p.id for p in plan if p.teacher == id),

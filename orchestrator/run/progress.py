@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from orchestrator.run.best import Best, Leader
 from orchestrator.space.plan import Point
+from orchestrator.store.metric import Headline
 from orchestrator.words import duration
 
 LINE_S = 10.0  # off a terminal, at most a line in this time; on one, a redraw every REDRAW_S
@@ -33,6 +35,7 @@ class Progress:
     failed: set[str] = field(default_factory=set)
     blocked: set[str] = field(default_factory=set)
     cost: Cost = field(default_factory=Cost)  # of what is left; whoever changes the sets keeps it
+    headline: Headline = field(default_factory=Headline)
     slots: int = 0
     running: dict[str, dict[str, Any]] = field(
         default_factory=dict
@@ -43,7 +46,7 @@ class Progress:
     first_start: float | None = None
     last_end: float | None = None
     slot_seconds: float = 0.0  # slots x time between first start and last end, also when slots come and go
-    _best: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _best: Best = field(default_factory=Best)
     _estimated: float = 0.0  # what the plan had expected train_seconds to be
     _open_slot_seconds: float = 0.0
     _ticked: float | None = None
@@ -53,9 +56,9 @@ class Progress:
         if self.first_start is None:
             self.first_start = self._ticked = at
 
-    def point_done(self, id: str, at: float, mae_bpm: float, train_seconds: float) -> None:
+    def point_done(self, id: str, at: float, error_bpm: float, train_seconds: float) -> None:
         """A point is trained."""
-        self.found(id, mae_bpm)
+        self.found(id, error_bpm)
         self.train_seconds += train_seconds
         self._estimated += self.points[id].cost_s
         self.ended += 1
@@ -64,11 +67,9 @@ class Progress:
         self.slot_seconds += self._open_slot_seconds
         self._open_slot_seconds = 0.0
 
-    def found(self, id: str, mae_bpm: float) -> None:
-        """A done point's error, of this call or an earlier one."""
-        point = self.points[id]
-        kind = "teacher" if point.role == "teacher" else point.strategy
-        self._best[kind] = min(self._best.get(kind, (mae_bpm, id)), (mae_bpm, id))
+    def found(self, id: str, error_bpm: float) -> None:
+        """A done point's headline error, of this call or an earlier one."""
+        self._best.add(self.points[id], error_bpm)
 
     def checkpoint(self, at: float | None) -> None:
         """When a worker last wrote a checkpoint, as far as it says."""
@@ -106,9 +107,9 @@ class Progress:
             left -= self.points[where["point"]].cost_s * where["epoch"] / where["max_epochs"]
         return max(left, 0.0) * self.train_seconds / self._estimated / self.slots
 
-    def best(self) -> dict[str, tuple[float, str]]:
-        """strategy (or "teacher") -> (MAE in BPM, point) of the best done point."""
-        return dict(sorted(self._best.items(), key=lambda item: item[1]))
+    def best(self) -> dict[str, Leader]:
+        """strategy (or "teacher") -> the best that is done, by the sweep's metric."""
+        return self._best.by_kind()
 
     def as_json(self, now: float) -> dict[str, Any]:
         """What progress.json holds."""
@@ -143,7 +144,8 @@ def line(progress: Progress, now: float) -> str:
     if (eta := progress.eta_s()) is not None:
         parts.append(f"ETA {duration(eta)}")
     if best := progress.best():
-        parts.append("best " + ", ".join(f"{kind} {mae:.2f}" for kind, (mae, _) in best.items()) + " BPM")
+        errors = ", ".join(f"{kind} {leader.error_bpm:.2f}" for kind, leader in best.items())
+        parts.append(f"best {errors} BPM ({progress.headline})")
     return " · ".join(parts)
 
 

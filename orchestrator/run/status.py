@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.run.best import Best
 from orchestrator.run.usage import by_kind
 from orchestrator.run.usage import left as hours_left
 from orchestrator.space.plan import Plan
@@ -66,7 +67,10 @@ def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = Non
         "heartbeat": beat["time"] if beat else None,
         "host": beat["host"] if beat else None,
         "failures": {id: f"{e['type']}: {e['message']}" for id, e in failed.items()},
-        "best": _best(results.values()),
+        "metric": plan.headline.metric,
+        "metric_words": str(plan.headline),
+        "folds": plan.folds,
+        "best": _best(plan, results),
         "mixed": mixed(results.values()),
         "points": _points(plan, results, set(failed), blocked, {row["point"] for row in now}),
         "used": usage(ledger),
@@ -140,24 +144,31 @@ def _points(
             "depth": p.depth,
             "width": p.width,
             "strategy": p.strategy,
+            "fold": p.fold,
             "seed": p.seed,
             "state": states.get(p.id, "left"),
             "mae_bpm": results[p.id]["mae_bpm"] if p.id in results else None,
+            "error_bpm": plan.headline(results[p.id]) if p.id in results else None,
         }
         for p in plan.points
     ]
 
 
-def _best(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The best trained point of each strategy, teachers apart."""
-    best: dict[str, dict[str, Any]] = {}
-    for r in results:
-        kind = "teacher" if r["role"] == "teacher" else r["strategy"]
-        if kind not in best or r["mae_bpm"] < best[kind]["mae_bpm"]:
-            best[kind] = {
-                "mae_bpm": r["mae_bpm"],
-                "point": r["id"],
-                "params": r["params"],
-                "model": f"{r['arch']}-{r['depth']}x{r['width']}",
-            }
-    return dict(sorted(best.items(), key=lambda item: item[1]["mae_bpm"]))
+def _best(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The best trained of each strategy, teachers apart; see `Leader`."""
+    best = Best()
+    for point in plan.points:
+        if point.id in results:
+            best.add(point, plan.headline(results[point.id]))
+    return {
+        kind: {
+            "error_bpm": leader.error_bpm,
+            "mae_bpm": results[leader.point]["mae_bpm"],
+            "point": leader.point,
+            "folds": leader.folds,
+            "params": results[leader.point]["params"],
+            "model": f"{results[leader.point]['arch']}-{results[leader.point]['depth']}x"
+            f"{results[leader.point]['width']}",
+        }
+        for kind, leader in best.by_kind().items()
+    }

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
+from orchestrator.run.best import Best
 from orchestrator.run.status import blocked_of, is_running, state_of
 from orchestrator.space.plan import Plan
+from orchestrator.store.metric import headline
 from orchestrator.store.parts import many_objects
 from orchestrator.store.store import Store
 
@@ -61,8 +63,7 @@ def _read(folder: Path) -> dict[str, Any]:
         total = len(plan.points)
     missing = (total or 0) - len(results)
     pool = [r for r in results if r["role"] == "student"] or results
-    best = min(pool, key=lambda r: (r["mae_bpm"], r["params"], r["id"]), default=None)
-    keys = ("id", "arch", "depth", "width", "strategy", "params", "mae_bpm")
+    best = _best(folder, pool)
     left = missing - len(errors) - len(blocked)
     return {
         "state": state_of(running, left, len(errors), missing) if total is not None or running else "no plan",
@@ -70,8 +71,29 @@ def _read(folder: Path) -> dict[str, Any]:
         "failed": len(errors),
         "blocked": len(blocked),
         "total": total,
-        "best": {key: best[key] for key in keys} if best else None,
+        "best": best,
     }
+
+
+def _best(folder: Path, pool: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The result of the least error by the sweep's metric; with folds of the least mean over them."""
+    if not pool:
+        return None
+    judge = headline(folder)
+    errors = {r["id"]: judge(r) for r in pool}
+    leader = min(pool, key=lambda r: (errors[r["id"]], r["params"], r["id"]))
+    error = errors[leader["id"]]
+    if any(r["fold"] is not None for r in pool) and (folder / "plan.json").is_file():
+        over = Best()
+        for point in Plan.load(folder / "plan.json").points:
+            if point.id in errors:
+                over.add(point, errors[point.id])
+        leaders = list(over.by_kind().values())
+        if leaders:
+            first = min(leaders, key=lambda one: (-one.folds, one.error_bpm))
+            leader, error = next(r for r in pool if r["id"] == first.point), first.error_bpm
+    keys = ("id", "arch", "depth", "width", "strategy", "params", "mae_bpm")
+    return {**{key: leader[key] for key in keys}, "error_bpm": error, "metric": judge.metric}
 
 
 def _all_done(folder: Path, beat: Mapping[str, Any] | None, done: int) -> int | None:

@@ -23,19 +23,22 @@ from kd.files import is_full
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
 from orchestrator.run.pace import Pace
+from orchestrator.space.folds import of_fold
 from orchestrator.space.packs import Pack
 from orchestrator.space.plan import Point
 from orchestrator.store.lock import SweepLock, byte_of
+from orchestrator.store.metric import by_metric
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
     from kd.training.probe import Choice
     from kd.training.train import Diverged, Runs
 
-Alike = tuple[object, ...]  # role, shape and batches of a point: `kd.training.stack.together`
+Alike = tuple[object, ...]  # role, data, shape and batches of a point: `kd.training.stack.together`
 ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
 LOG_LINES = 50
 HEADLINES = ("mae_bpm", "train_seconds", "epochs")  # figures of a finished point that the driver receives
+FOLDS = 2  # so many folds' data stay open: the one of the pack, and the one before it
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Setup:
     sweep_dir: str
     pace_dir: str  # see `pace`
     cache_dir: str
-    data: DataConfig
+    data: DataConfig  # of folds any one
     threads: int
     gpu: bool
     slice_s: float  # a step trains for about this long, until the pace says otherwise
@@ -85,7 +88,10 @@ class PackTrainer:
         self.served: dict[str, int] = {}  # teacher -> how many points of the plan learn from it
         self.pace = Pace(Path(setup.pace_dir), setup.slice_s)
         self.checkpointed: float | None = None  # Unix time of the last checkpoint of this process
-        self.data: Data = prepare(setup.data, Path(setup.cache_dir), _say, node_dir)
+        self._node_dir = node_dir
+        self._data: dict[int | None, Data] = {}  # by fold, the one used last at the end
+        if setup.data.split.scheme == "fixed":
+            self.data_of(None)
         self.device = device_of(setup.gpu)
         self.engine = compiled_engine() if setup.engine == "fused" and self.device == "cpu" else None
         self.lock = SweepLock(self.store.path)
@@ -112,6 +118,17 @@ class PackTrainer:
         self.ids, self._alike = OrderedDict.fromkeys(self.points), {}
         for id in self.ids:
             self._alike.setdefault(self._key(id), OrderedDict())[id] = None
+
+    def data_of(self, fold: int | None) -> Data:
+        """The windows of a fold, or of the fixed split (None). Raises InputError, as `prepare`."""
+        data = self._data.pop(fold, None)
+        if data is None:
+            config = of_fold(self.setup.data, fold)
+            data = prepare(config, Path(self.setup.cache_dir), _say, self._node_dir)
+        self._data[fold] = data
+        while len(self._data) > FOLDS:
+            self._data.pop(next(iter(self._data)))
+        return data
 
     def advance(self, seconds: float) -> dict[str, Any]:
         """Train for about `seconds` (at least one epoch); {events, left, and where the current point is}.
@@ -165,7 +182,7 @@ class PackTrainer:
         self.stacked = [id]
         if self.store.is_done(id):  # by a worker that died before it could report
             stored = self.store.result(id)
-            events.append(_event("done", id, **{key: stored[key] for key in HEADLINES}))
+            events.append(_event("done", id, **_headlines(stored)))
             self._close(id)
             return False
         if not self.lock.take(byte_of(id), ORPHAN_PATIENCE_S):
@@ -183,7 +200,7 @@ class PackTrainer:
         points = [self.points[id] for id in self.stacked]
         self.runs = Runs(
             [spec_of(point) for point in points],
-            self.data,
+            self.data_of(self.points[id].fold),
             [self.store.folder(point.id) for point in points],
             teacher_folders=[self.store.folder(p.teacher) if p.teacher else None for p in points],
             device=self.device,
@@ -210,7 +227,8 @@ class PackTrainer:
             teachers = dict.fromkeys(teacher for other in alike if (teacher := self.points[other].teacher))
             folders = [self.store.folder(teacher) for teacher in teachers]
             spec = spec_of(self.points[id])
-            known = choose(spec, self.data, self.device, len(alike), teachers=folders, say=_say)
+            data = self.data_of(self.points[id].fold)
+            known = choose(spec, data, self.device, len(alike), teachers=folders, say=_say)
             self._chosen[key] = known
             _say(f"{self.points[id].name}: {known}")
         return known
@@ -219,7 +237,7 @@ class PackTrainer:
         from kd.training.stack import together
 
         point = self.points[id]
-        return point.role, *together(spec_of(point))
+        return point.role, point.data_fingerprint, *together(spec_of(point))
 
     def _hear(self, i: int, row: "dict[str, float] | Diverged | None", events: list[dict[str, Any]]) -> None:
         """One point of the stack has trained an epoch (its scalars), left the finite numbers, or is over."""
@@ -292,7 +310,7 @@ class PackTrainer:
         )
         self.runs.discard_checkpoint(i)
         self._close(id)
-        return {key: figures[key] for key in HEADLINES}
+        return _headlines(figures)
 
     def _close(self, id: str) -> None:
         """Leave a point, whatever became of it; with the last one of a stack, the stack."""
@@ -313,6 +331,11 @@ class PackTrainer:
         printed = [Path(os.readlink(f"/proc/self/fd/{fd}")) for fd in (1, 2)]
         files = [self.store.folder(id) / "history.jsonl", *printed]
         return "".join(f"--- {path.name} ---\n{tail(path)}" for path in files if path.is_file())
+
+
+def _headlines(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the driver receives of a result, the means of which it makes the sweep's headline error too."""
+    return {**{key: result[key] for key in HEADLINES}, "by_metric": by_metric(result)}
 
 
 def device_of(gpu: bool) -> str:

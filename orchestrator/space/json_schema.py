@@ -21,6 +21,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "SearchSpace.students": "A grid of students, or a list of grids.",
     "SearchSpace.strategies": "How students are trained: names of strategies, each with its arguments.",
     "SearchSpace.seeds": "Seeds of the students.",
+    "SearchSpace.metric": "What results are judged by: the mean over subjects within a data set, then over "
+    "data sets (default); the mean over windows; or the 90th percentile of subjects.",
+    "SearchSpace.metric_weights": "Weights of data sets in by-subject, by name. Default: all alike.",
+    "SplitModel.use": "The folds that are trained: all, or a list of them, counted from 0.",
     "Data.source": "Which recordings: generated ones, a format, or auto: the format found at path.",
     "Data.path": "The folder of the recordings.",
     "Data.options": "Options of the source: of synthetic, for example, subjects and minutes.",
@@ -56,6 +60,7 @@ GRIDS = {  # keys that take one value or a list of them
     "SearchSpace": ("teachers", "students", "seeds"),
     "Teachers": ("arch", "depth", "width", "seeds"),
     "Students": ("arch", "depth", "width", "init", "seeds", "teachers"),
+    "SplitModel": ("use",),
 }
 
 
@@ -94,7 +99,8 @@ def _one_or_more(field: Json) -> Json:
     about = {key: value for key, value in field.items() if key in ("title", "default", "description")}
     lists = [s for s in field.get("anyOf", [field]) if s.get("type") == "array"]
     bare = {k: v for k, v in lists[0].items() if k not in about}
-    return {**about, "anyOf": [bare["items"], bare]}
+    words = [s for s in field.get("anyOf", []) if "const" in s]
+    return {**about, "anyOf": [*words, bare["items"], bare]}
 
 
 def _strategy(name: str) -> Json:

@@ -43,13 +43,15 @@ def packs(points: Iterable[Point], slots: int, *, most_s: float = PACK_S[1]) -> 
     most_s: estimated seconds, one by one on a CPU core, that a pack holds at most. A GPU trains a pack as
     stacks, many points in the time of one, and is given all it can use.
 
-    Points of a pack have one shape. The packs are short enough that `slots` slots end at about one time, and
-    long enough that starting them costs little. Points of one shape and cost keep their order.
+    Points of a pack have one shape and one fold's data. The packs are short enough that `slots` slots end at
+    about one time, and long enough that starting them costs little. Points of one shape and cost keep their
+    order.
     """
     shapes: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        shapes.setdefault((point.arch, point.depth, point.width, point.role), []).append(point)
-    share = sum(p.cost_s for alike in shapes.values() for p in alike) / max(slots, 1) / WAVES
+        alike = (point.arch, point.depth, point.width, point.role, point.data_fingerprint)
+        shapes.setdefault(alike, []).append(point)
+    share = sum(p.cost_s for some in shapes.values() for p in some) / max(slots, 1) / WAVES
     target = min(max(share, PACK_S[0]), most_s)
     made: list[tuple[float, list[Point]]] = []
     for shape in sorted(shapes):

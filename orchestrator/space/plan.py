@@ -12,6 +12,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.files import write_json
+from orchestrator.store.metric import Headline, headline_in
 from orchestrator.store.parts import many_objects
 
 # Fields of a Point that aren't of one plain type, as they come out of JSON.
@@ -20,12 +21,21 @@ JSON_TYPES: dict[str, set[Any]] = {
     "cost_s": {int, float},
     "strategy_args": {dict},
     "recipe": {dict},
+    "fold": {int, type(None)},
+    "teacher_group": {str, type(None)},
 }
+# Fields of which plans of versions without folds say nothing -> the column that has their values.
+WITHOUT_FOLDS = {"fold": None, "data_group": "data_fingerprint", "teacher_group": "teacher"}
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One model trained once. teacher: id of the teacher it learns or is pruned from. cost_s: estimated."""
+    """One model trained once. teacher: id of the teacher it learns or is pruned from. cost_s: estimated.
+
+    fold: of its data, None where the split is fixed. data_group: the fingerprint of all folds of these data;
+    teacher_group: the id that its teacher would have on that. Where the split is fixed, the fingerprint, and
+    the teacher's id.
+    """
 
     id: str
     role: str  # "teacher" | "student"
@@ -45,6 +55,9 @@ class Point:
     weight_bytes: int
     weight_bytes_int8: int
     cost_s: float
+    fold: int | None
+    data_group: str
+    teacher_group: str | None
 
     @property
     def name(self) -> str:
@@ -59,6 +72,12 @@ class Plan:
     name: str
     points: list[Point]
     refused: list[str] = field(default_factory=list)
+    headline: Headline = field(default_factory=Headline)
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds of its points; none where the split is fixed."""
+        return sorted({point.fold for point in self.points if point.fold is not None})
 
     def save(self, path: Path) -> None:
         """Write plan.json. Recipes and arguments are written once, points refer to them."""
@@ -79,7 +98,13 @@ class Plan:
             row[columns.index("recipe")] = place("recipes", point.recipe)
             row[columns.index("strategy_args")] = place("strategy_args", point.strategy_args)
             rows.append(row)
-        content = {"name": self.name, "refused": self.refused, **tables, "columns": columns, "points": rows}
+        weights = dict(self.headline.weights)
+        content: dict[str, Any] = {
+            "metric": self.headline.metric,
+            "metric_weights": weights,
+        }  # see `headline`
+        content |= {"name": self.name, "refused": self.refused}
+        content |= {**tables, "columns": columns, "points": rows}
         write_json(path, content)
 
     @classmethod
@@ -94,11 +119,13 @@ class Plan:
             columns: dict[str, Sequence[Any]] = dict(zip(names, table, strict=True))
             for name, values in (("recipe", "recipes"), ("strategy_args", "strategy_args")):
                 columns[name] = [content[values][i] for i in columns[name]]
-            points = _points(columns)
-            return cls(str(content["name"]), points, [str(why) for why in content["refused"]])
+            for name, like in WITHOUT_FOLDS.items():
+                columns.setdefault(name, columns[like] if like else [None] * len(rows))
+            refused = [str(why) for why in content["refused"]]
+            return cls(str(content["name"]), _points(columns), refused, headline_in(content))
         except FileNotFoundError:
             raise InputError(f"{path}: no plan: run the search space first (kdsweep run)") from None
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not a plan ({error!r}): run the search space again") from error
 
     def with_earlier(self, path: Path, done: set[str]) -> "Plan":

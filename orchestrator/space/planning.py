@@ -2,13 +2,16 @@
 
 A point's id is the hash of everything that can change its result, so that what is done is never done again,
 however the space was written. Identity is content; files, seeds of the schedule and machines are not in it.
+Students of a fold learn from teachers of that fold: none of them saw a subject that the others are tested on.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from kd.errors import InputError
 from kd.models import inits
@@ -26,32 +29,61 @@ ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probabi
 WINDOW_S, MAC_S = 6e-5, 1.5e-10
 
 
-def make_plan(space: SearchSpace, data: Data) -> Plan:
-    """All points of a space on prepared data.
+def make_plan(space: SearchSpace, data: Data | Mapping[int, Data], group: str | None = None) -> Plan:
+    """All points of a space on prepared data, teachers first.
 
-    Raises InputError when nothing is left to train, or strategies need teachers that aren't there.
+    data: of the fixed split, or of folds by number, of which the space may use only some. group: with folds,
+    the fingerprint that they share. Raises InputError when nothing is left to train, or strategies need
+    teachers that aren't there.
     """
-    maker = _Maker(space, data)
-    teachers = {p.id: p for block in space.teachers for p in maker.teachers(block)}
-    points, refused = dict(teachers), Counter[str]()
+    folds: Mapping[int | None, Data] = {None: data} if isinstance(data, Data) else {**data}
+    if space.use and space.use != "all":
+        folds = {fold: folds[fold] for fold in space.use}
+    _check_weights(space, folds.values())
+    makers = [_Maker(space, found, fold, group or found.fingerprint) for fold, found in folds.items()]
+    of_fold = {m.fold: {p.id: p for block in space.teachers for p in m.teachers(block)} for m in makers}
+    points = {id: point for teachers in of_fold.values() for id, point in teachers.items()}
+    groups = {t.id: m.group_of(t) for m in makers for t in of_fold[m.fold].values()}
+    refused = Counter[str]()
     for i, block in enumerate(space.students):
-        made = list(maker.students(block, list(teachers.values()), f"students.{i}", refused))
+        chosen = _chosen(block, [points[id] for id in groups], groups, f"students.{i}")
+        made: list[Point] = []
+        for maker in makers:
+            why: Counter[str] = Counter()
+            teachers = [t for t in chosen if t.fold == maker.fold]
+            made += maker.students(block, teachers, f"students.{i}", why)
+            refused |= why  # alike in all folds
         if not made:
-            why = "; ".join(refused) or "strategies that need a teacher have none"
-            raise InputError(f"students.{i}: no point can be trained: {why}")
+            because = "; ".join(refused) or "strategies that need a teacher have none"
+            raise InputError(f"students.{i}: no point can be trained: {because}")
         points |= {p.id: p for p in made}
     if not points:
         raise InputError("the space has neither teachers nor students: add a block of each")
     assert space.name is not None
-    return Plan(space.name, list(points.values()), [f"{why} ({n} times)" for why, n in refused.items()])
+    said = [f"{why} ({n} times)" for why, n in refused.items()]
+    return Plan(space.name, list(points.values()), said, space.headline)
+
+
+def _check_weights(space: SearchSpace, folds: Iterable[Data]) -> None:
+    """Raises InputError for weights of data sets that nobody is tested of, or of some data sets only."""
+    if not space.metric_weights:
+        return
+    tested = {str(name) for data in folds for name in np.unique(data.test.dataset)}
+    if tested != set(space.metric_weights):
+        raise InputError(
+            f"metric_weights weigh {', '.join(sorted(space.metric_weights))}, but tested are "
+            f"{', '.join(sorted(tested))}: give each of these one weight"
+        )
 
 
 class _Maker:
-    """Makes points; holds what they all share."""
+    """Makes points of one fold, or of the fixed split; holds what they all share."""
 
-    def __init__(self, space: SearchSpace, data: Data) -> None:
+    def __init__(self, space: SearchSpace, data: Data, fold: int | None, group: str) -> None:
         self.space = space
+        self.fold = fold
         self.fingerprint = data.fingerprint
+        self.group = group
         channels, samples = data.train.x.shape[1:]
         self.shape = {"channels": channels, "samples": samples, "classes": data.classes}
         self.recipes = {role: space.recipe(role) for role in ("teacher", "student")}
@@ -60,8 +92,9 @@ class _Maker:
             role: r["max_epochs"] * (min(r["windows_per_epoch"] or windows, windows) + len(data.val))
             for role, r in self.recipes.items()
         }
-        self.fixed = {  # what all points of a role share in their hash
-            role: json.dumps([RECIPE_VERSION, self.fingerprint, role, r], sort_keys=True)
+        self.fixed = {  # what all points of a role share in their hash, by data and role
+            (name, role): json.dumps([RECIPE_VERSION, name, role, r], sort_keys=True)
+            for name in (self.fingerprint, group)
             for role, r in self.recipes.items()
         }
 
@@ -76,7 +109,6 @@ class _Maker:
         self, block: Students, teachers: Sequence[Point], where: str, refused: Counter[str]
     ) -> Iterator[Point]:
         strategies = list(strategy_points(block.strategies or self.space.strategies))
-        chosen = _chosen(block, teachers, where)
         seeds = block.seeds or self.space.seeds
         for arch in block.arch:
             for depth in block.depth:
@@ -84,7 +116,7 @@ class _Maker:
                     for init in block.init:
                         for strategy, args in strategies:
                             for teacher in self._teachers_of(
-                                arch, depth, width, init, strategy, chosen, where, refused
+                                arch, depth, width, init, strategy, teachers, where, refused
                             ):
                                 for seed in seeds:
                                     yield self.point(
@@ -101,7 +133,7 @@ class _Maker:
         teachers: Sequence[Point],
         where: str,
         refused: Counter[str],
-    ) -> list[str | None]:
+    ) -> list[Point | None]:
         """The teachers a student multiplies by: [None] if it needs none."""
         if not needs_teacher(strategy) and not inits.needs_teacher(init):
             return [None]
@@ -109,13 +141,13 @@ class _Maker:
             what = f"strategy {strategy}" if needs_teacher(strategy) else f"init {init}"
             raise InputError(f"{where}: {what} needs a teacher, and the space has none: add a teachers block")
         if not inits.needs_teacher(init):
-            return [t.id for t in teachers]
-        able: list[str | None] = []
+            return list(teachers)
+        able: list[Point | None] = []
         for t in teachers:
             if why := inits.why_not(t.arch, t.depth, t.width, arch, depth, width):
                 refused[f"{init} {arch}-{depth}x{width} from teacher {t.name}: {why}"] += 1
             else:
-                able.append(t.id)
+                able.append(t)
         return able
 
     def point(
@@ -127,15 +159,14 @@ class _Maker:
         init: str,
         strategy: str,
         args: Mapping[str, Any],
-        teacher: str | None,
+        teacher: Point | None,
         seed: int,
     ) -> Point:
         """One point with its id, exact sizes and estimated cost."""
-        identity = [arch, depth, width, init, strategy, dict(sorted(args.items())), teacher, seed]
-        text = self.fixed[role] + json.dumps(identity)
+        identity = [arch, depth, width, init, strategy, dict(sorted(args.items()))]
         s = size(arch, depth, width, **self.shape)
         return Point(
-            id=hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS],
+            id=self._hash(self.fingerprint, role, [*identity, teacher.id if teacher else None, seed]),
             role=role,
             arch=arch,
             depth=depth,
@@ -143,7 +174,7 @@ class _Maker:
             init=init,
             strategy=strategy,
             strategy_args=args,
-            teacher=teacher,
+            teacher=teacher.id if teacher else None,
             seed=seed,
             recipe=self.recipes[role],
             data_fingerprint=self.fingerprint,
@@ -153,15 +184,33 @@ class _Maker:
             weight_bytes=s.weight_bytes,
             weight_bytes_int8=s.weight_bytes_int8,
             cost_s=self.windows[role] * (WINDOW_S + MAC_S * s.macs),
+            fold=self.fold,
+            data_group=self.group,
+            teacher_group=self.group_of(teacher) if teacher else None,
         )
 
+    def group_of(self, teacher: Point) -> str:
+        """What the same teacher of every fold is called: its id, had it been trained on the data of all."""
+        t = teacher
+        identity = [t.arch, t.depth, t.width, t.init, t.strategy, dict(sorted(t.strategy_args.items()))]
+        return self._hash(self.group, "teacher", [*identity, None, t.seed])
 
-def _chosen(block: Students, teachers: Sequence[Point], where: str) -> Sequence[Point]:
-    """The teachers a block names, or all."""
+    def _hash(self, data: str, role: str, identity: Sequence[Any]) -> str:
+        text = self.fixed[data, role] + json.dumps(identity)
+        return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+
+
+def _chosen(
+    block: Students, teachers: Sequence[Point], groups: Mapping[str, str], where: str
+) -> Sequence[Point]:
+    """The teachers a block names, or all: by name, by the id that folds share, or by that of one fold."""
     if block.teachers is None:
         return teachers
+    chosen: set[str] = set()
     for name in block.teachers:
-        if not any(name in (t.id, t.name) for t in teachers):
+        found = {groups[t.id] for t in teachers if name in (t.id, t.name, groups[t.id])}
+        if not found:
             there = ", ".join(dict.fromkeys(t.name for t in teachers)) or "none"
             raise InputError(f"{where}.teachers: no teacher {name!r} in this space: it has {there}")
-    return [t for t in teachers if t.id in block.teachers or t.name in block.teachers]
+        chosen |= found
+    return [t for t in teachers if groups[t.id] in chosen]

@@ -1,14 +1,16 @@
 """From what a person types to a search space, its sweep directory, its data and its plan. No torch."""
 
+import dataclasses
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd.errors import InputError
-from kd.signals.prepare import Data, DataConfig, prepare
+from kd.signals.prepare import Data, DataConfig, folds, group_fingerprint, prepare
 from orchestrator.space import spaces
+from orchestrator.space.folds import of_fold, windows_of
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace, load_space
@@ -21,17 +23,34 @@ class Opened:
     """A search space made ready: its data are prepared, its points known.
 
     plan: every point of the sweep, of its earlier spaces too. new: those that no earlier space names.
+    data: of folds the first; `of_fold` gives another. prepared: windows of the fixed split, or of each fold.
     """
 
     space: SearchSpace
     store: Store
     cache_dir: Path
     data: DataConfig
-    windows: Data
+    prepared: Data | Mapping[int, Data]
     plan: Plan
     file: Path
     new: frozenset[str] = frozenset()
     known: str = ""  # the sweep's spaces as they were read
+
+    @property
+    def windows(self) -> Data:
+        """The windows of the fixed split, or of the first fold."""
+        return windows_of(self.prepared, None)
+
+    @property
+    def folds(self) -> dict[int, Data]:
+        """The windows of each fold; none where the split is fixed."""
+        return {} if isinstance(self.prepared, Data) else dict(self.prepared)
+
+    def of_fold(self, fold: int | None) -> "Opened":
+        """The same with the windows of a point's fold only, or as it is."""
+        if fold is None or isinstance(self.prepared, Data):
+            return self
+        return dataclasses.replace(self, data=of_fold(self.data, fold), prepared=self.prepared[fold])
 
     @property
     def slot(self) -> Slot:
@@ -45,7 +64,9 @@ class Opened:
         """
         plan = self.plan
         if spaces.documents(self.store.path) != self.known:
-            plan, _ = _plan_all(self.space, self.file, self.store, self.windows)
+            known = spaces.load_spaces(self.store.path)
+            prepared, group = _prepared(self.space, known, self.data, self.cache_dir)
+            plan, _ = _plan_all(self.space, self.file, self.store, prepared, group)
         spaces.keep(self.store.path, self.space)
         return plan
 
@@ -73,21 +94,41 @@ def open_space(
     config = read.data_config()
     cache_dir = cache_of(folder)
     store = Store(folder)
-    spaces.refuse_stranger(read, file, spaces.load_spaces(folder))
+    earlier = spaces.load_spaces(folder)
+    spaces.refuse_stranger(read, file, earlier)
     known = spaces.documents(folder)
-    windows = prepare(config, cache_dir, say)
-    plan, new = _plan_all(read, file, store, windows)
-    return Opened(read, store, cache_dir, config, windows, plan, file, new, known)
+    prepared, group = _prepared(read, earlier, config, cache_dir, say)
+    plan, new = _plan_all(read, file, store, prepared, group)
+    return Opened(read, store, cache_dir, config, prepared, plan, file, new, known)
 
 
-def _plan_all(space: SearchSpace, file: Path, store: Store, windows: Data) -> tuple[Plan, frozenset[str]]:
+def _prepared(
+    space: SearchSpace,
+    known: Sequence[tuple[Path, SearchSpace]],
+    config: DataConfig,
+    cache_dir: Path,
+    say: Callable[[str], None] | None = None,
+) -> tuple[Data | Mapping[int, Data], str | None]:
+    """The windows of all folds that a sweep's spaces use, and the fingerprint that they share."""
+    if config.split.scheme == "fixed":
+        return prepare(config, cache_dir, say), None
+    used: set[int] = set()
+    for one in (space, *(other for _, other in known)):
+        used |= set(range(folds(config, cache_dir, say))) if one.use == "all" else set(one.use)
+    data = {fold: prepare(of_fold(config, fold), cache_dir, say) for fold in sorted(used)}
+    return data, group_fingerprint(config, cache_dir, say)
+
+
+def _plan_all(
+    space: SearchSpace, file: Path, store: Store, windows: Data | Mapping[int, Data], group: str | None
+) -> tuple[Plan, frozenset[str]]:
     """The union of a sweep's spaces and this one, and the points that only this one names.
 
     Teachers come first, each kind in the order in which the spaces first name it. Raises InputError.
     """
     known = spaces.load_spaces(store.path)
     spaces.refuse_stranger(space, file, known)
-    mine = make_plan(space, windows)
+    mine = make_plan(space, windows, group)
     _refuse_other_data(store, mine)
     points: dict[str, Point] = {}
     refused: list[str] = []
@@ -96,7 +137,7 @@ def _plan_all(space: SearchSpace, file: Path, store: Store, windows: Data) -> tu
             plan = mine
         else:
             try:
-                plan = make_plan(other, windows)
+                plan = make_plan(other, windows, group)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
         points |= {p.id: points.get(p.id, p) for p in plan.points}
@@ -104,7 +145,7 @@ def _plan_all(space: SearchSpace, file: Path, store: Store, windows: Data) -> tu
     new = frozenset(p.id for p in mine.points if p.id not in points)
     points |= {p.id: points.get(p.id, p) for p in mine.points}
     ordered = sorted(points.values(), key=lambda p: p.role != "teacher")
-    union = Plan(mine.name, ordered, list(dict.fromkeys([*refused, *mine.refused])))
+    union = Plan(mine.name, ordered, list(dict.fromkeys([*refused, *mine.refused])), mine.headline)
     return union.with_earlier(store.path / "plan.json", store.done()), new
 
 
@@ -137,7 +178,8 @@ def has_gpu() -> bool:
 def _refuse_other_data(store: Store, plan: Plan) -> None:
     """One sweep directory, one data set: laws over errors on different windows would mean nothing."""
     first = next(store.figures(), None)
-    if first and plan.points and first["data_fingerprint"] != plan.points[0].data_fingerprint:
+    known = {name for point in plan.points for name in (point.data_fingerprint, point.data_group)}
+    if first and known and not known & {first["data_fingerprint"], first["data_group"]}:
         raise InputError(
             f"{store.path} holds results on other data (fingerprint {first['data_fingerprint']}, "
             f"this space has {plan.points[0].data_fingerprint}): choose another directory with --out"

@@ -38,6 +38,7 @@ from kd.signals.splits import Split
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
 from orchestrator.space.slot import GPU_SHARE, Slot
+from orchestrator.store.metric import DEFAULT, METRICS, OLDER, Headline
 from orchestrator.words import escaped
 from slurm.bounded_yaml import BadYaml, Lines, read_yaml
 
@@ -61,6 +62,13 @@ def _different(values: list[int]) -> list[int]:
         text = f"{twice[0]} is given twice, and the same seed trains the same model: give each once"
         raise PydanticCustomError("twice", "{text}", {"text": text})
     return values
+
+
+def _folds(value: Any) -> Any:
+    if value != "all" and (not value or len(set(value)) < len(value)):
+        text = "name each fold that shall be trained once, as in [0, 2], or write all"
+        raise PydanticCustomError("folds", "{text}", {"text": text})
+    return value if value == "all" else sorted(value)
 
 
 def _architecture(name: str) -> str:
@@ -131,7 +139,18 @@ PreprocessModel = _model(
     order=(Annotated[int, Field(ge=1, le=20), Number], Preprocess.order),
     window_s=(Annotated[float, Field(gt=0, le=3600), Number], Preprocess.window_s),
 )
-SplitModel = _model(Split, seed=(Seed, Split.seed))
+# which of a split's folds are trained; `fold: 2`, as spaces said before, is `use: [2]`
+Folds = Annotated[
+    Literal["all"] | list[Annotated[int, Field(ge=0, le=100_000), Number]],
+    BeforeValidator(lambda v: v if v == "all" else _listed(v)),
+    AfterValidator(_folds),
+]
+SplitModel = _model(
+    Split,
+    leave_out=("fold",),
+    seed=(Seed, Split.seed),
+    use=(Folds, Field("all", validation_alias=AliasChoices("use", "fold"))),
+)
 AugmentModel = _model(
     Augment, seed=(Seed, Augment.seed), copies=(Annotated[int, Field(ge=0, le=1000), Number], Augment.copies)
 )
@@ -207,6 +226,10 @@ class Resources(_Model):
         return Slot(cpus=self.cpus, gpus=gpus, threads=self.threads)
 
 
+Metric = Literal["by-subject", "by-window", "p90-subject"]
+assert set(get_args(Metric)) == set(METRICS)
+
+
 class SearchSpace(_Model):
     """One sweep as a person writes it. `load_space` reads it, `space_text` writes it."""
 
@@ -218,28 +241,47 @@ class SearchSpace(_Model):
     students: Annotated[list[Students], BeforeValidator(_listed)] = Field(default_factory=list)
     strategies: Strategies = Field(default_factory=lambda: {"scratch": [dict[str, list[float]]()]})
     seeds: Seeds = [0]
+    metric: Metric | None = None  # by-subject; said, it is also what early stopping goes by
+    metric_weights: dict[str, Annotated[float, Field(ge=0, le=1e6), Number]] = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)  # type: ignore[valid-type]
     resources: Resources = Field(default_factory=Resources)
 
     def data_config(self) -> DataConfig:
-        """What `kd.signals.prepare` takes. Raises InputError for values that don't go together."""
+        """What `kd.signals.prepare` takes, of folds the first. Raises InputError for values that clash."""
         data = self.data
         return DataConfig(
             source="auto" if data.path and data.source == "synthetic" else data.source,
             path=data.path,
             options=data.options,
             preprocess=Preprocess(**data.preprocess.model_dump()),  # type: ignore[attr-defined]
-            split=Split(**data.split.model_dump()),  # type: ignore[attr-defined]
+            split=Split(**data.split.model_dump(exclude={"use"})),  # type: ignore[attr-defined]
             augment=Augment(**data.augment.model_dump()),  # type: ignore[attr-defined]
             min_bpm=self.task.min_bpm,
             classes=self.task.classes,
         )
 
+    @property
+    def headline(self) -> Headline:
+        """What the sweep's results are judged by."""
+        return Headline(self.metric or DEFAULT, self.metric_weights)
+
+    @property
+    def use(self) -> Literal["all"] | list[int]:
+        """The folds that are trained; [] where the split is fixed."""
+        split: Any = self.data.split
+        return [] if split.scheme == "fixed" else split.use
+
     def recipe(self, role: str) -> dict[str, Any]:
-        """The training recipe of a "teacher" or "student": `training`, and what its sub-key changes."""
+        """The training recipe of a "teacher" or "student": `training`, and what its sub-key changes.
+
+        Early stopping goes by the metric where that is said or there are folds, else by window, as it did
+        before there was a choice; then the recipe doesn't say so, and points keep their ids.
+        """
         training: Any = self.training
         changes = getattr(training, f"{role}s").model_dump(exclude_none=True)
-        return {**training.model_dump(exclude={"teachers", "students"}), **changes}
+        recipe = {**training.model_dump(exclude={"teachers", "students"}), **changes}
+        stop_on = (self.metric or DEFAULT) if self.metric or self.use else OLDER
+        return {**recipe, CRITERION: stop_on} if stop_on != OLDER else recipe
 
 
 def strategy_points(
@@ -285,6 +327,7 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
         for role in ("teacher", "student"):
             _check_recipe(space, role)
         check_options(space.data_config())
+        _check_folds(space)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return space if space.name else space.model_copy(update={"name": path.stem})
@@ -352,6 +395,22 @@ def _check_recipe(space: SearchSpace, role: str) -> None:
             "training: warmup_fraction is a share from 0 to 1; "
             "label_sigma_bpm and weight_decay are not negative"
         )
+
+
+def _check_folds(space: SearchSpace) -> None:
+    split: Any = space.data.split
+    if split.scheme == "fixed" and split.use != "all":
+        raise InputError("data.split.use chooses folds, but the scheme is fixed: use kfold or loso")
+    if split.scheme == "kfold" and (
+        beyond := [k for k in space.use if space.use != "all" and k not in range(split.folds)]
+    ):
+        raise InputError(f"data.split.use: no fold {beyond[0]}: there are {split.folds}, numbered from 0")
+    if space.metric_weights and space.headline.metric != "by-subject":
+        raise InputError(
+            f"metric_weights weigh data sets, but metric is {space.metric}: leave them out, or use by-subject"
+        )
+    if space.metric_weights and not any(space.metric_weights.values()):
+        raise InputError("metric_weights are all 0: give a data set a weight above 0")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from kd.files import write_atomically
-from orchestrator.store import records
-from orchestrator.store.table import COLUMNS, REAL, TIME, WHOLE
+from orchestrator.store import metric, records
+from orchestrator.store.metric import by_metric
+from orchestrator.store.table import COLUMNS, HEADLINE, REAL, TIME, WHOLE
 
 FOLDER = "results"
 MANY = 2_000  # results that are read from JSON in a third of a second: what importing pyarrow takes
@@ -40,11 +41,14 @@ FIGURES = (
     "train_seconds",
     "device",
     "data_fingerprint",
+    "data_group",
+    "fold",
 )
+JSON = ("versions", "by_metric")  # of figures, kept as JSON; the second is `metric.by_metric`
 Key = tuple[str, int, int]  # a point's id, its result.json's size and mtime_ns
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Rows were checked when they were written: with other rules they are checked anew.
-RULES = hashlib.sha256(Path(records.__file__).read_bytes()).hexdigest()
+RULES = hashlib.sha256(Path(records.__file__).read_bytes() + Path(metric.__file__).read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -89,7 +93,8 @@ class Parts:
             return None
         if self.whole:
             return dict(json.loads(row[0]))
-        figures = dict(zip((*FIGURES, "versions"), row, strict=True))
+        figures = dict(zip((*FIGURES, *JSON), row, strict=True))
+        figures["by_metric"] = json.loads(figures["by_metric"])
         text = figures["versions"]  # one of few
         if text not in self.versions:
             self.versions[text] = json.loads(text)
@@ -143,7 +148,7 @@ class Parts:
     def _load(self, path: Path) -> None:
         import pyarrow as pa
 
-        names = ["json"] if self.whole else ["point", *FIGURES[1:], "versions"]
+        names = ["json"] if self.whole else ["point", *FIGURES[1:], *JSON]
         try:
             table = _read(path, ["id", "size", "mtime_ns", *names])
             if table is None:
@@ -242,17 +247,19 @@ def _schema() -> Any:
     import pyarrow as pa
 
     types = {WHOLE: pa.int64(), REAL: pa.float64(), TIME: pa.timestamp("us", "UTC")}
-    figures = [(name, types.get(kind, pa.string())) for name, kind in COLUMNS.items()]
+    figures = [(name, types.get(kind, pa.string())) for name, kind in COLUMNS.items() if name != HEADLINE]
     key = [("id", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("json", pa.large_string())]
-    return pa.schema([*key, *figures, ("versions", pa.string())], {"kdsweep.rules": RULES})
+    texts = [(name, pa.string()) for name in JSON]
+    return pa.schema([*key, *figures, *texts], {"kdsweep.rules": RULES})
 
 
 def _row(key: Key, result: Mapping[str, Any]) -> dict[str, Any]:
     id, size, mtime_ns = key
-    figures = {name: _flat(result.get(name), kind) for name, kind in COLUMNS.items()}
+    figures = {name: _flat(result.get(name), kind) for name, kind in COLUMNS.items() if name != HEADLINE}
     versions = json.dumps(result["versions"]) if result.get("versions") else None
     text = json.dumps(result, separators=(",", ":"))
     more = {"point": result["id"], "json": text, "versions": versions}
+    more["by_metric"] = json.dumps(by_metric(result))
     return {"id": id, "size": size, "mtime_ns": mtime_ns, **figures, **more}
 
 

@@ -60,6 +60,9 @@ RESULT = {
     "val_mae_bpm?": NUMBER,
     "mae_by_subject?": Each(NOT_NEGATIVE),
     "mae_by_dataset?": Each(NOT_NEGATIVE),
+    "subjects?": Each(
+        {"windows": POSITIVE, "abs_sum": NOT_NEGATIVE, "sq_sum": NOT_NEGATIVE, "within_5": NOT_NEGATIVE}
+    ),
     "epochs?": WHOLE,
     "best_epoch?": WHOLE,
     "total_seconds?": NOT_NEGATIVE,
@@ -68,6 +71,9 @@ RESULT = {
     "recipe?": OBJECT,
     "versions?": OBJECT,
     "data_fingerprint?": str,
+    "data_group?": str,
+    "fold?": WHOLE,
+    "teacher_group?": str,
     "recipe_version?": WHOLE,
     "git_commit?": str,
     "device?": str,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kd.errors import InputError
+from orchestrator.store.metric import Headline, mae_by_subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +26,11 @@ COLUMNS = {
     "init": TEXT,
     "strategy": TEXT,
     "teacher": TEXT,
+    "fold": WHOLE,
     "seed": WHOLE,
     "params": WHOLE,
     "macs": WHOLE,
+    "error_bpm": REAL,
     "mae_bpm": REAL,
     "rmse_bpm": REAL,
     "within_5_bpm": REAL,
@@ -42,11 +45,14 @@ COLUMNS = {
     "activation_bytes": WHOLE,
     "device": TEXT,
     "data_fingerprint": TEXT,
+    "data_group": TEXT,
+    "teacher_group": TEXT,
     "recipe_version": WHOLE,
     "git_commit": TEXT,
     "finished_at": TIME,
 }
 NESTED = {"strategy_args": "args", "recipe": "recipe"}  # key of a result -> prefix of its columns
+HEADLINE = "error_bpm"  # the error by the sweep's metric: of no result itself
 GROUPS = ("subject", "dataset")
 Row = dict[str, Any]
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -59,11 +65,12 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
+def rows_of(results: Iterable[dict[str, Any]], headline: Headline) -> list[Row]:
     """A flat row a result, all with the same columns: COLUMNS, args.<name>, recipe.<name>; None = absent."""
     found = []
     for result in results:
         row = {"point": result["id"], **{key: result.get(key) for key in COLUMNS if key != "point"}}
+        row[HEADLINE] = headline(result)
         for key, prefix in NESTED.items():
             row |= {f"{prefix}.{name}": _flat(value) for name, value in (result.get(key) or {}).items()}
         found.append(row)
@@ -72,14 +79,37 @@ def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
 
 
 def rows_by(results: Iterable[dict[str, Any]], group: str) -> list[Row]:
-    """A row a point and subject (or dataset): {point, subject, mae_bpm}. InputError for another group."""
+    """A row a point and test subject, or data set: {point, subject, mae_bpm}. InputError for another group.
+
+    Of a subject also windows, rmse_bpm and within_5_bpm (a share); None where a result has only its mae_bpm.
+    """
     if group not in GROUPS:
         raise InputError(f"by={group!r}: results are kept by {' and by '.join(GROUPS)}")
-    return [
-        {"point": result["id"], group: name, "mae_bpm": mae}
-        for result in results
-        for name, mae in (result.get(f"mae_by_{group}") or {}).items()
-    ]
+    if group == "dataset":
+        return [
+            {"point": result["id"], group: name, "mae_bpm": mae}
+            for result in results
+            for name, mae in (result.get("mae_by_dataset") or {}).items()
+        ]
+    rows = []
+    for result in results:
+        sums = result.get("subjects") or {}
+        for name, mae in mae_by_subject(result).items():
+            rows.append({"point": result["id"], group: name, "mae_bpm": mae, **_spread(sums.get(name))})
+    return rows
+
+
+def columns_by(group: str) -> tuple[str, ...]:
+    """The columns of `rows_by`."""
+    return ("point", group, "mae_bpm", *(_spread(None) if group == "subject" else ()))
+
+
+def _spread(sums: dict[str, Any] | None) -> Row:
+    """What a subject's sums come to."""
+    if not sums:
+        return dict.fromkeys(("windows", "rmse_bpm", "within_5_bpm"))
+    n = sums["windows"]
+    return {"windows": n, "rmse_bpm": math.sqrt(sums["sq_sum"] / n), "within_5_bpm": sums["within_5"] / n}
 
 
 def frame(rows: Sequence[Row], columns: Iterable[str] = COLUMNS) -> "pd.DataFrame":
@@ -153,7 +183,7 @@ def _flat(value: Any) -> Any:
 def _series(name: str, values: list[Any]) -> Any:
     import pandas as pd
 
-    kind = COLUMNS.get(name) or _kind(values)
+    kind = COLUMNS.get(name) or (WHOLE if name == "windows" else _kind(values))
     if kind == TIME:
         times: Any = pd.to_datetime(pd.Series(values, dtype="object"), utc=True, format="ISO8601")
         return times.astype(TIME)

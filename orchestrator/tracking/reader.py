@@ -2,16 +2,17 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
+from orchestrator.store.metric import Headline, headline, headline_in
 from orchestrator.store.parts import many_objects
 from orchestrator.store.store import OLD_NAMES, Store
 from orchestrator.tracking.client import connect, experiment_id, plain, shown, told
 from orchestrator.tracking.database import make_whole, sqlite_file
-from orchestrator.tracking.tags import FINAL, POINT, SPACE, SWEEP
+from orchestrator.tracking.tags import BY_METRIC, FINAL, METRIC, POINT, SPACE, SWEEP
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Source:
     name: str
     results: list[dict[str, Any]]
     space: str
+    headline: Headline = field(default_factory=Headline)
 
 
 @many_objects()
@@ -34,7 +36,7 @@ def from_folder(folder: Path) -> Source:
             f"{folder / 'space.yaml'} does not exist: run the search space into this directory again"
         )
     results = sorted(Store(folder).results(), key=lambda r: r["id"])
-    return Source(folder.resolve().name, results, space)
+    return Source(folder.resolve().name, results, space, headline(folder))
 
 
 def model_shape(space: Path) -> dict[str, int]:
@@ -88,7 +90,14 @@ def _from_mlflow(client: Any, uri: str, experiment: str, sweep_id: str | None) -
             f"with `kdsweep sync`"
         )
     results = [_result(r) for r in runs if POINT in r.data.tags and r.info.status == "FINISHED"]
-    return Source(experiment, sorted(results, key=lambda r: r["id"]), space)
+    try:
+        judge = headline_in(json.loads(tags.get(METRIC, "{}")))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise InputError(
+            f"experiment {experiment}: the tag {METRIC} of its parent run names no metric: track the sweep "
+            "again with `kdsweep sync`"
+        ) from None
+    return Source(experiment, sorted(results, key=lambda r: r["id"]), space, judge)
 
 
 def _all_runs(client: Any, experiment_id: str, where: str) -> list[Any]:
@@ -107,7 +116,7 @@ def _number(key: str) -> tuple[int, str]:
 
 
 WHOLE = {"params", "macs", "activation_bytes", "weight_bytes", "epochs"}
-FROM_PARAMS = {"depth": int, "width": int, "seed": int, "recipe_version": int}
+FROM_PARAMS = {"depth": int, "width": int, "fold": int, "seed": int, "recipe_version": int}
 
 
 def _result(run: Any) -> dict[str, Any]:
@@ -138,5 +147,8 @@ def _unchecked(run: Any) -> dict[str, Any]:
             result.setdefault(group, {})[name] = text
         else:
             result[OLD_NAMES.get(key, key)] = FROM_PARAMS.get(key, str)(text)
+    result.pop("error_bpm", None)  # follows from what is measured, and the metric
+    if text := run.data.tags.get(BY_METRIC):
+        result["by_metric"] = json.loads(text)
     tags = {"git_commit": "mlflow.source.git.commit", "finished_at": "kdsweep.finished_at"}
     return result | {key: run.data.tags[tag] for key, tag in tags.items() if tag in run.data.tags}

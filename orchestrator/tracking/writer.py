@@ -5,21 +5,24 @@ half written: writing twice changes nothing. mlflow is imported by the code that
 """
 
 import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from kd.errors import InputError
 from orchestrator.space.plan import Plan
 from orchestrator.space.spaces import documents
+from orchestrator.store.metric import by_metric
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import connect, experiment_id, told
 from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.memory import key, locked, recall, remember, sweep_id
-from orchestrator.tracking.tags import FINAL, FINISHED_AT, POINT, SPACE, SWEEP, space_tags
+from orchestrator.tracking.tags import BY_METRIC, FINAL, FINISHED_AT, METRIC, POINT, SPACE, SWEEP, space_tags
 
 PARENT = "mlflow.parentRunId"
 DATABASE = "mlflow.db"  # in the sweep directory
@@ -40,6 +43,16 @@ def warn(text: str) -> None:
 def artifacts_uri(store: Store) -> str:
     """Where that database keeps artifacts."""
     return (store.path.resolve() / "mlartifacts").as_uri()
+
+
+@dataclass(frozen=True)
+class Child:
+    """The run of a point, as far as there is one. metric: of its error_bpm."""
+
+    run: str | None = None
+    finished_at: str | None = None
+    status: str | None = None
+    metric: str | None = None
 
 
 class Tracker:
@@ -76,7 +89,7 @@ class Tracker:
         if private:
             self._adopt(recall(store).get("forked_from", []))
         self.parent = ""
-        self.children: dict[str, tuple[str, str | None, str]] = {}  # point -> (run, finished_at, status)
+        self.children: dict[str, Child] = {}  # by point
         self._seen = -1
         with self._alone():
             self._show_space()
@@ -113,31 +126,36 @@ class Tracker:
             return written + sum(self._write(id, {}, errors[id]) for id in failed)
 
     def _write(self, id: str, result: dict[str, Any], error: dict[str, Any] | None) -> bool:
-        run_id, finished_at, status = self.children.get(id, (None, None, None))
+        known = self.children.get(id, Child())
         ended = error["finished_at"] if error else result["finished_at"]
-        wanted = "FAILED" if error else "FINISHED"
-        if (status, finished_at) == (wanted, ended):
+        wanted = Child(known.run, ended, "FAILED" if error else "FINISHED", str(self.plan.headline))
+        if known == wanted or (error and known == replace(wanted, metric=known.metric)):
             return False
-        if (
-            run_id and finished_at != ended and status == "FINISHED"
-        ):  # trained again: its history is another one
-            self.client.delete_run(run_id)
+        run_id = known.run
+        if run_id and known.finished_at != ended and known.status == "FINISHED":
+            self.client.delete_run(run_id)  # trained again: its history is another one
             run_id = None
         if run_id is None:
             run_id = self._create(id)
         history = [] if error else self.store.history(id)
         at_ms = int(datetime.fromisoformat(ended).timestamp() * 1000)
-        self._log(run_id, at_ms, result, history, params=_params(self.points[id], result), ended=ended)
+        figures = result if error else {**result, "error_bpm": self.plan.headline(result)}
+        tags = {FINISHED_AT: ended, METRIC: str(self.plan.headline)}
+        if not error:
+            tags[BY_METRIC] = json.dumps(by_metric(result))
+        self._log(run_id, at_ms, figures, history, params=_params(self.points[id], result), tags=tags)
         if error:
             self.client.set_tag(run_id, "kdsweep.error", f"{error['type']}: {error['message']}"[:5000])
-        self.client.set_terminated(run_id, status=wanted, end_time=at_ms)
-        self.children[id] = (run_id, ended, wanted)
+        self.client.set_terminated(run_id, status=wanted.status, end_time=at_ms)
+        self.children[id] = replace(wanted, run=run_id)
         return True
 
     def _show_space(self) -> None:
-        """Keep the sweep's spaces with the parent run: with them, laws can be fitted from MLflow alone."""
+        """Keep spaces and metric with the parent run: with them, laws can be fitted from MLflow alone."""
         if text := documents(self.store.path):
-            wanted = space_tags(text)
+            headline = self.plan.headline
+            metric = {"metric": headline.metric, "metric_weights": dict(headline.weights)}
+            wanted = space_tags(text) | {METRIC: json.dumps(metric)}
             known = self.client.get_run(self.parent).data.tags
             stale = {key: "" for key in known if key.startswith(f"{SPACE}.")}  # of a longer text
             for key, value in (stale | wanted).items():
@@ -166,7 +184,7 @@ class Tracker:
         figures: dict[str, Any],
         history: list[dict[str, Any]] = (),  # type: ignore[assignment]
         params: dict[str, str] | None = None,
-        ended: str | None = None,
+        tags: dict[str, str] | None = None,
     ) -> None:
         """One log_batch: the whole curve, with times that follow from the result, so a replay is the same."""
         from mlflow.entities import Metric, Param, RunTag
@@ -184,15 +202,18 @@ class Tracker:
             for key, value in figures.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
-        tags = [RunTag(FINISHED_AT, ended)] if ended else []
+        shown = dict(tags or {})
         if commit := figures.get("git_commit"):
-            tags.append(RunTag("mlflow.source.git.commit", commit))
+            shown["mlflow.source.git.commit"] = commit
         while len(metrics) > BATCH:
             self.client.log_batch(run_id, metrics=metrics[:BATCH])
             metrics = metrics[BATCH:]
         # MLflow takes 100 params at a time and 1000 entities in all; ours stay far below both.
         self.client.log_batch(
-            run_id, metrics=metrics, params=[Param(k, v) for k, v in (params or {}).items()], tags=tags
+            run_id,
+            metrics=metrics,
+            params=[Param(k, v) for k, v in (params or {}).items()],
+            tags=[RunTag(k, v) for k, v in shown.items()],
         )
 
     def _experiment(self) -> str:
@@ -224,8 +245,8 @@ class Tracker:
             if not token:
                 return runs
 
-    def _runs(self) -> tuple[str, dict[str, tuple[str, str | None, str]]]:
-        """(parent, point -> (run, finished_at, status)), found by tag; the parent is created if missing."""
+    def _runs(self) -> tuple[str, dict[str, "Child"]]:
+        """The parent, and the child runs by point, found by tag; the parent is created if missing."""
         found: dict[str, list[Any]] = {}
         for run in self._search(f"tags.`{SWEEP}` = '{self.sweep}'"):
             found.setdefault(run.data.tags.get(POINT, ""), []).append(run)
@@ -236,7 +257,9 @@ class Tracker:
         runs = {point: same[0] for point, same in found.items()}
         parent = runs.pop("").info.run_id if "" in runs else None
         children = {
-            point: (run.info.run_id, run.data.tags.get(FINISHED_AT), run.info.status)
+            point: Child(
+                run.info.run_id, run.data.tags.get(FINISHED_AT), run.info.status, run.data.tags.get(METRIC)
+            )
             for point, run in runs.items()
         }
         if parent is None:
@@ -295,9 +318,9 @@ def _params(point: Any, result: dict[str, Any]) -> dict[str, str]:
     """Everything that identifies a point, flat: recipe.lr, strategy.temperature, ..."""
     flat: dict[str, Any] = {
         key: getattr(point, key)
-        for key in ("id", "role", "arch", "depth", "width", "init", "strategy", "teacher", "seed")
+        for key in ("id", "role", "arch", "depth", "width", "init", "strategy", "teacher", "fold", "seed")
     }
-    flat["data_fingerprint"] = point.data_fingerprint
+    flat |= {k: getattr(point, k) for k in ("data_fingerprint", "data_group", "teacher_group")}
     flat |= {f"strategy.{key}": value for key, value in point.strategy_args.items()}
     flat |= {f"recipe.{key}": value for key, value in point.recipe.items()}
     flat |= {key: result[key] for key in ("recipe_version", "device") if key in result}

@@ -13,6 +13,7 @@ from orchestrator.commands import main as cli
 from orchestrator.commands.ls import ago
 from orchestrator.run.sweeps import overview, sweeps_in
 from orchestrator.space.plan import Plan
+from orchestrator.store.metric import error_of
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_counts_best_and_activity(sweeps):
     tiny, fitted, broken = found["tiny"], found["fitted"], found["broken"]
     assert (tiny["state"], tiny["done"], tiny["failed"], tiny["total"]) == ("done", 6, 0, 6)
     results = [json.loads(p.read_text()) for p in (sweeps / "tiny" / "points").glob("*/result.json")]
-    assert tiny["best"]["mae_bpm"] == min(r["mae_bpm"] for r in results)
+    assert tiny["best"]["error_bpm"] == min(map(error_of, results))
     assert (fitted["done"], fitted["failed"], fitted["blocked"], fitted["total"]) == (0, 1, 1, 3)
     assert broken["state"] == "unreadable"
     assert "plan.json" in broken["why"]

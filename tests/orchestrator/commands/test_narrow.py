@@ -12,6 +12,7 @@ from orchestrator.commands.plan import plan
 from orchestrator.commands.run import print_results
 from orchestrator.commands.status import in_words, status
 from orchestrator.commands.tables import Column, console, show
+from orchestrator.store.metric import Headline
 from orchestrator.store.store import Store
 
 SPACE = """
@@ -86,7 +87,19 @@ def partly(tiny_sweep: Path, tmp_path: Path) -> Path:
 def test_status_lists_every_point(partly: Path, monkeypatch) -> None:
     found = json.loads(call(status, partly, "--json"))
     points = found["points"]
-    keys = {"id", "role", "arch", "depth", "width", "strategy", "seed", "state", "mae_bpm"}
+    keys = {
+        "id",
+        "role",
+        "arch",
+        "depth",
+        "width",
+        "strategy",
+        "fold",
+        "seed",
+        "state",
+        "mae_bpm",
+        "error_bpm",
+    }
     assert all(set(p) == keys for p in points)
     assert len(points) == found["total"] == 6
     assert sorted(p["state"] for p in points) == ["done"] * 5 + ["failed"]
@@ -137,7 +150,7 @@ def test_results_of_a_run_are_whole_and_a_cut_list_names_the_command_that_has_al
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     results = [r | {"width": 1024, "params": 12345678, "teacher": r["id"]} for r in Store(partly).results()]
-    print_results(results, partly, most=2)
+    print_results(results, partly, Headline(), most=2)
     *rows, last = capsys.readouterr().out.splitlines()
     assert last == f"3 more: kdsweep status {partly} --all"
     assert len(rows) == 3

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from kd.errors import InputError
 from orchestrator.api import open_sweep
 from orchestrator.commands import main as cli
+from orchestrator.store.metric import Headline, error_of
 from orchestrator.store.store import Store
 from orchestrator.store.table import frame, keep, ordered, rows_of
 
@@ -21,18 +22,18 @@ def kdsweep(*args):
 
 @pytest.fixture(scope="module")
 def rows(tiny_sweep):
-    return rows_of(Store(tiny_sweep).results())
+    return rows_of(Store(tiny_sweep).results(), Headline())
 
 
 def test_the_table_is_sorted_and_keeps_ids_whole_at_80_columns(tiny_sweep, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = kdsweep("results", tiny_sweep).stdout.splitlines()
     assert all(len(line.rstrip()) <= 80 for line in lines)
-    expected = [r["id"] for r in sorted(Store(tiny_sweep).results(), key=lambda r: r["mae_bpm"])]
-    assert [line.split()[0] for line in lines[1:]] == expected
+    expected = [r["id"] for r in sorted(Store(tiny_sweep).results(), key=error_of)]
+    assert [line.split()[0] for line in lines[1:-1]] == expected
     monkeypatch.setenv("COLUMNS", "30")
     narrow = kdsweep("results", tiny_sweep, "--sort", "-mae_bpm").stdout.splitlines()
-    assert [line.split()[0] for line in narrow[1:]] == expected[::-1]
+    assert [line.split()[0] for line in narrow[1:-2]] == expected[::-1]
 
 
 def test_a_name_is_text_not_markup(fitted_sweep):
@@ -113,7 +114,25 @@ def test_columns_of_mixed_strategies():
         like | {"id": "a", "strategy_args": {"temperature": 4.0, "flag": True, "steps": 3}},
         like | {"id": "b", "strategy_args": {"beta": [1, 2]}},
     ]
-    found = frame(rows_of(results))
+    found = frame(rows_of(results, Headline()))
     kinds = {name: str(found[f"args.{name}"].dtype) for name in ("temperature", "flag", "steps", "beta")}
     assert kinds == {"temperature": "Float64", "flag": "boolean", "steps": "Int64", "beta": "string"}
     assert found["args.temperature"].isna().tolist() == [False, True]
+
+
+def test_rows_by_subject_have_windows_and_every_format(tiny_sweep, tmp_path):
+    read = json.loads(kdsweep("results", tiny_sweep, "--by", "subject", "--json").stdout)
+    results = {r["id"]: r for r in Store(tiny_sweep).results()}
+    assert {row["point"] for row in read} == set(results)
+    for row in read:
+        sums = results[row["point"]]["subjects"][row["subject"]]
+        assert row["windows"] == sums["windows"] > 0
+        assert row["mae_bpm"] == pytest.approx(sums["abs_sum"] / sums["windows"])
+        assert row["rmse_bpm"] >= row["mae_bpm"] - 1e-9
+    assert [row["mae_bpm"] for row in read] == sorted(row["mae_bpm"] for row in read)
+    table = kdsweep("results", tiny_sweep, "--by", "subject", "--filter", "mae_bpm<0").stderr
+    assert "no trained point" in table
+    assert kdsweep("results", tiny_sweep, "--by", "dataset").stdout.split()[:3] == ["point", "dataset", "MAE"]
+    found = open_sweep(str(tiny_sweep)).results(by="subject")
+    assert str(found["windows"].dtype) == "Int64"
+    assert len(found) == len(read)

@@ -9,6 +9,7 @@ from kd.errors import InputError
 from orchestrator.api import open_sweep
 from orchestrator.commands import main as cli
 from orchestrator.commands.show import BARS, in_words, sparkline
+from orchestrator.store.metric import error_of
 from orchestrator.store.store import Store
 
 
@@ -23,7 +24,9 @@ def test_a_trained_point(tiny_sweep):
     text = CliRunner().invoke(cli.cli, ["show", str(tiny_sweep), id[:6]]).stdout
     assert f"point {id} of tiny: done" in text
     assert f"{result['params']:,} parameters" in text
-    assert f"MAE {result['mae_bpm']:.2f} BPM" in text
+    assert (
+        f"{error_of(result):.2f} BPM (mean over subjects); over windows MAE {result['mae_bpm']:.2f}" in text
+    )
     assert "model.safetensors" in text
     for subject, mae in result["mae_by_subject"].items():
         assert any(subject in line and f"{mae:.2f}" in line for line in text.splitlines())

@@ -17,6 +17,7 @@ from orchestrator.laws.arms import canonical, group_arms
 from orchestrator.laws.document import make_document, read_document
 from orchestrator.laws.packing import STEP, pack, unpack
 from orchestrator.laws.simulate import FakeSweep
+from orchestrator.store.metric import Headline
 
 SMALL = FakeSweep(archs=("resnet1d",), widths=(4, 8, 16, 32), strategies=("scratch", "soft", "dkd"), seeds=1)
 
@@ -226,3 +227,46 @@ def test_equal_arguments_are_one_arm() -> None:
     soft[2]["strategy_args"] = {"temperature": 2.0}
     assert "resnet1d soft temperature=2.0 from T1" in {a.key for a in group_arms(results)}
     assert canonical("dkd", {"window": 0.0}) == canonical("dkd", {})
+
+
+def in_folds(folds: int = 3) -> list[dict]:
+    """A sweep in folds: in each other data, another teacher, and harder people."""
+    found = []
+    for fold in range(folds):
+        sweep = FakeSweep(widths=(4, 8, 16, 32), strategies=("scratch", "soft"), archs=("resnet1d",), seeds=1)
+        for r in sweep.results(fold):
+            more = {
+                "id": f"{r['id']}f{fold}",
+                "fold": fold,
+                "data_fingerprint": f"f{fold}",
+                "data_group": "all",
+            }
+            if r.get("teacher"):
+                more |= {"teacher": f"{r['teacher']}f{fold}", "teacher_group": "T"}
+            mae = r["mae_bpm"] * (1 + fold / 10)
+            by = {"A/1": mae, "A/2": mae + 2}
+            found.append(r | more | {"mae_bpm": mae, "mae_by_subject": by})
+    return found
+
+
+def test_folds_are_repeated_runs_of_one_arm_judged_by_the_metric() -> None:
+    results = in_folds()
+    document = make_document("folds", results, {}, headline=Headline("by-subject"))
+    assert (document["metric"], document["group"]["others"]) == ("by-subject", [])
+    assert {(a["strategy"], a["teacher"]) for a in document["arms"]} == {("scratch", None), ("soft", "T")}
+    assert all(len(arm["runs"]) == 4 * 3 for arm in document["arms"])
+    mae = {r["id"]: r["mae_bpm"] for r in results}
+    for arm in document["arms"]:
+        assert all(run["mae_bpm"] == pytest.approx(mae[run["id"]] + 1) for run in arm["runs"])
+    assert {document["teacher_points"][key]["params"] for key in ("T", "T1f0")} == {
+        document["teacher_points"]["T"]["params"]
+    }
+    assert not [note for note in document["notes"] if "folds" in note]
+    assert document["made"]["results_digest"] != make_document("folds", results, {})["made"]["results_digest"]
+
+
+def test_sizes_that_lack_a_fold_are_named() -> None:
+    results = [r for r in in_folds() if not (r["role"] == "student" and r["width"] == 8 and r["fold"] == 2)]
+    (note,) = [note for note in make_document("folds", results, {})["notes"] if "folds" in note]
+    assert note.startswith("2 of 8 sizes are not trained in all 3 folds, so their errors are of other people")
+    assert "resnet1d scratch 4x8 (fold 2)" in note

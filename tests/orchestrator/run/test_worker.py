@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from kd.training import probe
+from kd.training import train as training
 from kd.training.probe import Choice
 from kd.training.train import Runs
 from orchestrator.run import pace
 from orchestrator.run.pace import Pace
 from orchestrator.run.worker import PackTrainer, Setup
-from orchestrator.space.packs import Pack
+from orchestrator.space.packs import Pack, packs
 from orchestrator.space.plan import Plan
-from orchestrator.space.resolve import open_space
+from orchestrator.space.resolve import Opened, open_space
 
 SPACE = """\
 name: pack
@@ -50,12 +51,7 @@ class Stacked(Alone):
         return Choice(1 if id in self._alone else self.most)
 
 
-@pytest.fixture
-def setup(tmp_path: Path) -> Setup:
-    (tmp_path / "pack.yaml").write_text(SPACE)
-    opened = open_space(str(tmp_path / "pack.yaml"), (), str(tmp_path / "sweep"))
-    opened.store.path.mkdir(parents=True, exist_ok=True)
-    opened.plan.save(opened.store.path / "plan.json")
+def setup_of(opened: Opened, tmp_path: Path) -> Setup:
     return Setup(
         sweep_dir=str(opened.store.path),
         pace_dir=str(tmp_path),
@@ -67,6 +63,15 @@ def setup(tmp_path: Path) -> Setup:
         checkpoint_every_s=1e9,
         git_commit=None,
     )
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    (tmp_path / "pack.yaml").write_text(SPACE)
+    opened = open_space(str(tmp_path / "pack.yaml"), (), str(tmp_path / "sweep"))
+    opened.store.path.mkdir(parents=True, exist_ok=True)
+    opened.plan.save(opened.store.path / "plan.json")
+    return setup_of(opened, tmp_path)
 
 
 def test_a_gpu_that_was_granted_and_cannot_be_used_fails_the_start(
@@ -385,3 +390,49 @@ def test_a_worker_needs_no_plan_and_leaves_a_long_slice_when_all_stop(setup: Set
     trainer.pause()
     assert trainer.checkpointed is not None
     assert (trainer.store.folder(pack.points[0].id) / "checkpoint.pt").exists()
+
+
+FOLDS = """\
+name: folds
+data:
+  options: {subjects: 6, minutes: 1.5}
+  split: {scheme: kfold, folds: 3}
+teachers: {arch: mlp, depth: 1, width: 8}
+students: {arch: mlp, depth: 1, width: [4], init: [random, pruned]}
+strategies: {scratch: {}, soft: {}}
+training: {max_epochs: 2, batch_size: 32}
+"""
+
+
+def test_no_teacher_saw_a_subject_that_its_students_are_tested_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folds.yaml").write_text(FOLDS)
+    opened = open_space(str(tmp_path / "folds.yaml"), (), str(tmp_path / "sweep"))
+    opened.keep().save(opened.store.path / "plan.json")
+    trained_on: dict[str, set[str]] = {}  # by point, as the windows it really got say
+    tested_on: dict[str, set[str]] = {}
+
+    def watched(specs, data, *args, **more):
+        for spec in specs:
+            trained_on[spec.id] = {*map(str, data.train.subject), *map(str, data.val.subject)}
+            tested_on[spec.id] = set(map(str, data.test.subject))
+        return whole(specs, data, *args, **more)
+
+    whole = training.Runs
+    monkeypatch.setattr(training, "Runs", watched)
+    trainer = Alone(setup_of(opened, tmp_path))
+    for role in ("teacher", "student"):
+        for pack in packs([p for p in opened.plan.points if p.role == role], 1):
+            trainer.take([p.id for p in pack])
+            assert all(event["kind"] != "failed" for event in train(trainer))
+    assert len(trainer._data) == 2  # of three folds
+    results = {r["id"]: r for r in opened.store.results()}
+    assert len(results) == len(opened.plan.points) == 3 * (1 + 4)
+    students = [r for r in results.values() if r["teacher"]]
+    assert len(students) == 3 * 3
+    for student in students:
+        assert not trained_on[student["teacher"]] & set(student["subjects"])
+        assert set(student["subjects"]) == tested_on[student["id"]] == tested_on[student["teacher"]]
+        assert student["fold"] == results[student["teacher"]]["fold"]
+    assert len({name for r in results.values() for name in r["subjects"]}) == 6  # all are tested once

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from orchestrator.store import parts
 from orchestrator.store import store as stores
 from orchestrator.store.check import check, repair, train_again
+from orchestrator.store.metric import by_metric
 from orchestrator.store.store import Store
 
 OLD_S = 1_000_000_000
@@ -83,7 +84,9 @@ def test_the_second_reading_opens_no_json(many: Store, reads: list[str]) -> None
 def test_figures_are_those_of_the_results(many: Store) -> None:
     from_parts = list(many.figures())
     names = (*parts.FIGURES, "versions")
-    assert from_parts == [{name: r.get(name) for name in names} for r in plain(many)]
+    assert from_parts == [
+        {name: r.get(name) for name in names} | {"by_metric": by_metric(r)} for r in plain(many)
+    ]
     for path in part_files(many):
         path.unlink()
     assert list(many.figures()) == from_parts

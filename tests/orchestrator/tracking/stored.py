@@ -49,7 +49,7 @@ def finish(store: Store, plan: Plan, index: int, mae: float = 5.0, at: str = "12
             "val_mae_bpm": 6.0,
             "train_seconds": 3.5,
             "params": point.params,
-            "mae_by_subject": {"a/1": mae},
+            "mae_by_subject": {"a/1": mae - 2, "a/2": mae},
             "git_commit": "c0ffee",
             "finished_at": f"2026-01-01T{at}+00:00",
         },

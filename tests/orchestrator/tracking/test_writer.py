@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helper beside this file
 from stored import EPOCHS, finish, plan, runs_of
 
 from kd.errors import InputError, Unavailable
+from orchestrator.store.metric import Headline, error_of
 from orchestrator.store.store import Store
 from orchestrator.tracking.live import LiveTracker
 from orchestrator.tracking.reader import from_mlflow
@@ -50,6 +52,8 @@ def test_a_run_holds_params_curve_figures_and_tags(tracked) -> None:
     assert run.data.params["width"] == str(point.width)
     assert run.data.params["recipe.lr"] == str(point.recipe["lr"])
     assert run.data.metrics["mae_bpm"] == 5.0
+    assert run.data.metrics["error_bpm"] == 4.0
+    assert run.data.tags["kdsweep.metric"] == "mean over subjects"
     assert run.data.metrics["best_val_mae_bpm"] == 6.0
     curve = client.get_metric_history(run.info.run_id, "val_mae_bpm")
     assert [(m.step, m.value) for m in sorted(curve, key=lambda m: m.step)] == [(1, 8.0), (2, 7.0), (3, 6.0)]
@@ -234,3 +238,31 @@ def test_a_broken_database_is_made_again_from_the_results(
     assert list(runs_of(client, made)[1]) == [made.points[0].id]
     database.unlink()
     assert not in_sync(store, uri)
+
+
+def test_another_metric_is_shown_for_all_and_mlflow_alone_tells_every_metric(tracked) -> None:
+    store, made, client, _ = tracked
+    uri = default_uri(store)
+    (store.path / "space.yaml").write_text("students: {arch: mlp, depth: 1, width: 4}\n")
+    worst = replace(made, headline=Headline("p90-subject"))
+    assert sync(store, worst, uri, status="FAILED") == 2
+    assert sync(store, worst, uri, status="FAILED") == 0
+    run = runs_of(client, made)[1][made.points[0].id]
+    assert run.data.metrics["error_bpm"] == pytest.approx(4.8)
+    found = from_mlflow(uri, made.name)
+    assert found.headline == Headline("p90-subject")
+    (result,) = [r for r in found.results if r["id"] == made.points[0].id]
+    assert [error_of(result, name) for name in ("by-subject", "by-window")] == [4.0, 5.0]
+    assert found.headline(result) == pytest.approx(4.8)
+
+
+def test_a_fold_and_its_groups_are_params_and_come_back(tmp_path) -> None:
+    store, made = Store(tmp_path / "tracked"), plan()
+    points = [replace(p, fold=1, data_group="all", teacher_group=p.teacher and "both") for p in made.points]
+    made = replace(made, points=points)
+    store.path.mkdir()
+    (store.path / "space.yaml").write_text("students: {arch: mlp, depth: 1, width: 4}\n")
+    finish(store, made, len(points) - 1)
+    sync(store, made, default_uri(store), status="FAILED")
+    (result,) = from_mlflow(default_uri(store), made.name).results
+    assert (result["fold"], result["data_group"], result["teacher_group"]) == (1, "all", "both")

@@ -1,0 +1,53 @@
+"""The best student of each strategy so far. Knows points and their errors; reads nothing."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from orchestrator.space.plan import Point
+
+
+@dataclass(frozen=True)
+class Leader:
+    """error_bpm: by the sweep's metric; with folds the mean over `folds` of one configuration's points."""
+
+    error_bpm: float
+    point: str
+    folds: int  # 0: the split is fixed, and this is one point
+
+
+@dataclass
+class Best:
+    """Errors of done points. With folds a configuration is judged by the mean over its folds and seeds."""
+
+    _errors: dict[Hashable, dict[str, float]] = field(default_factory=dict)
+    _points: dict[str, Point] = field(default_factory=dict)
+
+    def add(self, point: Point, error_bpm: float) -> None:
+        """A point is done."""
+        self._points[point.id] = point
+        self._errors.setdefault(configuration(point), {})[point.id] = error_bpm
+
+    def by_kind(self) -> dict[str, Leader]:
+        """strategy (or "teacher") -> the best of those done in the most folds; the least error first."""
+        kinds: dict[str, list[Leader]] = {}
+        for errors in self._errors.values():
+            points = [self._points[id] for id in errors]
+            folds = len({p.fold for p in points if p.fold is not None})
+            first = min(points, key=lambda p: (p.fold or 0, p.seed, p.id))
+            leader = Leader(fmean(errors.values()), first.id, folds)
+            kinds.setdefault("teacher" if first.role == "teacher" else first.strategy, []).append(leader)
+        best = {
+            kind: min(leaders, key=lambda one: (-one.folds, one.error_bpm, one.point))
+            for kind, leaders in kinds.items()
+        }
+        return dict(sorted(best.items(), key=lambda item: item[1].error_bpm))
+
+
+def configuration(point: Point) -> Hashable:
+    """What points share that differ in fold and seed alone; where the split is fixed, the point itself."""
+    if point.fold is None:
+        return point.id
+    args = tuple(sorted(point.strategy_args.items()))
+    shape = (point.arch, point.depth, point.width, point.init)
+    return (point.role, *shape, point.strategy, args, point.teacher_group, repr(sorted(point.recipe.items())))
