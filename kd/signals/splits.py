@@ -26,6 +26,8 @@ class Split:
     scheme "kfold": fold number `fold` of `folds` is tested, the next one validates.
     scheme "loso" (leave one subject out): subject number `fold`, in sorted order, is tested; of the rest the
     share fractions[1] validates.
+    scheme "lodo" (leave one data set out): data set number `fold`, in sorted order, is tested, as a new device
+    would be; of the rest the share fractions[1] validates.
     """
 
     scheme: str = "fixed"
@@ -42,8 +44,8 @@ class Split:
         """The fields that the scheme reads: all that can change who is on which side."""
         if self.scheme == "kfold":
             return {"scheme": "kfold", "seed": self.seed, "fold": self.fold, "folds": self.folds}
-        if self.scheme == "loso":
-            return {"scheme": "loso", "seed": self.seed, "fold": self.fold, "val": self.fractions[1]}
+        if self.scheme in ("loso", "lodo"):
+            return {"scheme": self.scheme, "seed": self.seed, "fold": self.fold, "val": self.fractions[1]}
         named = {"train": self.train, "val": self.val, "test": self.test}
         free = [share for share, side in zip(self.fractions, SIDES, strict=True) if not named[side]]
         shares = [share / sum(free) for share in free]
@@ -52,8 +54,8 @@ class Split:
         }
 
     def __post_init__(self) -> None:
-        if self.scheme not in ("fixed", "kfold", "loso"):
-            raise InputError(f"split.scheme is {self.scheme!r}: use fixed, kfold or loso")
+        if self.scheme not in ("fixed", "kfold", "loso", "lodo"):
+            raise InputError(f"split.scheme is {self.scheme!r}: use fixed, kfold, loso or lodo")
         if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise InputError(
                 f"split.fractions is {list(self.fractions)}: give three positive shares (train, val, test) "
@@ -91,6 +93,8 @@ def assign_subjects(subjects: Sequence[str], split: Split) -> dict[str, str]:
         side_of = _kfold(subjects, split)
     elif split.scheme == "loso":
         side_of = _loso(subjects, split)
+    elif split.scheme == "lodo":
+        side_of = _lodo(subjects, split)
     else:
         side_of = _fixed(subjects, split)
     empty = [side for side in SIDES if side not in side_of.values()]
@@ -122,6 +126,24 @@ def _loso(subjects: Sequence[str], split: Split) -> dict[str, str]:
     rest = [s for s in subjects if s != left_out]
     val = split.fractions[1]
     return {left_out: "test"} | _divide(rest, {"train": 1 - val, "val": val}, split.seed)
+
+
+def _lodo(subjects: Sequence[str], split: Split) -> dict[str, str]:
+    datasets = sorted({_dataset(s) for s in subjects})
+    if len(datasets) < 2:
+        raise InputError(
+            f"split: lodo tests one data set and trains on the others, but there is only {datasets[0]}: add "
+            "recordings of another, or use loso"
+        )
+    if not 0 <= split.fold < len(datasets):
+        raise InputError(
+            f"split.fold is {split.fold}, but there are {len(datasets)} data sets, counted from 0: choose one"
+        )
+    left_out = datasets[split.fold]
+    rest = [s for s in subjects if _dataset(s) != left_out]
+    val = split.fractions[1]
+    tested = dict.fromkeys((s for s in subjects if _dataset(s) == left_out), "test")
+    return tested | _divide(rest, {"train": 1 - val, "val": val}, split.seed)
 
 
 def _fixed(subjects: Sequence[str], split: Split) -> dict[str, str]:
