@@ -26,8 +26,8 @@ class Split:
     scheme "kfold": fold number `fold` of `folds` is tested, the next one validates.
     scheme "loso" (leave one subject out): subject number `fold`, in sorted order, is tested; of the rest the
     share fractions[1] validates.
-    scheme "lodo" (leave one data set out): data set number `fold`, in sorted order, is tested, as a new device
-    would be; of the rest the share fractions[1] validates.
+    scheme "lodo" (leave one data set out): data set number `fold`, in sorted order, is tested, as if of a new
+    device; of the rest the share fractions[1] validates.
     """
 
     scheme: str = "fixed"
