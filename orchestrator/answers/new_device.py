@@ -111,7 +111,7 @@ def _row(
     row: dict[str, Any] = {
         "dataset": name,
         "arm": arm,
-        "sizes": len({c[4:6] for c, any_ in zip(group, used.any(0), strict=True) if any_}),
+        "sizes": len({c[4:6] for c, any_ in zip(group, np.any(used, axis=0).tolist(), strict=True) if any_}),
         "subjects": int(used.any(1).sum()),
         "new_bpm": _mean(here),
         "known_bpm": None if there is None else _mean(there),

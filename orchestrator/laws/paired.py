@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from orchestrator.laws.forms import Array
@@ -93,7 +94,7 @@ def effect(
     return Effect(mean, error, float(df), error * _shape(own, codes, weight, df, rng))
 
 
-def _shape(own: Array, codes: Array, weight: Array, df: float, rng: int) -> Array:
+def _shape(own: Array, codes: npt.NDArray[np.intp], weight: Array, df: float, rng: int) -> Array:
     """Deviations of a subject bootstrap, (DRAWS,), to unit variance, with the tails of `df`."""
     generator = np.random.default_rng(rng)
     deviations = np.zeros(DRAWS)
@@ -106,23 +107,24 @@ def _shape(own: Array, codes: Array, weight: Array, df: float, rng: int) -> Arra
     return np.asarray(shape * np.sqrt(df / generator.chisquare(df, DRAWS)))
 
 
-def _strata(names: Array, weights: Mapping[str, float] | None) -> tuple[Array, Array]:
+def _strata(names: Array, weights: Mapping[str, float] | None) -> tuple[npt.NDArray[np.intp], Array]:
     """Codes from 0, and the weights of the strata, which add up to 1.
 
     All are one stratum when none has two subjects, since nothing could be told of their spread.
     """
-    known, codes = np.unique(names, return_inverse=True)
+    known, inverse = np.unique(names, return_inverse=True)
+    codes = np.asarray(inverse)
     if (np.bincount(codes) < 2).all():
         return np.zeros_like(codes), np.ones(1)
     weight = np.array([1.0 if weights is None else weights.get(str(name), 1.0) for name in known])
     return codes, weight / weight.sum()
 
 
-def _by_stratum(values: Array, codes: Array) -> Array:
+def _by_stratum(values: Array, codes: npt.NDArray[np.intp]) -> Array:
     return np.asarray(np.bincount(codes, values) / np.bincount(codes))
 
 
-def _variance_of_people(own: Array, codes: Array, weight: Array) -> tuple[float, float]:
+def _variance_of_people(own: Array, codes: npt.NDArray[np.intp], weight: Array) -> tuple[float, float]:
     """Variance of the mean over strata, and its degrees of freedom; a lone subject has the others' spread."""
     sizes = np.bincount(codes)
     squares = np.bincount(codes, (own - _by_stratum(own, codes)[codes]) ** 2)
