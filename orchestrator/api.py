@@ -117,6 +117,21 @@ class Sweep:
 
         return Answer(**ask(self.folder, budget_of(limits), max_mae, confidence, recipe))
 
+    def claims(self, recipe: str | None = None) -> dict[str, Any]:
+        """Which claims about distillation hold, as `kdsweep claims --json` prints them; needs no fit."""
+        from orchestrator.answers.claims import claims, dataset_weights
+
+        return claims(self.store.results(), recipe, dataset_weights(self.folder))
+
+    def new_device(self, against: "Sweep | None" = None, recipe: str | None = None) -> dict[str, Any]:
+        """What a new device costs, as `kdsweep claims --new-device --json` prints it; of a lodo sweep.
+
+        against: a kfold sweep of the same students, which trained on all data sets.
+        """
+        from orchestrator.answers.new_device import new_device
+
+        return new_device(self.store.results(), against.store.results() if against else None, recipe)
+
     def suggest(
         self,
         gpu_hours: float,

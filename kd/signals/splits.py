@@ -29,6 +29,8 @@ class Split:
     `seed` decides between subjects with equally many windows.
     scheme "loso" (leave one subject out): subject number `fold`, in sorted order, is tested; of the rest the
     share fractions[1] validates.
+    scheme "lodo" (leave one data set out): data set number `fold`, in sorted order, is tested, as if of a new
+    device; of the rest the share fractions[1] validates.
     """
 
     scheme: str = "fixed"
@@ -51,8 +53,8 @@ class Split:
                 "fold": self.fold,
                 "folds": self.folds,
             }
-        if self.scheme == "loso":
-            return {"scheme": "loso", "seed": self.seed, "fold": self.fold, "val": self.fractions[1]}
+        if self.scheme in ("loso", "lodo"):
+            return {"scheme": self.scheme, "seed": self.seed, "fold": self.fold, "val": self.fractions[1]}
         named = {"train": self.train, "val": self.val, "test": self.test}
         free = [share for share, side in zip(self.fractions, SIDES, strict=True) if not named[side]]
         shares = [share / sum(free) for share in free]
@@ -61,8 +63,8 @@ class Split:
         }
 
     def __post_init__(self) -> None:
-        if self.scheme not in ("fixed", "kfold", "loso"):
-            raise InputError(f"split.scheme is {self.scheme!r}: use fixed, kfold or loso")
+        if self.scheme not in ("fixed", "kfold", "loso", "lodo"):
+            raise InputError(f"split.scheme is {self.scheme!r}: use fixed, kfold, loso or lodo")
         if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise InputError(
                 f"split.fractions is {list(self.fractions)}: give three positive shares (train, val, test) "
@@ -111,6 +113,8 @@ def assign_subjects(
         side_of = {s: at.get(fold, "train") for s, fold in fold_of.items()}
     elif split.scheme == "loso":
         side_of = _loso(subjects, split)
+    elif split.scheme == "lodo":
+        side_of = _lodo(subjects, split)
     else:
         side_of = _fixed(subjects, split)
     empty = [side for side in SIDES if side not in side_of.values()]
@@ -151,6 +155,24 @@ def _loso(subjects: Sequence[str], split: Split) -> dict[str, str]:
     rest = [s for s in subjects if s != left_out]
     val = split.fractions[1]
     return {left_out: "test"} | _divide(rest, {"train": 1 - val, "val": val}, split.seed)
+
+
+def _lodo(subjects: Sequence[str], split: Split) -> dict[str, str]:
+    datasets = sorted({_dataset(s) for s in subjects})
+    if len(datasets) < 2:
+        raise InputError(
+            f"split: lodo tests one data set and trains on the others, but there is only {datasets[0]}: add "
+            "recordings of another, or use loso"
+        )
+    if not 0 <= split.fold < len(datasets):
+        raise InputError(
+            f"split.fold is {split.fold}, but there are {len(datasets)} data sets, counted from 0: choose one"
+        )
+    left_out = datasets[split.fold]
+    rest = [s for s in subjects if _dataset(s) != left_out]
+    val = split.fractions[1]
+    tested = dict.fromkeys((s for s in subjects if _dataset(s) == left_out), "test")
+    return tested | _divide(rest, {"train": 1 - val, "val": val}, split.seed)
 
 
 def _fixed(subjects: Sequence[str], split: Split) -> dict[str, str]:

@@ -36,6 +36,7 @@ COMMANDS = {
     "cancel": "Stop a sweep after a checkpoint.",
     "fit": "Fit the scaling laws of a sweep.",
     "query": "Find the best student for a budget, or the smallest for a target error.",
+    "claims": "Judge claims about distillation, in paired comparisons.",
     "suggest": "Suggest what to train next.",
     "report": "Write the report of a sweep: one self-contained HTML file.",
     "evaluate": "Evaluate a trained point on new recordings.",

@@ -44,7 +44,7 @@ def soft_against_dkd(fitted: list[Fitted]) -> dict[str, Any]:
         if soft.arm.strategy == "soft" and dkd.arm.strategy == "dkd" and _same_place(soft.arm, dkd.arm)
     ]
     published = [_compare(s, d) for s, d in pairs if s.arm.published and d.arm.published]
-    matched = [_compare(s, d) for s, d in pairs if _alike(s.arm, d.arm)]
+    matched = [_compare(s, d) for s, d in pairs if alike(s.arm, d.arm)]
     return {
         "as_published": [c for c in published if c],
         "matched": [c for c in matched if c],
@@ -56,7 +56,8 @@ def _same_place(a: Arm, b: Arm) -> bool:
     return (a.arch, a.init, a.teacher) == (b.arch, b.init, b.teacher)
 
 
-def _alike(soft: Arm, dkd: Arm) -> bool:
+def alike(soft: Arm, dkd: Arm) -> bool:
+    """Whether the two have one temperature, and distillation weights within ALIKE."""
     one, two = distillation_weight(soft), distillation_weight(dkd)
     if not one or not two or soft.args["temperature"] != dkd.args["temperature"]:
         return False

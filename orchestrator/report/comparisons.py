@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.answers.claims import OURS
 from orchestrator.report.costs import Cost, costs
 from orchestrator.report.figures import by_strategy
 from orchestrator.report.plot import (
@@ -172,6 +173,72 @@ def _verdict(sweep: Sweep, row: dict[str, Any], a: dict[str, Any], b: dict[str, 
 def _throughout(row: dict[str, Any]) -> bool:
     """Whether 90 % of the draws have one of the two better at every size; laws.json has it as text only."""
     return str(row["text"]).endswith("at every measured size")
+
+
+VERDICTS = {"supported": "c-feature", "contradicted": "c-dkd", "undecided": "c-teacher"}  # their colours
+
+
+def claims(sweep: Sweep) -> list[Panel]:
+    """A forest plot of paired comparisons: the paper's claims, and general questions."""
+    parts: dict[str, list[dict[str, Any]]] = {"The paper's claims": [], "General questions": []}
+    for row in sweep.claims:
+        if row["effect_percent"]:
+            parts["General questions" if row["source"] == OURS else "The paper's claims"].append(row)
+    known = [row for rows in parts.values() for row in rows]
+    told = [_furthest(row) for row in known if row["p"] is not None]  # few people's intervals may go anywhere
+    reach = min(1.1 * max(told or map(_furthest, known), default=0.0) + 0.5, 100.0)
+    return [_forest(title, rows, reach) for title, rows in parts.items() if rows]
+
+
+def _furthest(row: dict[str, Any]) -> float:
+    return max(abs(float(row["effect_percent"][key])) for key in ("low", "high"))
+
+
+def _forest(title: str, rows: list[dict[str, Any]], reach: float) -> Panel:
+    step, top = 32.0, 44.0
+    panel = Panel(
+        title,
+        f"{title}: by how much the first's error is lower, with 90 % intervals. "
+        + "; ".join(
+            f"{r['text']}: {r['effect_percent']['median']:+.1f} % [{r['effect_percent']['low']:+.1f}, "
+            f"{r['effect_percent']['high']:+.1f}], {r['verdict']}"
+            for r in rows
+        ),
+        height=top + step * len(rows) + 36,
+    )
+    x = Scale(-reach, reach, 8, panel.width - 8)
+    bottom = panel.height - 36
+    panel.add(
+        text(0, 31, "mean difference and 90 % interval, for new people and new runs", "t-axis"),
+        rule(x.start, bottom, x.end, bottom, "axis"),
+        text(x.start, panel.height - 6, "← worse", "t-axis"),
+        text(x.end, panel.height - 6, "error lower by, % →", "t-axis", "end"),
+    )
+    for v in x.ticks(6):
+        panel.add(
+            rule(x(v), top, x(v), bottom, "grid" if v else "zero"),
+            text(x(v), bottom + 14, f"{v:+g}" if v else "0", "t-tick", "middle"),
+        )
+    for i, row in enumerate(rows):
+        y = top + step * i + 22
+        css = VERDICTS[row["verdict"]]
+        low, median, high = (
+            x(float(np.clip(row["effect_percent"][key], -reach, reach))) for key in ("low", "median", "high")
+        )
+        style = "ring" if row["verdict"] == "undecided" else "dot"
+        panel.add(
+            text(0, y - 8, row["text"], "t-halo"),
+            text(
+                panel.width,
+                y - 8,
+                row["verdict"],
+                "t-strong t-halo" if style == "dot" else "t-note t-halo",
+                "end",
+            ),
+            rule(low, y, high, y, f"whisker {css}"),
+            marks([(median, y)], "scratch", f"{style} {css}", 4),
+        )
+    return panel
 
 
 def teachers(sweep: Sweep) -> list[Panel]:

@@ -14,8 +14,10 @@ from markupsafe import Markup
 
 from kd.errors import InputError
 from orchestrator.answers.candidates import limits
+from orchestrator.answers.claims import dataset_weights
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.laws.document import SCHEMA
+from orchestrator.laws.paired import ALPHA
 from orchestrator.report import comparisons, records, tables, words
 from orchestrator.report import figures as pictures
 from orchestrator.report.embed import embed
@@ -72,6 +74,7 @@ FIGURES: dict[str, tuple[str, Callable[[Sweep], list[Panel]]]] = {
     "pareto": ("Measured and predicted Pareto fronts", pictures.pareto),
     "gains": ("What distillation gains over training from scratch", comparisons.gains),
     "crossovers": ("Which strategy is better at which size", comparisons.crossovers),
+    "claims": ("Claims, judged in comparisons of pairs", comparisons.claims),
     "teachers": ("Effect of teacher size", comparisons.teachers),
     "calibration": ("Held-out largest sizes inside their prediction intervals", comparisons.calibration),
     "cost": ("Hours of training by strategy", comparisons.cost),
@@ -224,6 +227,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             drawn["crossovers"],
             [tables.crossovers(sweep)] if document["crossovers"] else [],
         ),
+        *_claims(sweep, drawn["claims"]),
         Section(
             "teachers",
             "Effect of teacher size",
@@ -256,6 +260,19 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
         Section("runs", "Every run", "Runs", [], tables=[records.runs(sweep, runs)]),
     ]
     return sections
+
+
+def _claims(sweep: Sweep, panels: list[Panel]) -> list[Section]:
+    """The section of claims, where anything is paired."""
+    if not sweep.claims:
+        return []
+    lead = [
+        "Each claim compares students that differ in it alone, on the same people, sizes, folds and seeds. "
+        "Intervals hold for new people like these and new training runs with the same teachers; data sets "
+        f"count {'as weighted' if dataset_weights(sweep.folder) else 'alike'}. A verdict takes p < {ALPHA:g} "
+        "after Holm's correction over all claims."
+    ]
+    return [Section("claims", "Which claims hold", "Claims", lead, panels, [tables.claims(sweep)])]
 
 
 def _gains(document: dict[str, Any]) -> list[str]:

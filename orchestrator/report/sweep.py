@@ -10,6 +10,7 @@ from kd.errors import InputError
 from kd.files import read_json, read_text
 from kd.models.architectures import ARCHITECTURES
 from orchestrator.answers.candidates import LIMITS
+from orchestrator.answers.claims import claims, dataset_weights
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
@@ -110,6 +111,14 @@ class Sweep:
     def trained(self) -> set[tuple[str, int, int]]:
         """Architecture, depth and width of every trained student."""
         return {(r["arch"], r["depth"], r["width"]) for r in self.results if r["role"] == "student"}
+
+    @cached_property
+    def claims(self) -> list[dict[str, Any]]:
+        """Claims judged in pairs, of the students whose laws are shown; [] where nothing is paired."""
+        group = self.document.get("group") or {}
+        recipe = group["hash"] if group.get("others") else None
+        found = claims(self.results, recipe, dataset_weights(self.folder))["claims"]
+        return list(found)
 
     @property
     def stale(self) -> bool:

@@ -188,6 +188,32 @@ def soft_against_dkd(sweep: Sweep) -> Table:
     return Table("Soft against DKD, as published and at matched weight", columns(names), rows)
 
 
+def claims(sweep: Sweep) -> Table:
+    """Claims with what they rest on."""
+    rows = [
+        [
+            Cell(r["text"]),
+            Cell(r["verdict"]),
+            span(r["effect_percent"], ".1f") if r["effect_percent"] else Cell("–"),
+            span(r["effect_bpm"]) if r["effect_bpm"] else Cell("–"),
+            number(r["p_holm"], ".3f"),
+            size(r["n"]["subjects"]),
+            size(r["n"]["cells"]),
+            size(r["n"]["sizes"]),
+            size(r["n"]["folds"]),
+            size(r["n"]["seeds"]),
+            Cell(r["why"]),
+            Cell(r["source"]),
+        ]
+        for r in sweep.claims
+    ]
+    names = (
+        "claim, verdict, #error lower by %, #by BPM, #p (Holm), #subjects, #pairs of runs, #sizes, #folds, "
+        "#seeds, why undecided, who claims it"
+    )
+    return Table("Claims, judged in pairs", columns(names), rows, open=True)
+
+
 def crossovers(sweep: Sweep) -> Table:
     """All pairs of strategies."""
     rows = [

@@ -53,7 +53,7 @@ DESCRIPTIONS: Mapping[str, str] = {
 }
 ENUMS: Mapping[str, list[str]] = {
     "Data.source": ["synthetic", "auto", *FORMATS],
-    "SplitModel.scheme": ["fixed", "kfold", "loso"],
+    "SplitModel.scheme": ["fixed", "kfold", "loso", "lodo"],
     "PreprocessModel.normalise": ["zscore", "none"],
 }
 GRIDS = {  # keys that take one value or a list of them

@@ -65,6 +65,7 @@ WINDOWS_CHANGE = [
     {"split": Split(scheme="kfold", folds=4, fold=1)},
     {"split": Split(scheme="loso")},
     {"split": Split(scheme="loso", fold=1)},
+    {"split": Split(scheme="lodo")},
     {"split": Split(test=("synthetic/s000",))},
     {"split": Split(val=("synthetic/s000",))},
     {"augment": Augment(copies=1)},

@@ -37,13 +37,15 @@ def worlds(draw):
 @st.composite
 def splits(draw, subjects):
     """Any split, of any scheme, that could be asked of these subjects."""
-    scheme = draw(st.sampled_from(["fixed", "kfold", "loso"]))
+    scheme = draw(st.sampled_from(["fixed", "kfold", "loso", "lodo"]))
     common = {"scheme": scheme, "seed": draw(st.integers(0, 5)), "fractions": draw(FRACTIONS)}
     if scheme == "kfold":
         folds = draw(st.integers(3, 6))
         return Split(**common, folds=folds, fold=draw(st.integers(0, folds - 1)))
     if scheme == "loso":
         return Split(**common, fold=draw(st.integers(0, len(subjects) - 1)))
+    if scheme == "lodo":
+        return Split(**common, fold=draw(st.integers(0, 3)))
     patterns = st.lists(st.sampled_from([*subjects, "A/*", "B/*", "*/1", "A/[0-3]"]), max_size=2)
     return Split(**common, **{side: tuple(draw(patterns)) for side in SIDES})
 
@@ -131,6 +133,29 @@ def test_folds_need_the_windows_that_they_balance():
         assign_subjects([f"A/{k}" for k in range(5)], Split(scheme="kfold"))
 
 
+@settings(deadline=None, max_examples=100)
+@given(worlds(), st.integers(0, 9))
+def test_leaving_a_data_set_out_tests_all_of_it_and_nobody_else(world, seed):
+    subjects, _ = world
+    datasets = sorted({s[0] for s in subjects})
+    assume(len(datasets) >= 2)
+    for fold, name in enumerate(datasets):
+        rest = [s for s in subjects if s[0] != name]
+        if len(rest) < 2:
+            continue  # one to train, one to validate: refused
+        side_of = assign_subjects(subjects, Split(scheme="lodo", fold=fold, seed=seed))
+        assert {s for s, side in side_of.items() if side == "test"} == {s for s in subjects if s[0] == name}
+        val = sum(side_of[s] == "val" for s in rest)
+        assert abs(val - 0.2 * len(rest)) <= 1 + 2 * len(datasets)
+
+
+def test_leaving_a_data_set_out_needs_another_and_one_that_is_there():
+    with pytest.raises(InputError, match="only A: add recordings of another"):
+        assign_subjects(["A/0", "A/1", "A/2"], Split(scheme="lodo"))
+    with pytest.raises(InputError, match="there are 2 data sets, counted from 0"):
+        assign_subjects(["A/0", "A/1", "B/2"], Split(scheme="lodo", fold=2))
+
+
 def test_who_goes_where_depends_on_seed_and_names_alone():
     subjects = [f"A/{k}" for k in range(20)]
     first = assign_subjects(subjects, Split(seed=1))
@@ -172,6 +197,7 @@ def test_splits_that_cannot_be_are_refused(split, says):
         {"scheme": "kfold", "folds": 2},
         {"scheme": "kfold", "fold": 5},
         {"scheme": "loso", "test": ("A/1",)},
+        {"scheme": "lodo", "test": ("A/1",)},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(fields):

@@ -357,3 +357,30 @@ def test_a_result_without_a_space_is_not_called_synthetic_or_real(sweep: Sweep) 
     assert not replace(sweep, space="").synthetic
     assert replace(sweep, space="name: x\n").synthetic  # a space's default
     assert Store(sweep.folder).is_done("teacher")
+
+
+def test_claims_stand_in_the_report_once_there_are_people_to_pair(sweep: Sweep, html: str) -> None:
+    assert 'id="claims"' not in html
+    assert "claims.svg" not in page.sheets(sweep)
+    generator = np.random.default_rng(0)
+    level = {f"A/{HOSTILE}{k}": float(v) for k, v in enumerate(generator.uniform(0.5, 1.5, 12))}
+    people = [
+        r | {"mae_by_subject": {n: v * r["mae_bpm"] for n, v in level.items()}}
+        if r["role"] == "student"
+        else r
+        for r in sweep.results
+    ]
+    told = replace(sweep, results=people)
+    found = {row["id"]: row for row in told.claims}
+    assert found["dkd-scratch"]["verdict"] == "supported"
+    assert found["dkd-hard"]["verdict"] == "undecided"  # nobody was trained so
+    said = Page(page.render(told))
+    assert said.open == []
+    assert "Which claims hold" in said.text
+    assert "dkd beats scratch" in said.text
+    assert "no two students that differ in this alone were trained" in said.text
+    labels = [a["aria-label"] for tag, a in said.tags if tag == "svg" and "aria-label" in a]
+    assert any("The paper's claims: by how much" in (label or "") for label in labels)
+    root = ET.fromstring(page.sheets(told)["claims.svg"])
+    whiskers = [e for e in root.iter() if "whisker" in e.get("class", "")]
+    assert len(whiskers) == sum(row["effect_percent"] is not None for row in told.claims) > 3
