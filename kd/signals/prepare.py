@@ -105,12 +105,13 @@ def group_fingerprint(config: DataConfig, cache_dir: Path, progress: Progress | 
 
 
 def folds(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> int:
-    """How many folds the split has: 1 if fixed, one for each subject with usable windows under loso.
+    """How many folds the split has: 1 if fixed, one for each subject (loso) or data set (lodo) with usable windows.
 
-    Under loso, cuts the windows if nobody has.
+    For those two, cuts the windows if nobody has.
     """
-    if config.split.scheme == "loso":
-        return len(_pool(config, cache_dir, progress).windows)
+    if config.split.scheme in ("loso", "lodo"):
+        subjects = _pool(config, cache_dir, progress).windows
+        return len(subjects if config.split.scheme == "loso" else {s.partition("/")[0] for s in subjects})
     return config.split.folds if config.split.scheme == "kfold" else 1
 
 

@@ -400,7 +400,7 @@ def _check_recipe(space: SearchSpace, role: str) -> None:
 def _check_folds(space: SearchSpace) -> None:
     split: Any = space.data.split
     if split.scheme == "fixed" and split.use != "all":
-        raise InputError("data.split.use chooses folds, but the scheme is fixed: use kfold or loso")
+        raise InputError("data.split.use chooses folds, but the scheme is fixed: use kfold, loso or lodo")
     if split.scheme == "kfold" and (
         beyond := [k for k in space.use if space.use != "all" and k not in range(split.folds)]
     ):
