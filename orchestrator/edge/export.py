@@ -123,7 +123,7 @@ def _register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, na
     mlflow.set_tracking_uri(uri)
     tracker = Tracker(opened.store, opened.plan, uri)
     tracker.write([result["id"]])
-    run_id, _, _ = tracker.children[result["id"]]
+    run_id = tracker.children[result["id"]].run
     needs = [f"{m.__name__}=={m.__version__}" for m in (onnx, np)]
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.onnx.log_model(

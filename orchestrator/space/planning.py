@@ -36,7 +36,7 @@ def make_plan(space: SearchSpace, data: Data | Mapping[int, Data], group: str | 
     the fingerprint that they share. Raises InputError when nothing is left to train, or strategies need
     teachers that aren't there.
     """
-    folds: Mapping[int | None, Data] = {None: data} if isinstance(data, Data) else {**data}
+    folds: dict[int | None, Data] = {None: data} if isinstance(data, Data) else {k: data[k] for k in data}
     if space.use and space.use != "all":
         folds = {fold: folds[fold] for fold in space.use}
     _check_weights(space, folds.values())
