@@ -19,7 +19,7 @@ from orchestrator.answers.candidates import (
 
 BUDGETS = 28  # at which the predicted front is asked for
 BEYOND = 4.0  # fronts and laws are drawn to this many times the largest measured size: where warnings begin
-SAME = ("arch", "depth", "width", "init", "strategy", "strategy_args", "teacher")
+SAME = ("arch", "depth", "width", "init", "strategy", "strategy_args")
 
 
 def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: str) -> list[dict[str, Any]]:
@@ -63,7 +63,8 @@ def measured(results: list[dict[str, Any]], column: str) -> tuple[list[dict[str,
     cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in results:
         if r["role"] == "student" and r.get(column) is not None:
-            cells.setdefault(tuple(str(r.get(k)) for k in SAME), []).append(r)
+            teacher = str(r.get("teacher_group") or r.get("teacher"))
+            cells.setdefault((*(str(r.get(k)) for k in SAME), teacher), []).append(r)
     means = [
         {**runs[0], "mae_bpm": float(np.mean([r["mae_bpm"] for r in runs])), "seeds": len(runs)}
         for runs in cells.values()

@@ -134,6 +134,7 @@ def reproduce(sweep: Sweep) -> list[tuple[str, str]]:
     )
     devices = Counter(str(r["device"]) for r in sweep.results if r.get("device"))
     return [
+        ("errors", sweep.metric),
         ("data", sweep.source or "not recorded"),
         ("data fingerprint", _joined(made["data_fingerprint"])),
         ("recipe version", _joined(made["recipe_version"])),

@@ -84,8 +84,10 @@ def test_results_are_typed_and_whole(folder):
 def test_nested_figures_are_a_frame_of_their_own(folder):
     sweep, store = open_sweep(folder), Store(folder)
     found = sweep.results(by="subject")
-    expected = [(r["id"], s, mae) for r in store.results() for s, mae in r["mae_by_subject"].items()]
-    assert list(found.itertuples(index=False, name=None)) == expected
+    expected = {(r["id"], s): mae for r in store.results() for s, mae in r["mae_by_subject"].items()}
+    assert dict(zip(zip(found["point"], found["subject"], strict=True), found["mae_bpm"], strict=True)) == (
+        pytest.approx(expected)
+    )
     assert list(sweep.results(by="dataset").columns) == ["point", "dataset", "mae_bpm"]
     with pytest.raises(InputError, match="by='wrist'"):
         sweep.results(by="wrist")

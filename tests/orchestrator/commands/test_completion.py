@@ -31,7 +31,7 @@ def here(tmp_path: Path) -> Path:
         (folder / "space.yaml").write_text(f"name: {name}\n")
     (tmp_path / "sweeps" / "no_sweep").mkdir()
     empty = {f.name: f.type() for f in fields(Point) if f.type in (str, int, float)}
-    empty |= {"recipe": {}, "strategy_args": {}, "teacher": None}
+    empty |= {"recipe": {}, "strategy_args": {}, "teacher": None, "fold": None, "teacher_group": None}
     size = {"arch": "mlp", "depth": 1, "width": 4}
     points = [
         Point(**(empty | size | {"id": "ab12", "role": "teacher", "strategy": "scratch"})),

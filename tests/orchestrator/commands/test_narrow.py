@@ -151,7 +151,8 @@ def test_results_of_a_run_are_whole_and_a_cut_list_names_the_command_that_has_al
     monkeypatch.setenv("COLUMNS", "80")
     results = [r | {"width": 1024, "params": 12345678, "teacher": r["id"]} for r in Store(partly).results()]
     print_results(results, partly, Headline(), most=2)
-    *rows, last = capsys.readouterr().out.splitlines()
+    *rows, metric, last = capsys.readouterr().out.splitlines()
+    assert metric == "error: mean over windows; RMSE and within 5 BPM: over windows"
     assert last == f"3 more: kdsweep status {partly} --all"
     assert len(rows) == 3
     assert all(len(row) <= 80 and "…" not in row for row in rows)

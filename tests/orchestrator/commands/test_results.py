@@ -22,7 +22,7 @@ def kdsweep(*args):
 
 @pytest.fixture(scope="module")
 def rows(tiny_sweep):
-    return rows_of(Store(tiny_sweep).results(), Headline())
+    return rows_of(Store(tiny_sweep).results(), Headline("by-subject"))
 
 
 def test_the_table_is_sorted_and_keeps_ids_whole_at_80_columns(tiny_sweep, monkeypatch):
@@ -33,7 +33,7 @@ def test_the_table_is_sorted_and_keeps_ids_whole_at_80_columns(tiny_sweep, monke
     assert [line.split()[0] for line in lines[1:-1]] == expected
     monkeypatch.setenv("COLUMNS", "30")
     narrow = kdsweep("results", tiny_sweep, "--sort", "-mae_bpm").stdout.splitlines()
-    assert [line.split()[0] for line in narrow[1:-2]] == expected[::-1]
+    assert [line.split()[0] for line in narrow[1:-1]] == expected[::-1]
 
 
 def test_a_name_is_text_not_markup(fitted_sweep):
@@ -109,7 +109,7 @@ def test_every_format_holds_the_same(tiny_sweep, rows, tmp_path):
 
 
 def test_columns_of_mixed_strategies():
-    like = {"id": "a", "role": "student", "arch": "mlp"}
+    like = {"id": "a", "role": "student", "arch": "mlp", "mae_bpm": 3.0}
     results = [
         like | {"id": "a", "strategy_args": {"temperature": 4.0, "flag": True, "steps": 3}},
         like | {"id": "b", "strategy_args": {"beta": [1, 2]}},
