@@ -105,7 +105,7 @@ def group_fingerprint(config: DataConfig, cache_dir: Path, progress: Progress | 
 
 
 def folds(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> int:
-    """How many folds the split has: 1 if fixed, one for each subject (loso) or data set (lodo) with usable windows.
+    """How many folds the split has: 1 if fixed, under loso and lodo one for each subject or data set.
 
     For those two, cuts the windows if nobody has.
     """

@@ -72,8 +72,8 @@ def front(students: Iterable[dict[str, Any]], cost: str) -> list[dict[str, Any]]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in students:
         args = json.dumps(r["strategy_args"], sort_keys=True)
-        key = (r["arch"], r["depth"], r["width"], r["init"], r["strategy"], args)
-        key = (*key, r.get("teacher_group") or r.get("teacher"))
+        teacher = r.get("teacher_group") or r.get("teacher")
+        key = (r["arch"], r["depth"], r["width"], r["init"], r["strategy"], args, teacher)
         groups.setdefault(key, []).append(r)
     rows = [
         (
