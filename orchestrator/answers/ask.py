@@ -40,7 +40,6 @@ def ask(
         result = answer(document, budget)
     else:
         result = smallest(document, max_mae, CONFIDENCE if confidence is None else confidence, budget)
-    result["train"] = []
     if result["verdict"] == "ok":
         if not result["decided"]:
             result["train"] = to_decide(document, budget)

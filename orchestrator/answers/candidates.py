@@ -111,6 +111,7 @@ def blank(document: dict[str, Any], asked: dict[str, float]) -> dict[str, Any]:
         "decided": False,
         "measured": None,
         "contenders": [],
+        "train": [],
         "intervals": None,
         "metric": document.get("metric"),
         "calibration": document["calibration"],
@@ -287,7 +288,7 @@ def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
         place = np.array(document["architectures"][arm["arch"]]["configurations"]["position"])[here]
         draws, median, noise = (unpack_at(arm[key], place) for key in ("draws", "median", "noise"))
         score = scores(document, j, here, noise)
-        compared = score + (1.0 if together(arm) else APART) * (draws - median)
+        compared = score + spread_of(arm) * (draws - median)
         if arm.get("people"):  # of all people like these, the same for each arm
             compared = compared + unpack(arm["people"]["shift"])[:, None]
         parts.append((draws, median, noise, score, compared, trained))
@@ -295,6 +296,11 @@ def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
         np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
     )
     return Candidates(arms, rows, draws, median, noise, score, compared, trained)
+
+
+def spread_of(arm: dict[str, Any]) -> float:
+    """The share of an arm's draws that differences to other arms have."""
+    return 1.0 if together(arm) else APART
 
 
 @dataclass(frozen=True)

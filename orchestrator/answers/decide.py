@@ -25,23 +25,11 @@ def choose(document: dict[str, Any], c: Candidates) -> tuple[int, int, str]:
     if trained is None or c.trained[leader]:
         return first, leader, "" if leader == first else _smaller(c, leader, first)
     gap = float(np.exp(c.score[trained]) - np.exp(c.score[leader]))
+    worse = f"the best trained student within the budget is expected to be {gap:.2f} BPM worse than this one"
     if gap > NEAR_BPM:
-        return (
-            leader,
-            leader,
-            (
-                "the best trained student within the budget is expected to be "
-                f"{gap:.2f} BPM worse than this one"
-            ),
-        )
-    return (
-        leader,
-        trained,
-        (
-            f"already trained and as good: an untrained student would gain {max(gap, 0.0):.3f} BPM, "
-            f"less than {NEAR_BPM:g}"
-        ),
-    )
+        return leader, leader, worse
+    gain = f"an untrained student would gain {max(gap, 0.0):.3f} BPM, less than {NEAR_BPM:g}"
+    return leader, trained, f"already trained and as good: {gain}"
 
 
 def trained_winner(document: dict[str, Any], c: Candidates) -> int | None:
