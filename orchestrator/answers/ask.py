@@ -3,6 +3,7 @@
 Reads laws.json and profile.json; fits and trains nothing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from kd.files import write_text
 from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
 from orchestrator.answers.smallest import smallest
+from orchestrator.answers.suggest import to_decide
 from orchestrator.edge.latency import with_costs
 from orchestrator.laws.document import read_document
 from orchestrator.words import quoted
@@ -39,8 +41,16 @@ def ask(
     else:
         result = smallest(document, max_mae, CONFIDENCE if confidence is None else confidence, budget)
     if result["verdict"] == "ok":
+        if not result["decided"]:
+            result["train"] = to_decide(document, budget)
+            result["why"] = f"{train_in_words(result['train'])}; {result['why']}"
         result["why"] = "; ".join(filter(None, [result["why"], *document["made"].get("mixed", [])]))
     return with_costs(document, budget, result)
+
+
+def train_in_words(picks: Sequence[str]) -> str:
+    """What to train, for a sentence."""
+    return f"train {', '.join(picks)} (kdsweep suggest)" if picks else "train more (kdsweep suggest)"
 
 
 def suggest_space(

@@ -11,12 +11,16 @@ import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.models import inits
+from orchestrator.answers.evidence import measured_of, scores, together, without_law
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack, unpack_at
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
 from orchestrator.words import quoted
 
 NEAR_BPM = 0.1  # students this close to the best are as good as it
+# Draws of arms that were fitted apart differ by more than the arms do; about the curve that ranks them, this
+# share of it is right (CALIBRATION.md).
+APART = 0.3
 Index = npt.NDArray[np.intp]
 Rows = npt.NDArray[np.bool_]
 
@@ -78,13 +82,19 @@ def limits(document: dict[str, Any], precision: str = "fp32") -> dict[str, tuple
 
 @dataclass(frozen=True)
 class Candidates:
-    """Students, one row each: arm, configuration, draws of ln MAE (B, m), its median and run noise."""
+    """Students, one row each: arm, configuration, draws of ln MAE (B, m), its median and run noise.
+
+    score (m,): ln MAE by which they are ranked; compared (B, m): draws of ln MAE round it, for differences.
+    """
 
     arm: Index  # (m,) index into the document's arms
     row: Index  # (m,) index into the configurations of the arm's architecture
     draws: Array
     median: Array
     noise: Array
+    score: Array
+    compared: Array
+    trained: Rows  # (m,)
 
 
 def blank(document: dict[str, Any], asked: dict[str, float]) -> dict[str, Any]:
@@ -98,6 +108,12 @@ def blank(document: dict[str, Any], asked: dict[str, float]) -> dict[str, Any]:
         "runner_up": None,
         "extrapolation": None,
         "binding": None,
+        "decided": False,
+        "measured": None,
+        "contenders": [],
+        "train": [],
+        "intervals": None,
+        "metric": document.get("metric"),
         "calibration": document["calibration"],
         "memory": _memory(document),
     }
@@ -146,7 +162,7 @@ def usable_arms(document: dict[str, Any]) -> tuple[list[int], str]:
 
 def refused_arms(document: dict[str, Any]) -> list[dict[str, str]]:
     """The arms that were not used, or not beyond their measured sizes, and why."""
-    return [{"arm": arm["key"], "why": arm["why"]} for arm in document["arms"] if arm["verdict"] != "ok"]
+    return [{"arm": arm["key"], "why": arm["why"]} for arm in document["arms"] if arm["verdict"] == "refuse"]
 
 
 def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
@@ -161,11 +177,29 @@ def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:
 
 
 def within_reach(document: dict[str, Any], arm: int) -> Rows:
-    """Which configurations an arm can have within the extrapolation factor `reach` of its law."""
+    """Which configurations an arm can have within the extrapolation factor `reach` of its law.
+
+    Of an arm without a law, those that are trained.
+    """
     law = document["arms"][arm]
     params = np.array(document["architectures"][law["arch"]]["configurations"]["params"], dtype=float)
-    near = (params <= law["largest"] * law["reach"]) & (params >= law["smallest"] / law["reach"])
+    reach = reach_of(law)
+    if reach == 0:
+        near = np.zeros(len(params), dtype=bool)
+        near[list(measured_of(document, arm))] = True
+        return near
+    near = (params <= law["largest"] * reach) & (params >= law["smallest"] / reach)
     return np.asarray(near & buildable(document, arm))
+
+
+def reach_of(law: dict[str, Any]) -> float:
+    """How far beyond its data an arm's law may be used: not at all where larger students are worse."""
+    return float(min(law["reach"], 1.0) if law.get("rises") else law["reach"])
+
+
+def near_rows(document: dict[str, Any], allowed: dict[str, Rows]) -> dict[int, Rows]:
+    """Arm -> which of its configurations are allowed and within reach."""
+    return {j: allowed[arm["arch"]] & within_reach(document, j) for j, arm in enumerate(document["arms"])}
 
 
 def buildable(document: dict[str, Any], arm: int) -> Rows:
@@ -206,8 +240,9 @@ def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: l
         arm = document["arms"][j]
         params = np.array(document["architectures"][arm["arch"]]["configurations"]["params"], dtype=float)
         inside = params[allowed[arm["arch"]]]
-        limit = arm["largest"] * arm["reach"]
-        if not len(inside) or inside.max() <= limit:
+        limit = arm["largest"] * reach_of(arm)
+        known = arm.get("rises") or arm["verdict"] == "weak"  # the answer is a trained student then
+        if known or not len(inside) or inside.max() <= limit:
             return ""
         limits.append((limit, arm))
     limit, arm = max(limits, key=lambda pair: pair[0])
@@ -222,7 +257,8 @@ def reaches_beyond(document: dict[str, Any], allowed: dict[str, Rows], usable: l
 def candidates(document: dict[str, Any], near: dict[int, Rows]) -> Candidates:
     """The students that can be best in some draw.
 
-    Draws are linear between knots, so of all configurations between two knots only the outermost can win.
+    Draws are linear between knots, so of all configurations between two knots only the outermost can win, and
+    those that are trained, which have a mean of their own.
     """
     arms, rows = [], []
     for j, inside in near.items():
@@ -231,39 +267,40 @@ def candidates(document: dict[str, Any], near: dict[int, Rows]) -> Candidates:
             place = document["architectures"][document["arms"][j]["arch"]]["configurations"]["position"]
             interval = np.floor(np.array(place)[kept]).astype(int)
             first = np.flatnonzero(np.diff(interval, prepend=interval[0] - 1))
-            chosen = kept[np.union1d(first, np.append(first[1:], len(kept)) - 1)]
+            outer = kept[np.union1d(first, np.append(first[1:], len(kept)) - 1)]
+            trained = [row for row in measured_of(document, j) if inside[row]]
+            chosen = np.union1d(outer, np.array(trained, dtype=np.intp))
             arms.append(np.full(len(chosen), j))
             rows.append(chosen)
     return evaluate(document, np.concatenate(arms), np.concatenate(rows))
 
 
-def trained_rows(document: dict[str, Any], near: dict[int, Rows]) -> tuple[Index, Index]:
-    """Arm and configuration of every student within reach that has been trained."""
-    arms, rows = [], []
-    for j, inside in near.items():
-        arm = document["arms"][j]
-        columns = document["architectures"][arm["arch"]]["configurations"]
-        shapes = {(r["depth"], r["width"]) for r in arm["runs"]}
-        for row in np.flatnonzero(inside):
-            if (columns["depth"][row], columns["width"][row]) in shapes:
-                arms.append(j)
-                rows.append(int(row))
-    return np.array(arms, dtype=np.intp), np.array(rows, dtype=np.intp)
-
-
 def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
     """Draws, median and noise of students given by arm and configuration, (m,) each, arms in order."""
-    draws, median, noise = [], [], []
+    parts: list[tuple[Array, ...]] = []
     for j in dict.fromkeys(arms.tolist()):
-        arm = document["arms"][j]
-        place = np.array(document["architectures"][arm["arch"]]["configurations"]["position"])
-        position = place[rows[arms == j]]
-        draws.append(unpack_at(arm["draws"], position))
-        median.append(unpack_at(arm["median"], position))
-        noise.append(unpack_at(arm["noise"], position))
-    return Candidates(
-        arms, rows, np.concatenate(draws, axis=1), np.concatenate(median), np.concatenate(noise)
+        arm, here = document["arms"][j], rows[arms == j]
+        trained = np.isin(here, list(measured_of(document, j)))
+        if reach_of(arm) == 0:
+            draws, median, noise = without_law(document, j, here)
+            parts.append((draws, median, noise, median, draws, trained))
+            continue
+        place = np.array(document["architectures"][arm["arch"]]["configurations"]["position"])[here]
+        draws, median, noise = (unpack_at(arm[key], place) for key in ("draws", "median", "noise"))
+        score = scores(document, j, here, noise)
+        compared = score + spread_of(arm) * (draws - median)
+        if arm.get("people"):  # of all people like these, the same for each arm
+            compared = compared + unpack(arm["people"]["shift"])[:, None]
+        parts.append((draws, median, noise, score, compared, trained))
+    draws, median, noise, score, compared, trained = (
+        np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)
     )
+    return Candidates(arms, rows, draws, median, noise, score, compared, trained)
+
+
+def spread_of(arm: dict[str, Any]) -> float:
+    """The share of an arm's draws that differences to other arms have."""
+    return 1.0 if together(arm) else APART
 
 
 @dataclass(frozen=True)
@@ -272,6 +309,12 @@ class Shares:
 
     p_best: Array
     best_of_draw: Array
+
+    @staticmethod
+    def of(c: Candidates) -> "Shares":
+        """Counted over joint draws."""
+        wins = np.bincount(c.compared.argmin(1), minlength=len(c.score))
+        return Shares(wins / len(c.compared), np.exp(c.compared).min(1))
 
 
 def describe(
@@ -285,9 +328,9 @@ def describe(
     columns = document["architectures"][arm["arch"]]["configurations"]
     row = int(c.row[k])
     depth, width = columns["depth"][row], columns["width"][row]
-    trained = [r for r in arm["runs"] if (r["depth"], r["width"]) == (depth, width)]
-    point = min(trained, key=lambda r: (r["mae_bpm"], r["id"])) if trained else None
-    mean = np.exp(c.draws[:, k])
+    seen = measured_of(document, int(c.arm[k])).get(row)
+    mean = np.exp(c.compared[:, k])
+    mae = interval(document, c, k)
     return {
         "arch": arm["arch"],
         "depth": depth,
@@ -300,10 +343,14 @@ def describe(
         "macs": columns["macs"][row],
         "weight_bytes": columns["weight_bytes"][row],
         "activation_bytes": columns["activation_bytes"][row],
-        "trained": bool(trained),
-        "point": point["id"] if point else None,
-        "measured_mae_bpm": round(point["mae_bpm"], 4) if point else None,
-        "mae_bpm": interval(document, c, k),
+        "trained": seen is not None,
+        "point": seen.point if seen else None,
+        "measured_mae_bpm": round(seen.point_error, 4) if seen else None,
+        "measured_mean_bpm": round(seen.error, 4) if seen else None,
+        "n_runs": seen.n_runs if seen else 0,
+        "n_folds": seen.n_folds if seen else 0,
+        "mae_bpm": mae,
+        "intervals": {"run": [mae["low"], mae["high"]], "people": people(document, c, k)},
         "p_best": round(float(share.p_best[k if winner_of is None else winner_of]), 4),
         "p_within_0.1_bpm": round(float((mean <= share.best_of_draw + NEAR_BPM).mean()), 4),
         "p_feasible": 1.0,  # sizes are exact
@@ -322,6 +369,21 @@ def interval(document: dict[str, Any], c: Candidates, k: int) -> dict[str, float
         "high": round(float(np.exp(max(high, median))), 4),
         "level": level,
     }
+
+
+def people(document: dict[str, Any], c: Candidates, k: int) -> dict[str, float] | None:
+    """Interval of the mean over new people like those of the sweep; None where subjects aren't known.
+
+    One wearer in 10 has more than p90_wearer_bpm.
+    """
+    arm = document["arms"][c.arm[k]]
+    if not (known := arm.get("people")):
+        return None
+    place = np.array([document["architectures"][arm["arch"]]["configurations"]["position"][int(c.row[k])]])
+    low, high, worst = (
+        round(float(np.exp(unpack_at(known[key], place)[0])), 4) for key in ("low", "high", "p90_wearer")
+    )
+    return {"low": low, "high": high, "n_people": known["n_people"], "p90_wearer_bpm": worst}
 
 
 def extrapolation(arm: dict[str, Any], params: float) -> dict[str, Any]:

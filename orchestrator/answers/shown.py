@@ -7,16 +7,27 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kd.errors import InputError
-from orchestrator.answers.ask import expectation
+from orchestrator.answers.ask import expectation, train_in_words
 from orchestrator.answers.candidates import Budget
 from orchestrator.laws.arms import strategy_label
 
 Row = Sequence[str]
+RUN = "another training run, these people"
+NEW = "new people like these"
+METRICS = {
+    "by-subject": "mean over subjects",
+    "by-window": "mean over windows",
+    "p90-subject": "90th percentile of subjects",
+}
 
 
 @dataclass(frozen=True, repr=False)
 class Answer:
-    """What `kdsweep query --json` prints, field by field; `verdict` is "ok" or "refuse" with `why`."""
+    """What `kdsweep query --json` prints, field by field; `verdict` is "ok" or "refuse" with `why`.
+
+    decided: whether the evidence tells `best` from its `contenders`; else it is `measured`, the best measured
+    student, and `train` says what would tell. intervals: of `best`, see README.md.
+    """
 
     sweep: str
     budget: dict[str, float]
@@ -26,6 +37,12 @@ class Answer:
     runner_up: dict[str, Any] | None
     extrapolation: dict[str, Any] | None
     binding: dict[str, Any] | None
+    decided: bool
+    measured: dict[str, Any] | None
+    contenders: Sequence[dict[str, Any]]
+    train: Sequence[str]
+    intervals: dict[str, Any] | None
+    metric: str | None
     calibration: dict[str, Any]
     memory: str
     precision: str
@@ -42,10 +59,10 @@ class Answer:
 
     def _repr_html_(self) -> str:
         if self.best is None:
-            return f"<p>refused: {html.escape(self.why)}</p>"
-        share = f"{self.best['mae_bpm']['level']:.0%} of new runs"
-        names = ("", "student", "params", "strategy", "teacher", "MAE, BPM", share, "trained")
-        found = (("best", self.best), ("runner-up", self.runner_up))
+            more = f" {meanwhile(self.measured)}" if self.measured else ""
+            return f"<p>refused: {html.escape(self.why)}.{html.escape(more)}</p>"
+        names = ("", "student", "params", "strategy", "teacher", "MAE, BPM", RUN, NEW, "trained")
+        found = (("best" if self.decided else "best measured", self.best), ("runner-up", self.runner_up))
         caption = "; ".join(f"{name} {limit:g}" for name, limit in self.budget.items())
         return table_html(names, [_student_row(name, s) for name, s in found if s], caption, self.why)
 
@@ -128,6 +145,7 @@ def _student_row(name: str, s: dict[str, Any]) -> list[str]:
         s["teacher"] or "-",
         f"{mae['median']:.2f}",
         f"{mae['low']:.2f} to {mae['high']:.2f}",
+        new_people(s)[1],
         f"point {s['point']}" if s["trained"] else "not yet",
     ]
 
@@ -135,9 +153,13 @@ def _student_row(name: str, s: dict[str, Any]) -> list[str]:
 def in_words(result: dict[str, Any]) -> str:
     """The answer as text."""
     if result["verdict"] == "refuse":
-        return f"refused: {result['why']}"
-    best = result["best"]
-    lines = [f"best      {student(best)}", f"          {_where(best)}"]
+        more = f"\n{meanwhile(result['measured'])}" if result["measured"] else ""
+        return f"refused: {result['why']}{more}"
+    best, metric = result["best"], metric_words(result.get("metric"))
+    name = "best      " if result["decided"] else "measured  "
+    lines = [] if result["decided"] else [line for line in _undecided(result)]
+    lines += [f"{name}{student(best, metric)}", *(f"          {line}" for line in intervals(best))]
+    lines.append(f"          {_where(best)}")
     if "p_reaches" in best:
         lines.append(f"          reaches {result['budget']['max_mae']:g} BPM with P {best['p_reaches']:.2f}")
     else:
@@ -147,7 +169,7 @@ def in_words(result: dict[str, Any]) -> str:
         )
     lines += [f"cost      {line}" for line in _costs(result)]
     if result["runner_up"]:
-        lines.append(f"runner-up {student(result['runner_up'])}")
+        lines.append(f"runner-up {student(result['runner_up'], metric)}")
     if result["binding"]:
         lines.append(f"budget    {result['binding']['text']}")
     reach = result["extrapolation"]
@@ -156,7 +178,8 @@ def in_words(result: dict[str, Any]) -> str:
         + ("inside" if reach["distance"] == 1 else f"extrapolation factor {reach['distance']:g}")
     )
     lines.append(f"coverage  {result['calibration']['text']}")
-    lines += [f"note      {note}" for note in result["why"].split("; ") if note]
+    notes = result["why"].split("; ")
+    lines += [f"note      {note}" for note in notes if note and note not in " ".join(lines[:1])]
     lines += [f"excluded  {arm['arm']}: {arm['why']}" for arm in result.get("left_out", [])]
     return "\n".join(lines)
 
@@ -181,19 +204,68 @@ def _costs(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def student(s: dict[str, Any]) -> str:
-    """One student in a line."""
-    mae = s["mae_bpm"]
+def _undecided(result: dict[str, Any]) -> list[str]:
+    """The first line of an answer that can't decide: between what, and what to train."""
+    doubt = next(note for note in result["why"].split("; ") if note.startswith("cannot decide"))
+    return [f"{doubt}; {train_in_words(result['train'])}"]
+
+
+def student(s: dict[str, Any], metric: str = "") -> str:
+    """One student in a line, with the interval for new people where it is known."""
     teacher = f" from teacher {s['teacher']}" if s["teacher"] else ""
     init = f", {s['init']}" if s["init"] != "random" else ""
+    whose, interval = new_people(s)
+    if not interval:
+        whose, interval = RUN, f"{s['mae_bpm']['low']:.2f} to {s['mae_bpm']['high']:.2f}"
+    of = f" ({metric})" if metric else ""
     return (
         f"{s['arch']} depth {s['depth']} width {s['width']} ({s['params']:,} parameters{init}), "
-        f"{strategy_label(s['strategy'], s['strategy_args'])}{teacher}: {mae['median']:.2f} BPM "
-        f"[{mae['low']:.2f}, {mae['high']:.2f}] for {mae['level']:.0%} of new runs"
+        f"{strategy_label(s['strategy'], s['strategy_args'])}{teacher}: "
+        f"{s['mae_bpm']['median']:.2f} BPM{of} [{interval}], {s['mae_bpm']['level']:.0%} for {whose}"
     )
+
+
+def metric_words(metric: str | None) -> str:
+    """What an error is a mean of; "" where the laws don't say."""
+    return METRICS.get(metric, metric) if metric else ""
+
+
+def new_people(s: dict[str, Any]) -> tuple[str, str]:
+    """Whose error the second interval is of, and the interval; "" where subjects aren't known."""
+    if not (p := (s.get("intervals") or {}).get("people")):
+        return NEW, ""
+    return f"{NEW} ({p['n_people']} wearers)", f"{p['low']:.2f} to {p['high']:.2f}"
+
+
+def intervals(s: dict[str, Any]) -> list[str]:
+    """Both intervals, told apart; what the first line doesn't say of them."""
+    if not (p := s["intervals"]["people"]):
+        return []
+    return [
+        f"{RUN}: {s['mae_bpm']['low']:.2f} to {s['mae_bpm']['high']:.2f} BPM",
+        f"{new_people(s)[0]}: {p['low']:.2f} to {p['high']:.2f} BPM; "
+        f"1 wearer in 10 has more than {p['p90_wearer_bpm']:.1f} BPM",
+    ]
+
+
+def meanwhile(m: dict[str, Any]) -> str:
+    """The best measured student and its evidence."""
+    return (
+        f"meanwhile the best measured student: {m['arm']} depth {m['depth']} width {m['width']} "
+        f"({m['params']:,} parameters), {m['error']:.2f} BPM, {evidence(m)} (point {m['point']})"
+    )
+
+
+def evidence(m: dict[str, Any]) -> str:
+    """How many runs stand behind a measured error."""
+    runs = f"{m['n_runs']} run{'s' if m['n_runs'] != 1 else ''}"
+    return f"mean of {runs} in {m['n_folds']} folds" if m["n_folds"] > 1 else f"mean of {runs}"
 
 
 def _where(s: dict[str, Any]) -> str:
     if s["trained"]:
-        return f"trained: point {s['point']}, measured {s['measured_mae_bpm']:.2f} BPM"
+        return (
+            f"trained: point {s['point']}, measured {s['measured_mae_bpm']:.2f} BPM; "
+            f"{evidence(s)} {s['measured_mean_bpm']:.2f} BPM"
+        )
     return "not trained yet"

@@ -14,12 +14,15 @@ from orchestrator.answers.candidates import (
     describe,
     evaluate,
     extrapolation,
+    near_rows,
     refuse_unmeasured,
     refused_arms,
     usable_arms,
-    within_reach,
 )
+from orchestrator.answers.decide import best_measured
 from orchestrator.laws.packing import unpack
+
+SELECTED = 2.0  # the smallest of many is one whose law is too good: it fails this often as its draws say
 
 
 def smallest(
@@ -27,8 +30,9 @@ def smallest(
 ) -> dict[str, Any]:
     """The smallest student of which a new run has MAE <= max_mae with P >= confidence.
 
-    The shape is that of `best.answer`. runner_up is the smallest of another arm, and P(best) is between the
-    two. Raises InputError for a bad error or confidence.
+    The shape is that of `best.answer`; runner_up is the smallest of another arm, P(best) is between the two,
+    and `decided` is False where the law of the smallest is weak and it isn't trained. Raises InputError for a
+    bad error or confidence.
     """
     budget = budget or Budget()
     if not max_mae > 0:
@@ -37,13 +41,12 @@ def smallest(
         raise InputError(f"--confidence {confidence}: give a probability between 0 and 1")
     refuse_unmeasured(document, budget)
     out = blank(document, {"max_mae": max_mae, "confidence": confidence, **budget.given})
+    allowed = {arch: allowed_rows(document, arch, budget) for arch in document["architectures"]}
+    out["measured"] = best_measured(document, allowed)
     usable, why = usable_arms(document)
     if not usable:
         return out | {"why": why}
-    near = {
-        j: allowed_rows(document, document["arms"][j]["arch"], budget) & within_reach(document, j)
-        for j in usable
-    }
+    near = near_rows(document, allowed)
     noise = unpack(document["run_noise"])[:, None]
     found: list[tuple[int, int, int, float]] = []  # params, arm, configuration, P
     closest = 0.0
@@ -52,7 +55,8 @@ def smallest(
         if not len(rows):
             continue
         c = evaluate(document, np.full(len(rows), j), rows)
-        p = (np.exp(c.draws + noise * c.noise) <= max_mae).mean(0)
+        p = 1 - SELECTED * (np.exp(c.draws + noise * c.noise) > max_mae).mean(0)
+        p = np.clip(p, 0, 1)
         closest = max(closest, float(p.max()))
         good = np.flatnonzero(p >= confidence)
         if len(good):
@@ -71,13 +75,16 @@ def smallest(
     if len(both) > 1:
         out["runner_up"] = _described(document, c, 1, both[1][3])
     out["extrapolation"] = extrapolation(document["arms"][both[0][1]], out["best"]["params"])
-    out |= {"verdict": "ok", "why": out["extrapolation"]["warning"] or ""}
+    out["intervals"] = out["best"]["intervals"]
+    law = document["arms"][both[0][1]]
+    out["decided"] = law["verdict"] != "weak" or out["best"]["trained"]
+    weak = "" if out["decided"] else f"cannot decide: the law of {law['key']} is weak ({law['why']})"
+    why = "; ".join(t for t in (weak, out["extrapolation"]["warning"]) if t)
+    out |= {"verdict": "ok", "why": why}
     if left_out := refused_arms(document):
         out["left_out"] = left_out
     return out
 
 
 def _described(document: dict[str, Any], c: Candidates, k: int, p: float) -> dict[str, Any]:
-    mae = np.exp(c.draws)
-    share = Shares(np.bincount(mae.argmin(1), minlength=mae.shape[1]) / len(mae), mae.min(1))
-    return describe(document, c, k, share) | {"p_reaches": round(p, 4)}
+    return describe(document, c, k, Shares.of(c)) | {"p_reaches": round(p, 4)}

@@ -111,6 +111,26 @@ def suggest(document: dict[str, Any], budget: Budget, hours: float, rng: int = 0
     return Suggestion(_picks(document, trials, costs, chosen), spent, before, belief.predicted())
 
 
+def to_decide(document: dict[str, Any], budget: Budget, most: int = 2) -> list[str]:
+    """The students whose runs tell most, per hour, about the order of the arms for this query."""
+    usable, _ = usable_arms(document)
+    allowed = {arch: allowed_rows(document, arch, budget) for arch in document["architectures"]}
+    near = {j: allowed[document["arms"][j]["arch"]] & within_reach(document, j) for j in usable}
+    if not any(rows.any() for rows in near.values()):
+        return []
+    students, trials = candidates(document, near), _trials(document, usable, near)
+    costs = np.array([_cost(document, int(j), int(k)) for j, k in zip(trials.arm, trials.row, strict=True)])
+    doubt, out = _Doubt(students, trials), []
+    for _ in range(most):
+        k = int(np.argmax(doubt.worth(np.arange(len(costs))) / costs))
+        doubt.take(k)
+        arm = document["arms"][trials.arm[k]]
+        columns = document["architectures"][arm["arch"]]["configurations"]
+        depth, width = (columns[key][trials.row[k]] for key in ("depth", "width"))
+        out.append(f"{arm['key']} depth {depth} width {width}")
+    return sorted(set(out))
+
+
 class _Belief:
     """The draws, the truths among them, and the weights that the points taken so far give."""
 

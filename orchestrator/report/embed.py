@@ -8,12 +8,14 @@ import base64
 import json
 import struct
 import zlib
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.answers import best, candidates
+from orchestrator.answers import best, candidates, decide, evidence
 from orchestrator.edge.latency import PRECISIONS, SURE
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
 from orchestrator.report.sweep import Sweep
@@ -43,6 +45,7 @@ def embed(sweep: Sweep) -> str:
     light = {
         "sweep": document["sweep"],
         "level": document["level"],
+        "metric": document.get("metric"),
         "calibration": document["calibration"],
         "memory": candidates.blank(document, {})["memory"],
         "limits": {precision: candidates.limits(document, precision) for precision in PRECISIONS},
@@ -50,6 +53,11 @@ def embed(sweep: Sweep) -> str:
         "constants": {
             "near_bpm": candidates.NEAR_BPM,
             "more": best.MORE,
+            "tie": decide.TIE,
+            "sure_best": decide.SURE,
+            "near_share": decide.NEAR_SHARE,
+            "most_regret": decide.MOST_REGRET,
+            "named": decide.NAMED,
             "refuse_factor": REFUSE_FACTOR,
             "warn_factor": WARN_FACTOR,
             "sure": SURE,
@@ -64,7 +72,13 @@ def embed(sweep: Sweep) -> str:
             {key: arm[key] for key in (*ARM_KEYS, *SIZE_KEYS)}
             | {"label": sweep.label(arm)}
             | {"buildable": _buildable(document, j)}
-            | {key: place(arm[key]) for key in PACKED if arm["reach"] > 0}
+            | {"reach": candidates.reach_of(arm), "rises": bool(arm.get("rises"))}
+            | {"measured": _measured(document, j)}
+            | (
+                {key: place(arm[key]) for key in PACKED} | _compared(document, j, place)
+                if arm["reach"]
+                else {}
+            )
             for j, arm in enumerate(document["arms"])
         ],
         "arrays": shapes,
@@ -74,6 +88,35 @@ def embed(sweep: Sweep) -> str:
     binary = planes[0::2].tobytes() + planes[1::2].tobytes()
     whole = struct.pack("<I", len(text)) + text + binary
     return base64.b64encode(zlib.compress(whole, 9)).decode("ascii")
+
+
+def _compared(document: dict[str, Any], j: int, place: Callable[[Any], int]) -> dict[str, Any]:
+    """How an arm's students are ranked and compared, and what is known of new people."""
+    arm = document["arms"][j]
+    out: dict[str, Any] = {
+        "rank": place(evidence.rank_curve(document, j)),
+        "spread": candidates.spread_of(arm),
+        "people": None,
+    }
+    if known := arm.get("people"):
+        arrays = {key: place(known[key]) for key in ("shift", "low", "high", "p90_wearer")}
+        out["people"] = {"n_people": known["n_people"], **arrays}
+    return out
+
+
+def _measured(document: dict[str, Any], j: int) -> list[dict[str, Any]]:
+    """The trained students of an arm: what was measured, and how they are ranked."""
+    arm, found = document["arms"][j], list(evidence.measured_of(document, j).values())
+    rows = np.array([m.row for m in found], dtype=np.intp)
+    seen = candidates.evaluate(document, np.full(len(rows), j), rows) if found else None
+    normal = document["run_noise"]["shape"][-1]
+    return [
+        asdict(m)
+        | {"score": float(seen.score[k]), "noise": float(seen.noise[k])}
+        | ({} if arm["reach"] else {"shift": evidence.shift(j, m.row, normal)})
+        for k, m in enumerate(found)
+        if seen is not None
+    ]
 
 
 def _buildable(document: dict[str, Any], arm: int) -> list[int] | None:

@@ -78,20 +78,34 @@ function mean(values) {
 
 // ---- students.py
 
-// A student's draws of ln MAE and of MAE, median and noise; kept, because sliders ask again and again.
+// A student's draws of ln MAE and of MAE, median and noise, its score, by which it is ranked, and draws round
+// that, to compare; kept, because sliders ask again and again.
 function student(document, arm, row) {
   const key = arm * 1e7 + row;
   let found = document.cache.get(key);
   if (found) return found;
-  const law = document.arms[arm];
-  const position = document.architectures[law.arch].configurations.position[row];
-  const draws = at(document.arrays[law.draws], position);
-  const mae = draws.map(Math.exp);
-  found = {
-    arm, row, draws, mae, mean: mean(mae),
-    median: at(document.arrays[law.median], position)[0],
-    noise: at(document.arrays[law.noise], position)[0],
-  };
+  const law = document.arms[arm], seen = law.measured.find((m) => m.row === row) ?? null;
+  found = { arm, row, seen, params: document.architectures[law.arch].configurations.params[row] };
+  if (law.reach) {
+    const position = document.architectures[law.arch].configurations.position[row];
+    found.draws = at(document.arrays[law.draws], position);
+    found.median = at(document.arrays[law.median], position)[0];
+    found.noise = at(document.arrays[law.noise], position)[0];
+    found.score = seen ? seen.score : at(document.arrays[law.rank], position)[0];
+    const shift = law.people && document.arrays[law.people.shift];
+    found.compared = found.draws.map((draw, b) => {
+      const own = found.score + law.spread * (draw - found.median);
+      return shift ? own + shift.values[b] * shift.step : own;
+    });
+  } else {
+    const scores = document.arrays[document.run_noise], n = scores.values.length;
+    found.median = found.score = seen.score;
+    found.noise = seen.noise;
+    found.draws = new Float64Array(n).map((_, b) =>
+      seen.score + scores.values[(b + seen.shift) % n] * scores.step * (seen.noise / Math.sqrt(seen.n_runs)));
+    found.compared = found.draws;
+  }
+  found.mae = found.compared.map(Math.exp);
   if (document.cache.size > 20000) document.cache.clear();
   document.cache.set(key, found);
   return found;
@@ -120,33 +134,38 @@ function allowedRows(document, arch, budget) {
 
 function withinReach(document, arm) {
   const law = document.arms[arm], buildable = law.buildable && new Set(law.buildable);
+  if (!law.reach) {
+    const trained = new Set(law.measured.map((m) => m.row));
+    return document.architectures[law.arch].configurations.params.map((_, row) => trained.has(row));
+  }
   return document.architectures[law.arch].configurations.params.map((n, row) =>
     n <= law.largest * law.reach && n >= law.smallest / law.reach && (!buildable || buildable.has(row)));
 }
 
-function nearRows(document, budget, usable) {
+function nearRows(document, budget) {
   const allowed = {};
   for (const arch of Object.keys(document.architectures)) allowed[arch] = allowedRows(document, arch, budget);
   const near = new Map();
-  for (const j of usable) {
+  document.arms.forEach((arm, j) => {
     const reach = withinReach(document, j);
-    near.set(j, allowed[document.arms[j].arch].map((ok, i) => ok && reach[i]));
-  }
+    near.set(j, allowed[arm.arch].map((ok, i) => ok && reach[i]));
+  });
   return [allowed, near];
 }
 
-// Draws are linear between knots, so of all students between two knots only the outermost can win.
+// Draws are linear between knots, so of all students between two knots only the outermost can win, and those
+// that are trained.
 function candidates(document, near) {
   const out = [];
   for (const [j, inside] of near) {
     const place = document.architectures[document.arms[j].arch].configurations.position;
-    const kept = [];
+    const kept = [], trained = new Set(document.arms[j].measured.map((m) => m.row));
     inside.forEach((yes, i) => { if (yes) kept.push(i); });
     kept.forEach((row, k) => {
       const here = Math.floor(place[row]);
       const first = k === 0 || Math.floor(place[kept[k - 1]]) !== here;
       const last = k === kept.length - 1 || Math.floor(place[kept[k + 1]]) !== here;
-      if (first || last) out.push(student(document, j, row));
+      if (first || last || trained.has(row)) out.push(student(document, j, row));
     });
   }
   return out;
@@ -173,7 +192,7 @@ function reachesBeyond(document, allowed, usable) {
     let largest = -Infinity;
     allowed[arm.arch].forEach((yes, i) => { if (yes && params[i] > largest) largest = params[i]; });
     const limit = arm.largest * arm.reach;
-    if (largest <= limit) return "";
+    if (arm.rises || arm.verdict === "weak" || largest <= limit) return "";
     if (!most || limit > most.limit) most = { limit, arm };
   }
   const { limit, arm } = most;
@@ -199,22 +218,30 @@ function interval(document, s) {
 function describe(document, s, pBest, bestOfDraw) {
   const arm = document.arms[s.arm], columns = document.architectures[arm.arch].configurations;
   const depth = columns.depth[s.row], width = columns.width[s.row];
-  let point = null;
-  for (const r of arm.runs) {
-    if (r.depth !== depth || r.width !== width) continue;
-    if (!point || r.mae_bpm < point.mae_bpm || (r.mae_bpm === point.mae_bpm && r.id < point.id)) point = r;
-  }
+  const seen = s.seen, mae = interval(document, s);
   let close = 0;
   s.mae.forEach((v, b) => { if (v <= bestOfDraw[b] + document.constants.near_bpm) close++; });
   return {
     arch: arm.arch, depth, width, init: arm.init, strategy: arm.strategy, strategy_args: arm.strategy_args,
     teacher: arm.teacher, params: columns.params[s.row], macs: columns.macs[s.row],
     weight_bytes: columns.weight_bytes[s.row], activation_bytes: columns.activation_bytes[s.row],
-    trained: point !== null, point: point ? point.id : null,
-    measured_mae_bpm: point ? round(point.mae_bpm, 4) : null,
-    mae_bpm: interval(document, s), p_best: round(pBest, 4),
+    trained: seen !== null, point: seen ? seen.point : null,
+    measured_mae_bpm: seen ? round(seen.point_error, 4) : null,
+    measured_mean_bpm: seen ? round(seen.error, 4) : null,
+    n_runs: seen ? seen.n_runs : 0, n_folds: seen ? seen.n_folds : 0, mae_bpm: mae,
+    intervals: { run: [mae.low, mae.high], people: people(document, s) }, p_best: round(pBest, 4),
     "p_within_0.1_bpm": round(close / s.mae.length, 4), p_feasible: 1.0,
   };
+}
+
+// Of the mean over new people like those of the sweep; null where subjects aren't known.
+function people(document, s) {
+  const law = document.arms[s.arm], known = law.people;
+  if (!known) return null;
+  const position = document.architectures[law.arch].configurations.position[s.row];
+  const [low, high, worst] = [known.low, known.high, known.p90_wearer].map((array) =>
+    round(Math.exp(at(document.arrays[array], position)[0]), 4));
+  return { low, high, n_people: known.n_people, p90_wearer_bpm: worst };
 }
 
 function extrapolation(document, arm, params) {
@@ -267,6 +294,88 @@ function withCost(document, description, s, precision, mostMs) {
   return found;
 }
 
+// ---- decide.py
+
+function least(list, value) {
+  return list.reduce((a, b) => (value(b) < value(a) ? b : a));
+}
+
+function smallest(document, among, first) {
+  const close = among.filter((s) => s.score <= first.score + document.constants.tie);
+  return close.reduce((a, b) => (b.params < a.params || (b.params === a.params && b.score < a.score) ? b : a));
+}
+
+function trainedWinner(document, all) {
+  const trained = all.filter((s) => s.seen);
+  return trained.length ? smallest(document, trained, least(trained, (s) => s.score)) : null;
+}
+
+function choose(document, all) {
+  const first = least(all, (s) => s.score), leader = smallest(document, all, first);
+  const trained = trainedWinner(document, all), close = document.constants.near_bpm;
+  if (!trained || leader.seen) {
+    const worse = fixed(Math.max(Math.exp(leader.score) - Math.exp(first.score), 0), 3);
+    return [first, leader, leader === first ? "" : `as good as any larger one: the best would gain ${worse} BPM`];
+  }
+  const gap = Math.exp(trained.score) - Math.exp(leader.score);
+  if (gap > close) {
+    return [leader, leader,
+      `the best trained student within the budget is expected to be ${fixed(gap, 2)} BPM worse than this one`];
+  }
+  return [leader, trained, `already trained and as good: an untrained student would gain ` +
+    `${fixed(Math.max(gap, 0), 3)} BPM, less than ${general(close)}`];
+}
+
+function contenders(document, winners) {
+  const wins = document.arms.map(() => 0);
+  for (const s of winners) wins[s.arm]++;
+  const order = wins.map((_, j) => j).sort((a, b) => wins[b] - wins[a]).slice(0, document.constants.named);
+  return order.filter((j) => wins[j]).map((j) =>
+    ({ arm: document.arms[j].key, p_best: round(wins[j] / winners.length, 4) }));
+}
+
+function doubt(document, leader, best, winners, bestOfDraw) {
+  const arm = document.arms[leader.arm], { near_bpm, near_share, sure_best, most_regret } = document.constants;
+  if (arm.verdict === "weak" && !best.seen) return `cannot decide: the law of ${arm.key} is weak (${arm.why})`;
+  const over = leader.mae.map((v, b) => v - bestOfDraw[b]);
+  let close = 0;
+  over.forEach((v, b) => { if (v <= Math.max(near_share * bestOfDraw[b], near_bpm)) close++; });
+  if (close / over.length >= sure_best && mean(over) <= most_regret * mean(leader.mae)) return "";
+  const rivals = contenders(document, winners);
+  if (rivals.length === 1) return `cannot decide how large a student of ${rivals[0].arm} should be`;
+  return `cannot decide between ${rivals.map((r) => `${r.arm} (P(best) ${fixed(r.p_best, 2)})`).join(", ")}`;
+}
+
+function toldMeasured(document, j, m) {
+  const arm = document.arms[j], columns = document.architectures[arm.arch].configurations;
+  return {
+    point: m.point, arm: arm.key, depth: columns.depth[m.row], width: columns.width[m.row],
+    params: columns.params[m.row], error: round(m.error, 4), n_runs: m.n_runs, n_folds: m.n_folds,
+  };
+}
+
+// The trained student with the lowest mean error, where no law ranks them.
+function bestMeasured(document, allowed) {
+  let found = null;
+  document.arms.forEach((arm, j) => {
+    for (const m of arm.measured) {
+      if (!allowed[arm.arch][m.row]) continue;
+      const params = document.architectures[arm.arch].configurations.params[m.row];
+      if (!found || m.error < found.m.error || (m.error === found.m.error && params < found.params)) found = { m, j, params };
+    }
+  });
+  return found && toldMeasured(document, found.j, found.m);
+}
+
+function order(best, other) {
+  const gap = best.mae_bpm.median - other.mae_bpm.median;
+  if (gap <= 0) return "";
+  const why = best.trained && !other.trained
+    ? "trained students go first where the evidence can't tell"
+    : "students are ranked by what was measured and one power law, which chooses better";
+  return `the runner-up's median is ${fixed(gap, 2)} BPM lower: ${why}`;
+}
+
 // ---- budget.py
 
 // budget: limits by name; precision: what memory, flash and latency mean.
@@ -276,77 +385,71 @@ kdsweep.answer = function (whole, budget, precision = "fp32") {
   budget = Object.fromEntries(given.map((name) => [name, budget[name]]));
   const out = {
     sweep: document.sweep, budget, verdict: "refuse", why: "", best: null, runner_up: null,
-    extrapolation: null, binding: null, calibration: document.calibration, memory: document.memory,
+    extrapolation: null, binding: null, decided: false, measured: null, contenders: [], train: [], intervals: null,
+    metric: document.metric, calibration: document.calibration, memory: document.memory,
     precision, device: profile.device, int8: precision === "int8" ? profile.int8 : null,
   };
   const usable = document.arms.flatMap((arm, j) => (arm.reach > 0 ? [j] : []));
+  const [allowed, near] = nearRows(document, budget);
+  out.measured = bestMeasured(document, allowed);
   if (!usable.length) {
     out.why = `no law may be used (${document.arms[0].key}: ${document.arms[0].why})`;
     return out;
   }
-  const [allowed, near] = nearRows(document, budget, usable);
   if (![...near.values()].some((rows) => rows.some(Boolean))) return { ...out, why: nothingFits(document, budget) };
   const beyond = reachesBeyond(document, allowed, usable);
   if (beyond) return { ...out, why: beyond };
   const all = candidates(document, near), draws = all[0].draws.length;
-  const bestOfDraw = new Float64Array(draws).fill(Infinity), wins = new Map();
+  const bestOfDraw = new Float64Array(draws).fill(Infinity), wins = new Map(), winners = [];
   for (let b = 0; b < draws; b++) {
     let winner = all[0];
     for (const s of all) {
-      if (s.draws[b] < winner.draws[b]) winner = s;
+      if (s.compared[b] < winner.compared[b]) winner = s;
       if (s.mae[b] < bestOfDraw[b]) bestOfDraw[b] = s.mae[b];
     }
+    winners.push(winner);
     wins.set(winner, (wins.get(winner) || 0) + 1);
   }
   const pBest = (s) => (wins.get(s) || 0) / draws;
-  const order = [...all].sort((a, b) => a.mean - b.mean);  // stable, as in numpy
-  const predicted = order[0];
-  const [best, note] = preferTrained(document, near, predicted);
+  let [leader, best, note] = choose(document, all);
+  const unsure = doubt(document, leader, best, winners, bestOfDraw), measured = trainedWinner(document, all);
+  if (measured) out.measured = toldMeasured(document, measured.arm, measured.seen);
+  if (unsure) {
+    out.contenders = contenders(document, winners);
+    note = unsure;
+    if (measured) {
+      best = leader = measured;
+      note += "; until then, the answer is the best measured student";
+    }
+  }
+  out.decided = !unsure;
   const told = (s, p) => withCost(document, describe(document, s, p, bestOfDraw), s, precision, budget.max_latency_ms);
-  out.best = told(best, pBest(predicted));
-  const other = order.find((s) => s.arm !== best.arm);
-  if (other) out.runner_up = told(other, pBest(other));
+  out.best = told(best, pBest(leader));
+  out.intervals = out.best.intervals;
+  const other = [...all].sort((a, b) => a.score - b.score).find((s) => s.arm !== best.arm);  // stable, as in numpy
+  if (other) {
+    out.runner_up = told(other, pBest(other));
+    note = [note, order(out.best, out.runner_up)].filter(Boolean).join("; ");
+  }
   out.extrapolation = extrapolation(document, document.arms[best.arm], out.best.params);
-  out.binding = binding(document, budget, near, usable);
+  out.binding = unsure ? null : binding(document, budget, near);
   out.verdict = "ok";
   out.why = [note, out.extrapolation.warning].filter(Boolean).join("; ");
-  const refused = document.arms.filter((arm) => arm.verdict !== "ok");
+  const refused = document.arms.filter((arm) => arm.verdict === "refuse");
   if (refused.length) out.left_out = refused.map((arm) => ({ arm: arm.key, why: arm.why }));
   return out;
 };
 
-function preferTrained(document, near, predicted) {
-  let leader = null;
-  for (const [j, inside] of near) {
-    const arm = document.arms[j], columns = document.architectures[arm.arch].configurations;
-    const shapes = new Set(arm.runs.map((r) => `${r.depth}x${r.width}`));
-    inside.forEach((yes, row) => {
-      if (!yes || !shapes.has(`${columns.depth[row]}x${columns.width[row]}`)) return;
-      const s = student(document, j, row);
-      if (!leader || s.mean < leader.mean) leader = s;
-    });
-  }
-  if (!leader || leader === predicted) return [predicted, ""];
-  if (leader.arm === predicted.arm && leader.row === predicted.row) return [predicted, ""];
-  const gap = leader.mean - predicted.mean, close = document.constants.near_bpm;
-  if (gap > close) {
-    return [predicted,
-      `the best trained student within the budget is expected to be ${fixed(gap, 2)} BPM worse than this one`];
-  }
-  return [leader, `already trained and as good: an untrained student would gain ${fixed(Math.max(gap, 0), 3)} BPM, ` +
-    `less than ${general(close)}`];
-}
-
 function bestDraws(document, near) {
-  return candidates(document, near).reduce((a, b) => (b.mean < a.mean ? b : a)).mae;
+  return least(candidates(document, near), (s) => s.score).draws.map(Math.exp);
 }
 
 // The gain from raising the most costly limit by 10 %.
-function binding(document, budget, near, usable) {
+function binding(document, budget, near) {
   const now = bestDraws(document, near), more = document.constants.more;
   let found = null;
   for (const [name, limit] of Object.entries(budget)) {
-    const wider = bestDraws(document, nearRows(document, { ...budget, [name]: limit * more }, usable)[1]);
+    const wider = bestDraws(document, nearRows(document, { ...budget, [name]: limit * more })[1]);
     const gain = now.map((v, b) => v - wider[b]), average = mean(gain);
     if (!found || average > found.average) found = { name, limit, gain, average };
   }

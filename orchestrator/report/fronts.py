@@ -23,7 +23,7 @@ SAME = ("arch", "depth", "width", "init", "strategy", "strategy_args")
 
 
 def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: str) -> list[dict[str, Any]]:
-    """The student with the lowest expected error for each of many budgets, as `best.answer` describes them.
+    """The student that is ranked first for each of many budgets, as `best.answer` describes them.
 
     Smallest budget first, each student once; `outside` says that it lies beyond its arm's measured sizes. []
     when no law may be used, or the sweep has not measured the quantity.
@@ -47,10 +47,8 @@ def predicted(document: dict[str, Any], results: list[dict[str, Any]], limit: st
         if not any(rows.any() for rows in near.values()):
             continue
         c = candidates(document, near)
-        mae = np.exp(c.draws)
-        k = int(mae.mean(0).argmin())
-        share = Shares(np.bincount(c.draws.argmin(1), minlength=mae.shape[1]) / len(mae), mae.min(1))
-        best = describe(document, c, k, share)
+        k = int(c.score.argmin())
+        best = describe(document, c, k, Shares.of(c))
         arm = document["arms"][c.arm[k]]
         best["outside"] = extrapolation(arm, best["params"])["distance"] > 1
         if not found or (best["params"], best["macs"]) != (found[-1]["params"], found[-1]["macs"]):

@@ -113,8 +113,12 @@ function show(laws, answer, place) {
   const timed = "latency_ms" in cost, limited = "max_latency_ms" in answer.budget;
   box.append(element("h3", "", named(laws, best)));
   const big = element("p", "mae", `${mae.median.toFixed(2)} BPM `);
-  big.append(element("small", "", `${mae.low.toFixed(2)} to ${mae.high.toFixed(2)} for ${Math.round(100 * mae.level)} % of new runs`));
+  const people = best.intervals.people, level = `${Math.round(100 * mae.level)} %`;
+  const run = `${mae.low.toFixed(2)} to ${mae.high.toFixed(2)} for ${level} of new runs on these people`;
+  big.append(element("small", "", people
+    ? `${people.low.toFixed(2)} to ${people.high.toFixed(2)} for ${level} of new people like these (${people.n_people} wearers)` : run));
   box.append(big);
+  if (people) box.append(element("p", "why", `1 wearer in 10 has more than ${people.p90_wearer_bpm.toFixed(1)} BPM. ${run}.`));
   box.append(list([
     [short(best.params), "parameters"], [`${general(cost.memory_bytes / 1e3, 3)} kB`, "memory"],
     [`${general(cost.flash_bytes / 1e3, 3)} kB`, "flash"], [short(best.macs), "MACs"],

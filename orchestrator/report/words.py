@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from orchestrator.answers.ask import train_in_words
 from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
+from orchestrator.answers.shown import RUN, evidence, meanwhile, metric_words, new_people
+from orchestrator.answers.suggest import to_decide
 from orchestrator.report.costs import costs
 from orchestrator.report.sweep import Sweep
 
@@ -17,28 +20,48 @@ def headline(sweep: Sweep) -> list[Part]:
     if a["verdict"] == "refuse":
         return [("No student can be recommended: ", True), (f"{a['why']}.", False)]
     best = a["best"]
-    mae = best["mae_bpm"]
+    mae, of = best["mae_bpm"], metric_words(a["metric"])
     return [
-        ("Ship a ", False),
+        (
+            "Ship a " if a["decided"] else "The evidence can't decide yet; the best measured student is a ",
+            False,
+        ),
         (f"{best['arch']} of depth {best['depth']} and width {best['width']}", True),
         (_init(best) + _taught(sweep, best) + ": ", False),
         (f"{mae['median']:.2f} BPM", True),
-        (f" mean absolute error on test subjects ({mae['low']:.2f} to {mae['high']:.2f} for ", False),
-        (f"{100 * mae['level']:.0f} % of training runs) with {best['params']:,} parameters.", False),
+        (f" mean absolute error on test subjects{f', {of}' if of else ''} ({_spread(best)}) ", False),
+        (f"with {best['params']:,} parameters.", False),
     ]
+
+
+def _spread(s: dict[str, Any]) -> str:
+    """The headline's interval: of new people where subjects are known, else of another training run."""
+    level = f"{100 * s['mae_bpm']['level']:.0f} %"
+    whose, interval = new_people(s)
+    if interval:
+        return f"{interval} for {level} of samples of {whose}"
+    return f"{s['mae_bpm']['low']:.2f} to {s['mae_bpm']['high']:.2f} for {level} of training runs"
 
 
 def lead(sweep: Sweep) -> list[str]:
     """Sentences that follow: whether it exists, how sure the choice is, what less costs."""
     a = recommended(sweep)
     if a["verdict"] == "refuse":
-        return []
+        return [f"{_capital(meanwhile(a['measured']))}."] if a["measured"] else []
     best, out = a["best"], []
+    if people := best["intervals"]["people"]:
+        out.append(
+            f"1 wearer in 10 has more than {people['p90_wearer_bpm']:.1f} BPM; {RUN}: "
+            f"{best['mae_bpm']['low']:.2f} to {best['mae_bpm']['high']:.2f} BPM."
+        )
     if best["trained"]:
-        out.append(f"It is trained: point {best['point']} measured {best['measured_mae_bpm']:.2f} BPM.")
+        out.append(
+            f"It is trained: point {best['point']} measured {best['measured_mae_bpm']:.2f} BPM "
+            f"({evidence(best)}: {best['measured_mean_bpm']:.2f})."
+        )
     else:
         out.append("It is not trained yet; its error is predicted by its scaling law.")
-    out.append(_sure(sweep, a))
+    out.append(_sure(sweep, a) if a["decided"] else _undecided(sweep, a))
     if warning := a["extrapolation"]["warning"]:
         out.append(f"{warning[0]}{warning[1:].lower()}.")
     small = answer(sweep.document, Budget(max_params=best["params"] / FRACTION))
@@ -52,6 +75,17 @@ def lead(sweep: Sweep) -> list[str]:
     return out
 
 
+def _undecided(sweep: Sweep, a: dict[str, Any]) -> str:
+    """Between what the evidence can't decide, and what to train."""
+    doubt = _capital(a["why"].split("; ")[0])
+    limit = Budget(**a["budget"])
+    return f"{doubt}: {train_in_words(to_decide(sweep.document, limit))}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _sure(sweep: Sweep, a: dict[str, Any]) -> str:
     best, other = a["best"], a["runner_up"]
     close = best["p_within_0.1_bpm"]
@@ -60,7 +94,9 @@ def _sure(sweep: Sweep, a: dict[str, Any]) -> str:
         return text + "."
     gap = other["mae_bpm"]["median"] - best["mae_bpm"]["median"]
     name = f"{other['arch']} {other['depth']}×{other['width']}{_taught(sweep, other)}"
-    worse = "worse" if gap >= 0 else "better in median"
+    worse = "worse"
+    if gap < 0:
+        worse = f"better in median, but {'not trained' if best['trained'] else 'ranked behind it'}"
     return f"{text}; the runner-up, {name}, is {abs(gap):.2f} BPM {worse}."
 
 
@@ -89,6 +125,7 @@ def recommended(sweep: Sweep) -> dict[str, Any]:
     sizes = sorted({float(arm["largest"]) for arm in sweep.document["arms"]}, reverse=True)
     answers = [answer(sweep.document, Budget(max_params=size)) for size in sizes]
     good = [a for a in answers if a["verdict"] == "ok"]
+    good = [a for a in good if a["decided"]] or good
     inside = [a for a in good if a["extrapolation"]["distance"] == 1]
     if not good:
         return answers[0]
