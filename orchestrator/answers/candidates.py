@@ -162,7 +162,9 @@ def usable_arms(document: dict[str, Any]) -> tuple[list[int], str]:
 
 def refused_arms(document: dict[str, Any]) -> list[dict[str, str]]:
     """The arms that were not used, or not beyond their measured sizes, and why."""
-    return [{"arm": arm["key"], "why": arm["why"]} for arm in document["arms"] if arm["verdict"] == "refuse"]
+    return [
+        {"arm": arm["key"], "why": arm["why"]} for arm in document["arms"] if arm["reach"] < REFUSE_FACTOR
+    ]
 
 
 def allowed_rows(document: dict[str, Any], arch: str, budget: Budget) -> Rows:

@@ -24,6 +24,7 @@ from orchestrator.tracking.reader import Source, from_folder, from_mlflow
 )
 @RECIPE
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--formulas", is_flag=True, help="Show the two exponentials' parameters, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print laws.json instead of the table.")
 def fit(
     sweep: str | None,
@@ -33,6 +34,7 @@ def fit(
     out: Path | None,
     recipe: str | None,
     seed: int,
+    formulas: bool,
     as_json: bool,
 ) -> None:
     """Fit the scaling laws of SWEEP, or of a sweep in MLflow; write laws.json and laws.png, print a table."""
@@ -50,7 +52,7 @@ def fit(
     if as_json:
         click.echo((folder / "laws.json").read_text(encoding="utf-8"))
     else:
-        print_table(document)
+        print_table(document, formulas)
     for note in document["notes"]:
         echo(f"note: {note}", err=True)
     echo(f"{folder / 'laws.json'} and {folder / 'laws.png'} written", err=True)

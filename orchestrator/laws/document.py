@@ -6,6 +6,7 @@ Plain JSON with a schema name, no pickles. numpy only.
 import hashlib
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,8 +25,11 @@ from orchestrator.laws.effects import Fitted, crossovers, gains
 from orchestrator.laws.fit import DRAWS, Curve, fit_laws
 from orchestrator.laws.forms import Array
 from orchestrator.laws.holdout import Holdout
+from orchestrator.laws.identified import judged, sound, summary
+from orchestrator.laws.law import Law
 from orchestrator.laws.matched import soft_against_dkd
 from orchestrator.laws.packing import pack
+from orchestrator.laws.people import QUANTILES, new_people
 from orchestrator.laws.prefer import preference
 from orchestrator.laws.record import calibration_record
 from orchestrator.laws.refuse import REFUSE_FACTOR
@@ -64,7 +68,9 @@ def make_document(
     if not arms:
         raise InputError(f"sweep {name} has no finished student: run it first (kdsweep run)")
     shape = with_channels(shape, [r for arm in arms for r in arm.runs])
+    arms, dropped = sound(arms)
     laws, holdouts = fit_laws([_curve(arm) for arm in arms], rng=rng)
+    laws = judged(arms, _with_people(arms, laws, rng))
     fitted = [Fitted(arm, law) for arm, law in zip(arms, laws, strict=True)]
     factor = next((law.factor for law in laws if law.reach > 0), 1.0)
     knots = {arch: _knots([a for a in arms if a.arch == arch]) for arch in sorted({a.arch for a in arms})}
@@ -74,7 +80,7 @@ def make_document(
         "metric": headline.metric,
         "metric_weights": dict(headline.weights),
         "made": made,
-        "notes": [*notes_on(group), *made["mixed"], *missing_folds(arms)],
+        "notes": [*notes_on(group), *dropped, *made["mixed"], *missing_folds(arms)],
         "group": group,
         "level": LEVEL,
         "run_noise": pack(_scores(rng)),
@@ -86,7 +92,7 @@ def make_document(
             }
             for arch, points in knots.items()
         },
-        "arms": [_arm(f, record, knots[f.arm.arch]) for f, record in zip(fitted, holdouts, strict=True)],
+        "arms": [_arm(f, record, knots[f.arm.arch], rng) for f, record in zip(fitted, holdouts, strict=True)],
         "prefers": preference([f.law for f in fitted]),
         "calibration": calibration_record(holdouts, factor),
         "crossovers": crossovers(fitted),
@@ -174,7 +180,22 @@ def _curve(arm: Arm) -> Curve:
         tuple(arm.configuration(r) for r in arm.runs),
         name=arm.key,
         family=f"{arm.arch} {arm.init}",
+        pool=arm.arch,
+        folds=tuple(str(r.get("fold")) for r in arm.runs),
     )
+
+
+def _with_people(arms: list[Arm], laws: list[Law], rng: int) -> list[Law]:
+    """The laws with what new people change, where results keep errors by subject."""
+    out = list(laws)
+    for arch in sorted({a.arch for a in arms}):
+        here = [j for j, a in enumerate(arms) if a.arch == arch and laws[j].reach > 0]
+        runs = [arms[j].runs for j in here]
+        said = [laws[j].centre(np.array([r["params"] for r in arms[j].runs], float)) for j in here]
+        found = new_people(runs, said, np.random.default_rng([rng, 20]), DRAWS) if here else []
+        for j, people in zip(here, found, strict=True):
+            out[j] = replace(laws[j], people=people)
+    return out
 
 
 def _knots(arms: list[Arm]) -> Array:
@@ -211,7 +232,33 @@ def _train_seconds(runs: list[dict[str, Any]]) -> dict[str, float]:
     return {"fixed": float(fixed), "per_mac": float(per_mac)}
 
 
-def _arm(fitted: Fitted, record: list[Holdout], knots: Array) -> dict[str, Any]:
+def _intervals(law: Law, sizes: Array, scores: Array) -> dict[str, Any]:
+    """`run` and `people`: see README.md. ln error at the knots."""
+    half = (1 - LEVEL) / 2
+    draws = law.draws(sizes) + scores[:, None] * law.noise(sizes)
+    low, high = np.quantile(draws, [half, 1 - half], axis=0)
+    run = {"low": pack(low), "high": pack(high)}
+    if law.people is None:
+        return {"run": run, "people": None}
+    p = law.people
+    low, high = np.quantile(draws + p.sample[:, None], [half, 1 - half], axis=0)
+    p90 = law.centre(sizes) + np.interp(0.9, QUANTILES, p.wearers)
+    return {
+        "run": run,
+        "people": {
+            "n_people": p.n_people,
+            "subjects": p.subjects,
+            "low": pack(low),
+            "high": pack(high),
+            "p90_wearer": pack(p90),
+            "shift": pack(p.shift),
+            "sample": pack(p.sample),
+            "wearers": pack(p.wearers),
+        },
+    }
+
+
+def _arm(fitted: Fitted, record: list[Holdout], knots: Array, rng: int) -> dict[str, Any]:
     arm, law = fitted.arm, fitted.law
     out: dict[str, Any] = {
         "key": arm.key,
@@ -223,6 +270,8 @@ def _arm(fitted: Fitted, record: list[Holdout], knots: Array) -> dict[str, Any]:
         "verdict": law.verdict,
         "why": law.why,
         "reach": law.reach,
+        "rises": law.rises,
+        "summary": summary(arm, law, record),
         "smallest": min(r["params"] for r in arm.runs),
         "largest": max(r["params"] for r in arm.runs),
         "forms": [_finite(form) for form in law.forms],
@@ -237,6 +286,7 @@ def _arm(fitted: Fitted, record: list[Holdout], knots: Array) -> dict[str, Any]:
         out["median"] = pack(law.centre(sizes))
         out["noise"] = pack(law.noise(sizes))
         out["draws"] = pack(law.draws(sizes))
+        out |= _intervals(law, sizes, _scores(rng))
     return out
 
 

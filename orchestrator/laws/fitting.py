@@ -57,7 +57,9 @@ def blend(u: Array, low: float, high: float) -> dict[str, Array]:
     return {"small": small, "whole": 1 - small - large, "large": large}
 
 
-def fit_form(form: Form, u: Array, z: Array, noise: float, w: Array, first: Array) -> Fit:
+def fit_form(
+    form: Form, u: Array, z: Array, noise: float, w: Array, first: Array, guess: float = NOISE_GUESS
+) -> Fit:
     """Fit one form from the starts `first` (S, P), with weights w (n,)."""
     thetas, costs = solve(
         form.curve, first.copy(), u, z, noise, form.box(u, z), weights=w, prior=form.prior(u, z)
@@ -67,7 +69,7 @@ def fit_form(form: Form, u: Array, z: Array, noise: float, w: Array, first: Arra
     residuals = z - f[0]
     agree = float(np.mean(costs <= costs[best] * 1.01 + 1e-6))
     ends = thetas[np.argsort(costs)[:FEW]]
-    seen = noise_scale(residuals, w, form.n_params, NOISE_GUESS)
+    seen = noise_scale(residuals, w, form.n_params, guess)
     leverage = _leverage(jac[0] * np.sqrt(w)[:, None])
     return Fit(form, thetas[best], float(costs[best]), residuals, leverage, seen, agree, ends)
 
@@ -97,14 +99,19 @@ def _weighted_median(values: Array, share: Array) -> float:
     return float(values[order][np.searchsorted(np.cumsum(share[order]), 0.5)])
 
 
-def fit_place(place: str, u: Array, z: Array, forms: list[Form], noise: float = 0.05) -> list[Fit]:
+def fit_place(
+    place: str, u: Array, z: Array, forms: list[Form], noise: float = 0.05, guess: float = NOISE_GUESS
+) -> list[Fit]:
     """All forms at one place; noise and fits are found together, as the loss needs the noise."""
     fits: list[Fit] = []
     for _ in range(3):
         first = [f.ends for f in fits] or [form.starts(u, z) for form in forms]
         agree = [f.starts_agree for f in fits]
         weights = [weights_for(place, form, u) for form in forms]
-        fits = [fit_form(*each) for each in zip(forms, repeat(u), repeat(z), repeat(noise), weights, first)]
+        fits = [
+            fit_form(*each)
+            for each in zip(forms, repeat(u), repeat(z), repeat(noise), weights, first, repeat(guess))
+        ]
         if agree:  # from the first round, which tried every start
             fits = [replace(f, starts_agree=a) for f, a in zip(fits, agree, strict=True)]
         seen = min(f.noise for f in fits if f.form.in_ensemble)

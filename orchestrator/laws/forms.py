@@ -105,7 +105,12 @@ def _power_box(u: Array, z: Array) -> tuple[Array, Array]:
 
 def _power_natural(theta: Array, u0: float, z0: float) -> dict[str, float]:
     alpha = float(np.exp(theta[2]))
-    return {"a": float(np.exp(theta[1] + z0 + alpha * u0)), "b": alpha, "c": float(np.exp(theta[0] + z0))}
+    return {
+        "c": float(np.exp(theta[0] + z0)),
+        "A": float(np.exp(theta[1] + z0)),
+        "N_mid": float(np.exp(u0)),
+        "b": alpha,
+    }
 
 
 # --- bounded power (M3 of Alabdulmohsin et al. 2022; Bansal et al. 2022) ----------------------------------
@@ -134,7 +139,12 @@ def _bounded_box(u: Array, z: Array) -> tuple[Array, Array]:
 
 def _bounded_natural(theta: Array, u0: float, z0: float) -> dict[str, float]:
     c = float(np.exp(theta[2]))
-    return {"b": float(np.exp(theta[0] + z0 + c * u0)), "g": float(np.exp(theta[1] - u0)), "c": c}
+    return {
+        "b": float(np.exp(theta[0] + z0)),
+        "N_mid": float(np.exp(u0)),
+        "g": float(np.exp(theta[1])),
+        "c": c,
+    }
 
 
 # --- shifted power (Zhai et al. 2022): bends the small end -------------------------------------------------
@@ -176,7 +186,8 @@ def _shifted_natural(theta: Array, u0: float, z0: float) -> dict[str, float]:
     alpha = float(np.exp(theta[3]))
     return {
         "E": float(np.exp(theta[0] + z0)),
-        "A": float(np.exp(theta[1] + z0 + alpha * u0)),
+        "A": float(np.exp(theta[1] + z0)),
+        "N_mid": float(np.exp(u0)),
         "s": float(np.exp(theta[2] + u0)),
         "a": alpha,
     }
@@ -252,9 +263,10 @@ def _exponential_box(u: Array, z: Array) -> tuple[Array, Array]:
 
 def _exponential_natural(theta: Array, u0: float, z0: float) -> dict[str, float]:
     return {
-        "a": float(np.exp(theta[1] + z0)),
-        "b": float(np.exp(theta[2] - u0)),
         "c": float(np.exp(theta[0] + z0)),
+        "A": float(np.exp(theta[1] - np.exp(theta[2]) + z0)),
+        "N_mid": float(np.exp(u0)),
+        "b": float(np.exp(theta[2])),
     }
 
 
@@ -264,7 +276,7 @@ FORMS: dict[str, Form] = {
         Form(
             "log_exponential",
             "exponential on a log-size axis (saturating power)",
-            "a exp(-b ln N) + c",
+            "c + A (N / N_mid)^-b",
             3,
             True,
             _power_curve,
@@ -276,7 +288,7 @@ FORMS: dict[str, Form] = {
         Form(
             "bounded_power",
             "bounded power (M3)",
-            "b (1/N + g)^c",
+            "b (N_mid / N + g)^c",
             3,
             True,
             _bounded_curve,
@@ -288,7 +300,7 @@ FORMS: dict[str, Form] = {
         Form(
             "shifted_power",
             "shifted power",
-            "E + A (N + s)^-a",
+            "E + A ((N + s) / N_mid)^-a",
             4,
             True,
             _shifted_curve,
@@ -312,7 +324,7 @@ FORMS: dict[str, Form] = {
         Form(
             "exponential",
             "exponential in size",
-            "a exp(-b N) + c",
+            "c + A exp(-b (N / N_mid - 1))",
             3,
             False,
             _exponential_curve,

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from orchestrator.laws.bootstrap import Stream, bootstrap
-from orchestrator.laws.fitting import eligible, fit_place, rival
+from orchestrator.laws.fitting import NOISE_GUESS, eligible, fit_place, rival
 from orchestrator.laws.forms import Array
 from orchestrator.laws.law import BEND, DISSENT, DRIFT
 from orchestrator.laws.refuse import MIN_SIZES
@@ -40,21 +40,23 @@ class Holdout:
         return self.score <= 1
 
 
-def leave_largest_out(u: Array, z: Array, stream: Stream) -> list[Holdout]:
+def leave_largest_out(u: Array, z: Array, stream: Stream, guess: float = NOISE_GUESS) -> list[Holdout]:
     """Up to two trials: the largest size left out, the two largest left out. u, z (n,), sorted by u."""
     sizes = np.unique(u)
     out: list[Holdout] = []
     for left_out in (1, 2):
         seen = min(np.searchsorted(sizes, sizes[-1] - left_out * STEP, side="right"), len(sizes) - left_out)
         if seen >= MIN_SIZES:
-            out.append(_trial(left_out, u, z, sizes, int(seen), stream))
+            out.append(_trial(left_out, u, z, sizes, int(seen), stream, guess))
     return out
 
 
-def _trial(left_out: int, u: Array, z: Array, sizes: Array, seen: int, stream: Stream) -> Holdout:
+def _trial(
+    left_out: int, u: Array, z: Array, sizes: Array, seen: int, stream: Stream, guess: float
+) -> Holdout:
     last = sizes[seen - 1]
     n = int((u <= last).sum())
-    fits = fit_place("large", u[:n], z[:n], eligible(seen))
+    fits = fit_place("large", u[:n], z[:n], eligible(seen), guess=guess)
     members = [f for f in fits if f.form.in_ensemble]
     noise = min(f.noise for f in members)
     rest = sizes[seen:]

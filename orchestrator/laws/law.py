@@ -1,7 +1,7 @@
 """A fitted law: error against size, as an equal-weight ensemble of forms with its interval. numpy only."""
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from orchestrator.laws.fitting import Fit, blend
 from orchestrator.laws.forms import Array
+from orchestrator.laws.people import People
+from orchestrator.laws.pooled import Delta
 from orchestrator.laws.refuse import REFUSE_FACTOR, ExtrapolationWarning, far_away
 
 # What no form predicts, as standard deviations of ln error that add in square: per unit of ln distance from
@@ -42,8 +44,9 @@ class Law:
     forms: one dict a form: name, title, formula, params, fit_error and holdout_error (rms of ln error, the
     latter None where too few sizes are left), aicc, starts_agree (a share; `note` says when it is small),
     in_ensemble.
-    verdict: "ok", or "refuse" when the law must not be used to decide; `why` gives the reason and what to
-    train to lift it. A law that could be fitted still predicts then; one that could not answers NaN.
+    verdict: "ok"; "weak" when the law alone can't decide; "refuse" when it must not be used; `why` gives the
+    reason and what to train to lift it. A law that could be fitted still predicts then; one that could not
+    answers NaN.
     reach: largest extrapolation factor at which it may be used to decide: 8; 1 when its exponent still rises
     (between measured sizes it is sound); 0 when it could not be fitted.
     """
@@ -60,16 +63,27 @@ class Law:
     _rival: tuple[Fit, float] | None = None  # the exponential in size at the large end, its weight
     _noise: dict[str, float] = field(default_factory=dict)  # of one run, in ln error, at each place
     _normals: tuple[Array, Array] = (np.empty(0), np.empty(0))  # (B,) for the discrepancy, for a run's noise
+    people: People | None = None  # None where no subjects are known
+    rises: bool = False  # larger students are worse: nothing may be said beyond the data
+    _shape: "Law | None" = None  # of the arms pooled with this one, whose members it then has, not its own
+    _delta: Delta | None = None  # how it differs from that
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it can predict at all."""
+        return bool(self._members) or self._shape is not None
 
     @property
     def reach(self) -> float:
         """The largest extrapolation factor at which this law may be used to decide."""
-        if not self._members:
+        if not self.fitted:
             return 0.0
-        return REFUSE_FACTOR if self.verdict == "ok" else 1.0
+        return 1.0 if self.verdict == "refuse" or self.rises else REFUSE_FACTOR
 
     def form_curves(self, sizes: Array) -> Array:
         """ln error of each form in the ensemble, (forms, m)."""
+        if self._shape is not None and self._delta is not None:
+            return self._shape.form_curves(sizes) + self._delta.at(np.log(sizes))
         u = np.log(sizes) - self._origin[0]
         share = blend(u, *self._ends)
         curves = [
@@ -93,6 +107,10 @@ class Law:
         return np.where(sizes < self.smallest, np.maximum(draws, edge), draws)
 
     def _free_draws(self, sizes: Array) -> Array:
+        if self._shape is not None and self._delta is not None:
+            shape = replace(self._shape, factor=self.factor)._free_draws(sizes)
+            mean, draws = self._delta.at(np.log(sizes)), self._delta.draws_at(np.log(sizes))
+            return shape + mean + self.factor * (draws - mean)
         u = np.log(sizes) - self._origin[0]
         share = blend(u, *self._ends)
         out = np.zeros((len(self._normals[0]), len(u)))
@@ -135,23 +153,30 @@ class Law:
         """How many times beyond the largest (or below the smallest) size; 1 inside the data. (m,)"""
         return np.maximum(np.maximum(sizes / self.largest, self.smallest / sizes), 1.0)
 
+    def predict_people(self, sizes: npt.ArrayLike, level: float = 0.9) -> Prediction:
+        """As `predict`, of a new run on `people.n_people` new people like these; NaN where none are known."""
+        return self._predict(sizes, level, self.people.sample if self.people else np.array([np.nan]))
+
     def predict(self, sizes: npt.ArrayLike, level: float = 0.9) -> Prediction:
-        """Median and `level` interval of a new run at each size.
+        """Median and `level` interval of a new run at each size, on the people of the sweep.
 
         Beyond 8 times the largest or below 1/8 of the smallest size the answer is NaN; beyond 4 times it
         comes with an ExtrapolationWarning. A law that could not be fitted (see `why`) answers NaN everywhere.
         """
+        return self._predict(sizes, level, np.zeros(1))
+
+    def _predict(self, sizes: npt.ArrayLike, level: float, others: Array) -> Prediction:
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, not {level}")
         x = np.atleast_1d(np.asarray(sizes, dtype=float))
-        if not self._members:
+        if not self.fitted:
             warnings.warn(f"no law: {self.why}", ExtrapolationWarning, stacklevel=2)
             return Prediction(*(np.full(x.shape, np.nan) for _ in range(3)))
         if not (np.isfinite(x).all() and (x > 0).all()):
             raise ValueError("sizes to predict must be positive numbers")
         refused = far_away(self.distance(x), self.smallest, self.largest)
-        runs = self.draws(x) + self._normals[1][:, None] * self.noise(x)
-        median = self.centre(x)
+        runs = self.draws(x) + self._normals[1][:, None] * self.noise(x) + others[:, None]
+        median = self.centre(x) + np.median(others)
         low, high = np.quantile(runs, [(1 - level) / 2, (1 + level) / 2], axis=0)
         answer = (median, np.minimum(low, median), np.maximum(high, median))
         return Prediction(*(np.where(refused, np.nan, np.exp(v)) for v in answer))

@@ -48,7 +48,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
     axes[0, 0].yaxis.set_minor_formatter(ScalarFormatter())
     figure.suptitle(
         f"{document['sweep']}: error against size; band: {document['level']:.0%} of new runs; "
-        f"dashed: a exp(-b ln N) + c; dotted: a exp(-b N) + c",
+        f"dashed: exponential in ln N; dotted: exponential in N",
         fontsize=9,
     )
     figure.savefig(path, dpi=110, format="png")
@@ -77,7 +77,6 @@ def _arm(ax: Axes, arm: dict[str, Any], document: dict[str, Any]) -> None:
         form = next((f for f in arm["forms"] if f["name"] == name), None)
         if form and None not in form["params"].values():
             p = form["params"]
-            size = np.log(knots) if name == "log_exponential" else knots
-            ax.plot(
-                knots[shown], (p["a"] * np.exp(-p["b"] * size) + p["c"])[shown], style, color=colour, lw=0.9
-            )
+            ratio = knots / p["N_mid"]
+            decay = ratio ** -p["b"] if name == "log_exponential" else np.exp(-p["b"] * (ratio - 1))
+            ax.plot(knots[shown], (p["c"] + p["A"] * decay)[shown], style, color=colour, lw=0.9)

@@ -79,13 +79,18 @@ class FakeSweep:
         """One result whose ln error is off by `noise`."""
         params = size(arch, depth, width).params
         mae = float(self.mean(arch, strategy, teacher, np.array([float(params)]))[0]) * np.exp(noise)
-        return _result(arch, depth, width, mae, role="student", strategy=strategy, teacher=teacher, seed=seed)
+        return student_result(arch, depth, width, mae, strategy=strategy, teacher=teacher, seed=seed)
 
     def _teacher(self, name: str) -> dict[str, Any]:
-        return {**_result("resnet1d", 8, 32, 4.0, role="teacher", strategy="scratch", seed=0), "id": name}
+        return {
+            **student_result("resnet1d", 8, 32, 4.0, role="teacher", strategy="scratch", seed=0),
+            "id": name,
+        }
 
 
-def _result(arch: str, depth: int, width: int, mae: float, **more: Any) -> dict[str, Any]:
+def student_result(arch: str, depth: int, width: int, mae: float, **more: Any) -> dict[str, Any]:
+    """One result.json of a student, or of what `more` says; the id follows from what it is."""
+    more = {"role": "student"} | more
     s = size(arch, depth, width)
     identity = f"{arch} {depth} {width} {sorted((k, str(v)) for k, v in more.items())}"
     return {

@@ -1,6 +1,7 @@
 """Laws of nature for simulations: random members of families inside and outside the fitted one. numpy only.
 
-Each family draws a truth: sizes (n,) -> mean error (n,), falling, for sizes of about 1e3 to 1e7.
+Each family draws a truth: sizes (n,) -> mean error (n,), for sizes of about 1e3 to 1e7. All of
+FAMILIES fall; those of RISING turn inside a sweep of small students.
 """
 
 from collections.abc import Callable
@@ -56,3 +57,13 @@ FAMILIES: dict[str, Family] = {
     "broken": broken_power,
     "M4": slow_sigmoid,
 }
+
+
+def overfitting(rng: np.random.Generator) -> Truth:
+    """A saturating power until students become too large for their data, and then up: outside."""
+    falling, place = saturating_power(rng), np.exp(rng.uniform(np.log(8e3), np.log(3e4)))
+    rate = rng.uniform(0.3, 0.7)
+    return lambda n: falling(n) * (1 + (n / place) ** 2) ** (rate / 2)
+
+
+RISING: dict[str, Family] = {"overfit": overfitting}

@@ -47,11 +47,11 @@ def test_natural_parameters_give_the_formula(name: str) -> None:
     p = FORMS[name].natural(theta, float(u0), float(z0))
     n = np.exp(u + u0)
     formula = {
-        "log_exponential": lambda: p["a"] * np.exp(-p["b"] * np.log(n)) + p["c"],
-        "bounded_power": lambda: p["b"] * (1 / n + p["g"]) ** p["c"],
-        "shifted_power": lambda: p["E"] + p["A"] * (n + p["s"]) ** -p["a"],
+        "log_exponential": lambda: p["c"] + p["A"] * (n / p["N_mid"]) ** -p["b"],
+        "bounded_power": lambda: p["b"] * (p["N_mid"] / n + p["g"]) ** p["c"],
+        "shifted_power": lambda: p["E"] + p["A"] * ((n + p["s"]) / p["N_mid"]) ** -p["a"],
         "sigmoid": lambda: p["E"] + (p["I"] - p["E"]) / (1 + (n / p["N0"]) ** p["k"]),
-        "exponential": lambda: p["a"] * np.exp(-p["b"] * n) + p["c"],
+        "exponential": lambda: p["c"] + p["A"] * np.exp(-p["b"] * (n / p["N_mid"] - 1)),
     }[name]()
     np.testing.assert_allclose(formula, np.exp(FORMS[name].curve(theta[None], u)[0][0] + z0), rtol=1e-9)
 
@@ -59,7 +59,9 @@ def test_natural_parameters_give_the_formula(name: str) -> None:
 def test_recovers_known_parameters_without_noise() -> None:
     law = fit_law(SIZES, power(SIZES))
     form = next(f for f in law.forms if f["name"] == "log_exponential")
-    assert form["params"] == pytest.approx({"a": 60.0, "b": 0.4, "c": 4.0}, rel=1e-3)
+    middle = float(np.exp(np.log(SIZES).mean()))
+    expected = {"c": 4.0, "A": 60.0 * middle**-0.4, "N_mid": middle, "b": 0.4}
+    assert form["params"] == pytest.approx(expected, rel=1e-3)
     assert form["fit_error"] < 1e-6
     assert form["starts_agree"] > 0.5
 
