@@ -59,7 +59,9 @@ def rank_curve(document: dict[str, Any], arm: int) -> dict[str, Any]:
     beyond the data than the ensemble does that gives the interval (CALIBRATION.md).
     """
     law = document["arms"][arm]
-    power = next((form["params"] for form in law["forms"] if form["name"] == "log_exponential"), {})
+    power: dict[str, Any] = next(
+        (form["params"] for form in law["forms"] if form["name"] == "log_exponential"), {}
+    )
     if together(law) or not all((power.get(k) or 0) > 0 for k in "abc"):
         return dict(law["median"])
     knots = np.array(document["architectures"][law["arch"]]["knots_ln_params"])
