@@ -279,7 +279,7 @@ def candidates(document: dict[str, Any], near: dict[int, Rows]) -> Candidates:
 
 def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
     """Draws, median and noise of students given by arm and configuration, (m,) each, arms in order."""
-    parts: list[tuple[Array, ...]] = []
+    parts: list[tuple[Any, ...]] = []
     for j in dict.fromkeys(arms.tolist()):
         arm, here = document["arms"][j], rows[arms == j]
         trained = np.isin(here, list(measured_of(document, j)))

@@ -42,7 +42,7 @@ def trained_winner(document: dict[str, Any], c: Candidates) -> int | None:
 
 def _smallest(document: dict[str, Any], c: Candidates, among: Rows, first: int) -> int:
     close = np.flatnonzero(among & (c.score <= c.score[first] + TIE))
-    sizes = [_params(document, c, k) for k in close]
+    sizes = np.array([_params(document, c, int(k)) for k in close])
     return int(close[np.lexsort((c.score[close], sizes))[0]])
 
 

@@ -59,11 +59,13 @@ def rank_curve(document: dict[str, Any], arm: int) -> dict[str, Any]:
     beyond the data than the ensemble does that gives the interval (CALIBRATION.md).
     """
     law = document["arms"][arm]
-    power = next((form["params"] for form in law["forms"] if form["name"] == "log_exponential"), {})
-    if together(law) or not all((power.get(k) or 0) > 0 for k in "abc"):
+    power: dict[str, Any] = next(
+        (form["params"] for form in law["forms"] if form["name"] == "log_exponential"), {}
+    )
+    if together(law) or not all((power.get(k) or 0) > 0 for k in ("c", "A", "N_mid", "b")):
         return dict(law["median"])
     knots = np.array(document["architectures"][law["arch"]]["knots_ln_params"])
-    return pack(np.logaddexp(np.log(power["c"]), np.log(power["a"]) - power["b"] * knots))
+    return pack(np.logaddexp(np.log(power["c"]), np.log(power["A"]) - power["b"] * (knots - np.log(power["N_mid"]))))
 
 
 def together(law: dict[str, Any]) -> bool:
