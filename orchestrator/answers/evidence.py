@@ -65,7 +65,9 @@ def rank_curve(document: dict[str, Any], arm: int) -> dict[str, Any]:
     if together(law) or not all((power.get(k) or 0) > 0 for k in ("c", "A", "N_mid", "b")):
         return dict(law["median"])
     knots = np.array(document["architectures"][law["arch"]]["knots_ln_params"])
-    return pack(np.logaddexp(np.log(power["c"]), np.log(power["A"]) - power["b"] * (knots - np.log(power["N_mid"]))))
+    return pack(
+        np.logaddexp(np.log(power["c"]), np.log(power["A"]) - power["b"] * (knots - np.log(power["N_mid"])))
+    )
 
 
 def together(law: dict[str, Any]) -> bool:

@@ -292,7 +292,7 @@ def _arm(fitted: Fitted, record: list[Holdout], knots: Array, rng: int) -> dict[
 
 def _finite(form: dict[str, Any]) -> dict[str, Any]:
     """A form with numbers JSON can hold: an exponent near its bound may give an amplitude beyond floats."""
-    params = {k: v if math.isfinite(v) else None for k, v in form["params"].items()}
+    params = {k: v if v is not None and math.isfinite(v) else None for k, v in form["params"].items()}
     return {**form, "params": params, "aicc": round(form["aicc"], 3)}
 
 

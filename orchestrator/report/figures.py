@@ -205,10 +205,10 @@ def _draw_law(
     styles = [("log_exponential", "paper-law"), ("exponential", "rival-law")]
     for name, style in styles if laws <= 2 else styles[:1]:  # more lines than that hide each other
         p = next((f["params"] for f in arm["forms"] if f["name"] == name), None)
-        if p and None not in p.values():
-            values = (
-                p["a"] * np.exp(-p["b"] * (np.log(knots) if name == "log_exponential" else knots)) + p["c"]
-            )
+        if p and "N_mid" in p and None not in p.values():  # earlier laws have other parameters
+            n = knots / p["N_mid"]
+            falls = n ** -p["b"] if name == "log_exponential" else np.exp(-p["b"] * (n - 1))
+            values = p["c"] + p["A"] * falls
             if (values > 0).all():
                 points = _path(axes, knots, values, arm, x)
                 panel.add(line([p for p in points if p[1] < axes.y.start], f"{style} {css}"))

@@ -138,7 +138,7 @@ def _unchecked(run: Any) -> dict[str, Any]:
     names = {shown: key for key, shown in FINAL.items()}
     figures = {k: v for k, v in run.data.metrics.items() if k not in FINAL}
     result: dict[str, Any] = {names.get(k, k): int(v) if k in WHOLE else v for k, v in figures.items()}
-    result |= {"teacher": None, "strategy_args": {}, "recipe": {}}
+    result |= {"teacher": None, "teacher_group": None, "fold": None, "strategy_args": {}, "recipe": {}}
     for key, text in run.data.params.items():
         group, dot, name = key.partition(".")
         if dot and group == "strategy":

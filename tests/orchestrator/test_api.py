@@ -98,7 +98,7 @@ def test_an_empty_sweep_has_all_columns(tmp_path):
     sweep = open_sweep(tmp_path)
     assert {"point", "mae_bpm", "finished_at"} <= set(sweep.results().columns)
     assert str(sweep.results()["params"].dtype) == "Int64"
-    assert list(sweep.results(by="subject").columns) == ["point", "subject", "mae_bpm"]
+    assert list(sweep.results(by="subject").columns)[:3] == ["point", "subject", "mae_bpm"]
 
 
 def test_history_is_a_row_an_epoch_and_a_point_is_found_by_its_beginning(folder):

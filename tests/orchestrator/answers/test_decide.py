@@ -15,7 +15,9 @@ from orchestrator.laws.document import make_document
 from orchestrator.laws.packing import pack, unpack
 from orchestrator.laws.simulate import FakeSweep
 
-SWEEP = FakeSweep(archs=("resnet1d",), widths=(4, 8, 16, 32), strategies=("scratch", "dkd"), seeds=1)
+SWEEP = FakeSweep(
+    archs=("resnet1d",), widths=(4, 6, 8, 12, 16, 24, 32), strategies=("scratch", "dkd"), seeds=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,7 @@ def test_a_runner_up_with_a_lower_median_is_explained(document: dict[str, Any]) 
         shift = -0.5 if a["strategy"] == "scratch" else 0.0
         a["median"] = pack(unpack(a["median"]) + shift)
         a["draws"] = pack(unpack(a["draws"]) + shift)
+        a.pop("run")  # as if fitted apart: those are ranked by another curve than is shown
     result = answer(document, Budget(max_params=largest(document)))
     best, other = result["best"]["mae_bpm"]["median"], result["runner_up"]["mae_bpm"]["median"]
     assert other < best

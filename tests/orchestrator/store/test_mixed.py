@@ -48,5 +48,7 @@ def test_status_fit_query_and_report_say_it(fitted_sweep, tiny_sweep, tmp_path):
     assert "note: trained with torch 2 (" in said("fit", "fitted")
     assert ", 3 (2): small differences" in said("query", "fitted", "--max-params", "30000")
     document = read_document(tmp_path / "fitted" / "laws.json")
-    sweep = SimpleNamespace(document=document, source="", results=list(store.results()))
+    sweep = SimpleNamespace(
+        document=document, source="", results=list(store.results()), metric="mean over windows"
+    )
     assert dict(reproduce(sweep))["trained with"].endswith("; torch 3 (2 models)")
