@@ -185,6 +185,12 @@ class Sweep:
 
         return evaluate_point(self.folder, point, Path(path), format)
 
+    def refit(self, point: str, seed: int | None = None) -> dict[str, Any]:
+        """Train a point's configuration on all subjects, as `kdsweep refit --json` prints it."""
+        from orchestrator.edge.refit import refit_point
+
+        return refit_point(self.folder, self.find(point), seed)
+
     def find(self, point: str) -> str:
         """The full id of a point; InputError when none or several match."""
         return find_point(self.store.ids(), point, str(self.folder))

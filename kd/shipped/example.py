@@ -254,6 +254,8 @@ def main() -> int:
     same = abs(mae - wanted) <= 1e-3 and windows == test["windows"]
     verdict = "the same" if same else "NOT the same"
     print(f"the sweep measured {wanted:.4f} BPM on {test['windows']:,}: {verdict}")
+    if about := test.get("about"):
+        print(about)
     return 0 if same else 1
 
 

@@ -14,6 +14,7 @@ from kd.errors import InputError
 from kd.signals.windows import WindowSet
 
 SIDES = ("train", "val", "test")
+EVERYBODY = "everybody"  # scheme of `kdsweep refit` alone: all train, nobody validates or tests
 KFOLD_VERSION = 2  # raise when the same folds hold other people; 2: balanced by windows and data sets
 
 
@@ -55,6 +56,8 @@ class Split:
             }
         if self.scheme in ("loso", "lodo"):
             return {"scheme": self.scheme, "seed": self.seed, "fold": self.fold, "val": self.fractions[1]}
+        if self.scheme == EVERYBODY:
+            return {"scheme": EVERYBODY}
         named = {"train": self.train, "val": self.val, "test": self.test}
         free = [share for share, side in zip(self.fractions, SIDES, strict=True) if not named[side]]
         shares = [share / sum(free) for share in free]
@@ -63,7 +66,7 @@ class Split:
         }
 
     def __post_init__(self) -> None:
-        if self.scheme not in ("fixed", "kfold", "loso", "lodo"):
+        if self.scheme not in ("fixed", "kfold", "loso", "lodo", EVERYBODY):
             raise InputError(f"split.scheme is {self.scheme!r}: use fixed, kfold, loso or lodo")
         if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise InputError(
@@ -99,6 +102,8 @@ def assign_subjects(
     windows: how many each subject has; kfold needs it.
     """
     subjects = sorted(set(subjects))
+    if split.scheme == EVERYBODY:
+        return dict.fromkeys(subjects, "train")
     if len(subjects) < 3:
         raise InputError(
             f"{len(subjects)} subject(s) with usable windows ({', '.join(subjects) or 'none'}): a split by "

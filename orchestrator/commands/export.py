@@ -28,6 +28,9 @@ from orchestrator.store.find import sweep_folder
 @click.option(
     "--tracking-uri", help="With --register: MLflow server.  [default: sqlite in the sweep directory]"
 )
+@click.option(
+    "--no-refit", is_flag=True, help="Export the point itself, though it was refitted on everybody."
+)
 @click.option("--dry-run", is_flag=True, help="Print which point would be exported, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was exported as JSON.")
 def export(
@@ -38,6 +41,7 @@ def export(
     registering: bool,
     name: str | None,
     tracking_uri: str | None,
+    no_refit: bool,
     dry_run: bool,
     as_json: bool,
     **limits: Any,
@@ -49,14 +53,18 @@ def export(
     """
     from orchestrator.edge.export import export_point, point_of, register
     from orchestrator.space.resolve import open_space
+    from orchestrator.store.refits import REFITTED, Refits, said_of
     from orchestrator.store.store import Store
     from orchestrator.tracking.writer import default_uri
 
     folder = sweep_folder(sweep)
     store = Store(folder)
     result = point_of(store, point) if point else _best(folder, store, limits)
-    what = (
-        f"{result['id']}: {result['arch']} {result['depth']}x{result['width']}, {result['mae_bpm']:.3f} BPM"
+    fold = result.get("fold")
+    if not no_refit and not result["id"].startswith(REFITTED):
+        result = Refits(folder).of(result["id"]) or result
+    what = f"{result['id']}: {result['arch']} {result['depth']}x{result['width']}, " + (
+        said_of(result) if "estimate" in result else f"{result['mae_bpm']:.3f} BPM"
     )
     if dry_run:
         echo(what)
@@ -65,7 +73,7 @@ def export(
     def say(text: str) -> None:
         echo(text, err=True)
 
-    opened = open_space(str(folder), [], None, say).of_fold(result.get("fold"))
+    opened = open_space(str(folder), [], None, say).of_fold(fold)
     test = export_point(opened, result, out, with_recordings=with_recordings, say=say)
     done = {"folder": str(out), "point": result["id"], **test}
     if registering:
@@ -77,7 +85,8 @@ def export(
         return
     echo(f"{out}: point {what}")
     echo(
-        f"MAE {test['mae_bpm']:.4f} BPM as the sweep measured, int8 {test['mae_bpm_int8']:.4f}, "
+        f"MAE {test['mae_bpm']:.4f} BPM "
+        f"{'on people it was trained on' if 'estimate' in result else 'as the sweep measured'}, int8 {test['mae_bpm_int8']:.4f}, "
         f"streaming {test['mae_bpm_streaming']:.4f}, causal filter only {test['mae_bpm_causal']:.4f}"
     )
     if registering:

@@ -41,6 +41,7 @@ COMMANDS = {
     "report": "Write the report of a sweep: one self-contained HTML file.",
     "evaluate": "Evaluate a trained point on new recordings.",
     "profile": "Measure students as deployed: bytes, latency, int8 drift.",
+    "refit": "Train the chosen student on all subjects, to ship.",
     "export": "Export a student to ship.",
     "sync": "Write a sweep's results to MLflow.",
     "dashboard": "Show how to reach the Ray dashboard of a running sweep.",

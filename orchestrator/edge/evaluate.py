@@ -9,6 +9,7 @@ from kd.signals.windows import WindowSet
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.metric import headline
+from orchestrator.store.refits import REFITTED, Refits
 from orchestrator.store.store import Store
 from orchestrator.words import quoted
 
@@ -32,8 +33,7 @@ def evaluate_point(
     from kd.training import metrics
     from orchestrator.space.schema import load_space
 
-    store = Store(folder)
-    result = store.result(find_trained(store, point))
+    store, result = trained(folder, point)
     check_model(store, result)
     data = load_space(folder / "space.yaml", []).data_config()
     progress(f"reading {path}")
@@ -75,9 +75,21 @@ def evaluate_point(
         "by_dataset": by_dataset,
         "by_subject": figures(windows.subject),
         "dropped": dropped.by_reason,
-        "test_mae_bpm": result["mae_bpm"],
-        "subjects_of_the_sweep": sorted(set(windows.subject.tolist()) & set(result["mae_by_subject"])),
+        "test_mae_bpm": result["estimate"]["mae_bpm"] if "estimate" in result else result["mae_bpm"],
+        "subjects_of_the_sweep": sorted(
+            set(windows.subject.tolist())
+            & set(result["mae_by_subject"] if "mae_by_subject" in result else result["trained_on"])
+        ),
     }
+
+
+def trained(folder: Path, point: str) -> tuple[Store, dict[str, Any]]:
+    """A trained point, or a student refitted on everybody (its id begins with r), and its store."""
+    if point.startswith(REFITTED):
+        refits = Refits(folder)
+        return refits, refits.result(find_point(refits.done(), point, f"{folder}, refitted students"))
+    store = Store(folder)
+    return store, store.result(find_trained(store, point))
 
 
 def find_trained(store: Store, point: str) -> str:

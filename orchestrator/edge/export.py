@@ -16,6 +16,7 @@ from orchestrator.edge.profile import calibration_windows, verification_windows
 from orchestrator.space.resolve import Opened
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
+from orchestrator.store.refits import Refits, said_of
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import told
 
@@ -60,7 +61,8 @@ def export_point(
     onnxfile.require_extra()
     if out.exists() and any(out.iterdir()) and not (out / "preprocess.json").exists():
         raise InputError(f"{out} is not empty and not an earlier export: choose another folder with -o")
-    store, data = opened.store, opened.windows
+    store = Refits(opened.store.path) if "estimate" in result else opened.store
+    data = opened.windows
     channels, samples = data.test.x.shape[1:]
     source = store.folder(result["id"])
     check_model(store, result)
@@ -80,7 +82,9 @@ def export_point(
         tested = set(map(str, np.unique(data.test.subject)))
         recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
         config["test"] = test = export.evaluate(folder, recordings, data)
-        export.same_as_sweep(test, result["mae_bpm"], len(data.test))
+        export.same_as_sweep(test, _expected(model, result, data), len(data.test))
+        if "estimate" in result:
+            test["about"] = f"The model was trained on these people: {said_of(result)}."
         write_json(folder / "preprocess.json", config, indent=1)
         export.write_scripts(folder)
         write_text(folder / "kdsweep_model.h", c_header(config, result["id"]))
@@ -91,6 +95,18 @@ def export_point(
             shutil.rmtree(out)
         folder.rename(out)
     return test
+
+
+def _expected(model: Any, result: dict[str, Any], data: Any) -> float:
+    """The error in BPM that the files must reproduce: of a refitted model on people it was trained on."""
+    if "estimate" not in result:
+        return float(result["mae_bpm"])
+    from kd.training import metrics
+    from kd.training.teacher import as_tensor, outputs
+
+    centres = metrics.class_centres(data.min_bpm, data.classes)
+    predicted = metrics.decode_expectation(outputs(model, as_tensor(data.test.x))[0], centres).numpy()
+    return metrics.error_figures(predicted, data.test.bpm)["mae_bpm"]
 
 
 def register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, name: str) -> str:
@@ -122,8 +138,9 @@ def _register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, na
     )
     mlflow.set_tracking_uri(uri)
     tracker = Tracker(opened.store, opened.plan, uri)
-    tracker.write([result["id"]])
-    run_id = tracker.children[result["id"]].run
+    point = result.get("of_point", result["id"])
+    tracker.write([point])
+    run_id = tracker.children[point].run
     needs = [f"{m.__name__}=={m.__version__}" for m in (onnx, np)]
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.onnx.log_model(
@@ -134,7 +151,11 @@ def _register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, na
             pip_requirements=[*needs, "onnxruntime"],
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
-            metadata={"point": result["id"], "mae_bpm": result["mae_bpm"], "decoding": config["decoding"]},
+            metadata={
+                "point": result["id"],
+                "mae_bpm": result["estimate"]["mae_bpm"] if "estimate" in result else result["mae_bpm"],
+                "decoding": config["decoding"],
+            },
         )
         for file in ("preprocess.json", "README.md", "model.int8.onnx"):
             mlflow.log_artifact(str(folder / file), "export")

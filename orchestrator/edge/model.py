@@ -12,9 +12,8 @@ from kd.errors import InputError
 from kd.recordings import Recording
 from kd.signals.prepare import DataConfig, windows_of
 from kd.signals.windows import WindowSet, make_windows
-from orchestrator.edge.evaluate import find_trained
+from orchestrator.edge.evaluate import trained
 from orchestrator.store.check import check_model
-from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,8 +84,7 @@ def load_point(folder: Path, point: str) -> "tuple[nn.Module, Preprocessing]":
     from kd.training.train import load_model
     from orchestrator.space.schema import load_space
 
-    store = Store(folder)
-    result = store.result(find_trained(store, point))
+    store, result = trained(folder, point)
     check_model(store, result)
     data = load_space(folder / "space.yaml").data_config()
     name = (result["arch"], result["depth"], result["width"])

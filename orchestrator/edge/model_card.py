@@ -9,6 +9,7 @@ from kd.edge import onnxfile
 from kd.signals.baselines import baseline_errors
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.space.resolve import Opened
+from orchestrator.store.refits import Refits, said_of
 
 
 def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measured: dict[str, Any]) -> str:
@@ -19,13 +20,24 @@ def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measure
         _cost(result, measured),
         _training(opened, result),
         _use(config),
-        _limits(opened, config),
+        _limits(opened, result, config),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def _head(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     test = config["test"]
+    if "estimate" in result:
+        yield f"# Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}"
+        yield ""
+        yield (
+            f"`{result['id']}`, refitted from point `{result['of_point']}` of the kdsweep sweep "
+            f"`{opened.plan.name}`: {result['params']:,} parameters, {said_of(result)}."
+        )
+        if opened.data.source == "synthetic":
+            yield ""
+            yield "**Trained and tested on synthetic recordings**: its error on real wrists is unknown."
+        return
     yield f"# Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}"
     yield ""
     yield (
@@ -47,6 +59,9 @@ def _interval(test: dict[str, Any]) -> str:
 
 def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     test, data = config["test"], opened.windows
+    if "estimate" in result:
+        yield from _estimate(result, test)
+        return
     base = baseline_errors(data.train, data.test, config["fs"])
     yield "## Error"
     yield ""
@@ -69,6 +84,23 @@ def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> It
     yield "| subject | MAE, BPM |"
     yield "|---|---|"
     for subject, mae in test["mae_by_subject"].items():
+        yield f"| {subject} | {mae:.2f} |"
+
+
+def _estimate(result: dict[str, Any], test: dict[str, Any]) -> Iterator[str]:
+    yield "## Error"
+    yield ""
+    yield f"{said_of(result).capitalize()}: nobody is left to test this model itself on."
+    yield ""
+    yield "| change on the same windows | MAE, BPM |"
+    yield "|---|---|"
+    yield f"| int8 | {test['mae_bpm_int8'] - test['mae_bpm']:+.3f} |"
+    yield f"| streaming (`stream.py`) | {test['costs_bpm_streaming']:+.3f} |"
+    yield f"| streaming, causal filter only | {test['costs_bpm_causal']:+.3f} |"
+    yield ""
+    yield "| subject | MAE, BPM, by models trained without them |"
+    yield "|---|---|"
+    for subject, mae in result["estimate"]["mae_by_subject"].items():
         yield f"| {subject} | {mae:.2f} |"
 
 
@@ -99,18 +131,25 @@ def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
     counts = ", ".join(
         f"{len(w):,} windows of {len(np.unique(w.subject))} subjects ({side})" for side, w in sides.items()
     )
+    store, split = opened.store, f"{counts}; fingerprint `{data.fingerprint}`; split by subject"
+    if "estimate" in result:
+        store = Refits(opened.store.path)
+        everybody = ", ".join(f"{n} of {name}" for name, n in result["subjects_by_dataset"].items())
+        split = f"all subjects: {everybody}; fingerprint `{result['data_fingerprint']}`"
     args = ", ".join(f"{k} {v:g}" for k, v in result["strategy_args"].items())
     yield "## Training"
     yield ""
-    yield f"- data: {opened.data.source}, {counts}; fingerprint `{data.fingerprint}`; split by subject"
+    yield f"- data: {opened.data.source}, {split}"
     yield f"- strategy: {result['strategy']}{f' ({args})' if args else ''}; {result['init']} init"
     if result["teacher"]:
-        t = opened.store.result(result["teacher"])
+        t = store.result(result["teacher"])
+        mae = t["estimate"]["mae_bpm"] if "estimate" in t else t["mae_bpm"]
         yield (
             f"- teacher: `{t['id']}`, {t['arch']} {t['depth']}x{t['width']}, {t['params']:,} parameters, "
-            f"MAE {t['mae_bpm']:.2f} BPM"
+            f"MAE {mae:.2f} BPM"
         )
-    yield f"- seed {result['seed']}, {result['epochs']} epochs, best after {result['best_epoch']}"
+    how = result.get("epochs_by") or f"best after {result['best_epoch']}"
+    yield f"- seed {result['seed']}, {result['epochs']} epochs, {how}"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     commit = result["git_commit"] or "unknown"
     yield f"- commit `{commit}`, recipe version {result['recipe_version']}, {versions}"
@@ -146,7 +185,7 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _limits(opened: Opened, config: dict[str, Any]) -> Iterator[str]:
+def _limits(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     lowest, highest = config["bpm_range"]
     yield "## Limits"
     yield ""
@@ -154,7 +193,7 @@ def _limits(opened: Opened, config: dict[str, Any]) -> Iterator[str]:
     yield f"- Outputs {lowest} to {highest} BPM for any input; it does not flag inputs it cannot handle."
     yield "- Untested on sensors, skin tones, body sites and movements outside the training data."
     yield "- The interval above covers new subjects from the same population, not other devices."
-    if len(config["test"]["subjects"]) < 10:
+    if "estimate" not in result and len(config["test"]["subjects"]) < 10:
         yield f"- Tested on {len(config['test']['subjects'])} subjects only."
     if opened.data.source == "synthetic":
         yield "- All figures are of synthetic recordings."

@@ -399,6 +399,8 @@ def _check_recipe(space: SearchSpace, role: str) -> None:
 
 def _check_folds(space: SearchSpace) -> None:
     split: Any = space.data.split
+    if split.scheme == "everybody":
+        raise InputError("data.split.scheme is 'everybody', which tests nobody: use fixed, kfold or loso")
     if split.scheme == "fixed" and split.use != "all":
         raise InputError("data.split.use chooses folds, but the scheme is fixed: use kfold, loso or lodo")
     if split.scheme == "kfold" and (

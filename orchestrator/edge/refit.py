@@ -1,0 +1,227 @@
+"""A configuration trained once more, on all subjects, with the epochs that its points found best.
+
+Nobody is left to validate or test on: the last epoch's weights are the model, and its error is that of the
+points that were trained without the people they were tested on. Its schedule is the points' own, stopped
+early: their best weights, too, are of a rate that had not yet decayed, so that this is what was measured.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.errors import InputError
+from kd.files import write_json
+from kd.signals.prepare import Data, prepare
+from kd.signals.splits import EVERYBODY, Split
+from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
+from orchestrator.run.status import is_running
+from orchestrator.space.resolve import cache_of
+from orchestrator.space.schema import load_space
+from orchestrator.store.lock import DRIVER, SweepLock
+from orchestrator.store.metric import Headline, headline
+from orchestrator.store.refits import REFITTED, Refits
+from orchestrator.store.store import RESULT, Store
+from orchestrator.words import quoted
+
+WATCHED = 256  # training windows on which each epoch must be finite
+DRAWS = 1000
+Say = Callable[[str], None]
+Tick = Callable[[str, int, int], None]  # id, epoch, of how many
+
+
+def refit_point(
+    folder: Path,
+    point: str,
+    seed: int | None = None,
+    *,
+    dry_run: bool = False,
+    say: Say = lambda line: None,
+    tick: Tick = lambda id, epoch, epochs: None,
+) -> dict[str, Any]:
+    """Train the configuration of `point`, and its teacher's, on everybody; what result.json says.
+
+    seed: of the student, default that of the point. dry_run: only say what would be trained. What is trained
+    already is kept; what was killed goes on from its checkpoint. Raises InputError, also while a driver runs.
+    """
+    store, refits = Store(folder), Refits(folder)
+    with _alone(store, dry_run):
+        results = list(store.results())
+        config = load_space(folder / "space.yaml", []).data_config()
+        config = dataclasses.replace(config, split=Split(EVERYBODY))
+        data = prepare(config, cache_of(folder), say)
+        some = data.train.take(np.unique(np.linspace(0, len(data.train) - 1, WATCHED).astype(int)))
+        data = dataclasses.replace(data, val=some, test=some)
+        chosen = store.result(point)
+        made = [_described(chosen, results, data, headline(folder), seed)]
+        if chosen["teacher"]:
+            teacher = _described(store.result(chosen["teacher"]), results, data, headline(folder), None)
+            made[0]["teacher"] = teacher["id"]
+            made.insert(0, teacher)
+        made[-1]["id"] = _id(made[-1])
+        if dry_run:
+            return made[-1] | {"done": refits.is_done(made[-1]["id"])}
+        for one in made:
+            if not refits.is_done(one["id"]):
+                _train(one, data, refits, say, tick)
+        return refits.result(made[-1]["id"])
+
+
+def _described(
+    result: dict[str, Any], results: list[dict[str, Any]], data: Data, judge: Headline, seed: int | None
+) -> dict[str, Any]:
+    """What is known before it is trained."""
+    alike = [r for r in results if _configuration(r) == _configuration(result)]
+    epochs = max(1, int(statistics.median(r["best_epoch"] for r in alike) + 0.5))
+    subjects = sorted({str(s) for s in np.unique(data.train.subject)})
+    kept = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "recipe", "params")
+    sizes = ("macs", "activation_bytes", "weight_bytes", "weight_bytes_int8")
+    described = {
+        **{key: result[key] for key in (*kept, *sizes)},
+        "seed": result["seed"] if seed is None else seed,
+        "teacher": None,
+        "epochs": epochs,
+        "epochs_by": f"median best epoch of {len(alike)} point(s) of the sweep",
+        "of_point": result["id"],
+        "of_points": sorted(r["id"] for r in alike),
+        "data_fingerprint": data.fingerprint,
+        "trained_on": subjects,
+        "subjects_by_dataset": dict(Counter(s.partition("/")[0] for s in subjects)),
+        "estimate": estimate_of(alike, judge),
+    }
+    return described | {"id": _id(described)}
+
+
+def _configuration(result: dict[str, Any]) -> str:
+    """What points share that differ in fold and seed alone."""
+    keys = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "recipe")
+    group = result.get("teacher_group") or result["teacher"]
+    return json.dumps([*(result[key] for key in keys), group], sort_keys=True)
+
+
+def _id(described: dict[str, Any]) -> str:
+    """Hash of all that can change its weights; the same for every fold's point."""
+    keys = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "recipe", "seed")
+    identity = [described[key] for key in (*keys, "teacher", "epochs", "data_fingerprint")]
+    return REFITTED + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:11]
+
+
+def estimate_of(alike: list[dict[str, Any]], judge: Headline) -> dict[str, Any]:
+    """The error of a configuration over its folds and seeds, BPM, all of people it was not trained on.
+
+    interval_90: by drawing the subjects of each data set again; None for fewer than 3.
+    """
+    sums: dict[str, list[float]] = {}
+    for result in alike:
+        known = result.get("subjects")
+        rows = known or {s: {"abs_sum": m, "windows": 1} for s, m in result["mae_by_subject"].items()}
+        for subject, row in rows.items():
+            total = sums.setdefault(subject, [0.0, 0.0])
+            total[0] += row["abs_sum"]
+            total[1] += row["windows"]
+    names = sorted(sums)
+    folds = {r["fold"] for r in alike if r.get("fold") is not None}
+    rng, among = np.random.default_rng(0), []
+    groups = [
+        [s for s in names if s.startswith(f"{d}/")] for d in sorted({s.partition("/")[0] for s in names})
+    ]
+    for _ in range(DRAWS if len(names) >= 3 else 0):
+        drawn = [str(s) for group in groups for s in rng.choice(group, len(group))]
+        among.append(judge(_as_result({f"{s}/{i}": sums[s] for i, s in enumerate(drawn)})))
+    merged = _as_result(sums)
+    people = f"{len(names)} test subjects of one split, by models trained without them"
+    return {
+        "metric": str(judge),
+        "error_bpm": judge(merged),
+        "mae_bpm": merged["mae_bpm"],
+        "interval_90": [float(q) for q in np.quantile(among, [0.05, 0.95])] if among else None,
+        "how": f"by {len(folds)}-fold cross-validation" if len(folds) > 1 else f"on the {people}",
+        "folds": sorted(folds),
+        "seeds": len({r["seed"] for r in alike}),
+        "mae_by_subject": {s: sums[s][0] / sums[s][1] for s in names},
+    }
+
+
+def _as_result(sums: dict[str, list[float]]) -> dict[str, Any]:
+    errors, windows = zip(*sums.values(), strict=True)
+    return {
+        "mae_bpm": float(sum(errors) / sum(windows)),
+        "subjects": {s: {"abs_sum": e, "windows": n} for s, (e, n) in sums.items()},
+    }
+
+
+def _train(described: dict[str, Any], data: Data, refits: Refits, say: Say, tick: Tick) -> None:
+    """Train it and write its model and, last, its result.json."""
+    import torch
+
+    from kd.training.compiled import Unavailable, library
+    from kd.training.train import Run, device_name, figures, write
+
+    recipe = dataclasses.replace(Recipe(**described["recipe"]), patience=0)
+    keys = ("id", "role", "arch", "depth", "width", "init", "strategy", "strategy_args", "teacher", "seed")
+    spec = Spec(**{key: described[key] for key in keys}, recipe=recipe)
+    device, engine = "cuda" if torch.cuda.is_available() else "cpu", None
+    if device == "cpu":
+        try:
+            engine = library()
+        except Unavailable as why:
+            say(f"{why}: torch trains, more slowly")
+    folder, epochs = refits.folder(spec.id), described["epochs"]
+    teacher = refits.folder(spec.teacher) if spec.teacher else None
+    run = Run(spec, data, folder, teacher_folder=teacher, device=device, engine=engine)
+    try:
+        while run.epoch < epochs:
+            tick(spec.id, run.epoch, epochs)
+            run.step()
+    except KeyboardInterrupt:
+        run.checkpoint()
+        raise
+    tick(spec.id, epochs, epochs)
+    member = run.members[0]
+    model = run.shape.build()
+    model.load_state_dict(run.stack.state(member.place, epochs))
+    model.to(run.device).eval()
+    with run.stack.precise():
+        write(model, run.shape, folder, run.x if spec.role == "teacher" else None)
+    measured = figures(member, run.shape, model, {})
+    for name in ("val_mae_bpm", "best_epoch", "epochs"):  # of windows it was trained on
+        del measured[name]
+    versions = {"python": platform.python_version()}
+    versions |= {name: version(name) for name in ("kdsweep", "torch", "numpy")}
+    made = {"recipe_version": RECIPE_VERSION, "versions": versions, "git_commit": None}
+    made |= {"device": device_name(run.device), "engine": run.stack.engine}
+    made |= {"finished_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    write_json(folder / RESULT, described | measured | made)
+    run.discard_checkpoint()
+
+
+@contextmanager
+def _alone(store: Store, dry_run: bool) -> Iterator[None]:
+    """Keep drivers away meanwhile."""
+    where = quoted(store.path)
+    busy = InputError(
+        f"{store.path} is running: wait for it (kdsweep status {where} --watch), or end it with kdsweep "
+        f"cancel {where}"
+    )
+    if is_running(store.progress()):
+        raise busy
+    if dry_run:
+        yield
+        return
+    lock = SweepLock(store.path)
+    try:
+        if not lock.take(DRIVER):
+            raise busy
+        yield
+    finally:
+        lock.close()

@@ -1,0 +1,103 @@
+"""A student trained on everybody: by the points' own schedule, resumed when killed, exported and evaluated."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from kd.errors import InputError
+from orchestrator.api import open_sweep
+from orchestrator.commands.export import export
+from orchestrator.commands.refit import refit
+from orchestrator.edge import refit as edge
+from orchestrator.store.metric import Headline
+from orchestrator.store.refits import Refits
+from orchestrator.store.store import Store
+
+
+@pytest.fixture
+def sweep(tiny_sweep, tmp_path):
+    """A copy of the sweep whose points say that their second epoch of three was best."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_sweep, folder)
+    for result in Store(folder).results():
+        more = {"best_epoch": 2, "recipe": {**result["recipe"], "max_epochs": 3}}
+        Store(folder).write_result(result["id"], result | more)
+    return folder
+
+
+def invoke(command, *words):
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_it_is_trained_on_everybody_and_has_no_test_error(sweep):
+    point = next(Store(sweep).results())["id"]
+    said = invoke(refit, str(sweep), point, "--dry-run")
+    assert "would be trained on all 9 subjects" in said
+    assert not Refits(sweep).ids()
+    made = json.loads(invoke(refit, str(sweep), point, "--json"))
+    assert made["epochs"] == 2
+    assert len(made["trained_on"]) == 9
+    assert "mae_bpm" not in made
+    assert made["estimate"]["error_bpm"] == pytest.approx(
+        Headline("by-window")(Store(sweep).result(point)), rel=0.2
+    )
+    assert open_sweep(sweep).refit(point)["finished_at"] == made["finished_at"]  # not trained again
+    model, _ = open_sweep(sweep).model(made["id"])
+    assert sum(p.numel() for p in model.parameters()) == made["params"]
+
+
+def test_killed_it_ends_with_the_same_weights(sweep, monkeypatch):
+    from kd.training.train import Run
+
+    point = next(Store(sweep).results())["id"]
+    whole = edge.refit_point(sweep, point)
+    first = (Refits(sweep).folder(whole["id"]) / "model.safetensors").read_bytes()
+    shutil.rmtree(sweep / "refit")
+    step, calls = Run.step, []
+
+    def killed(run):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return step(run)
+
+    monkeypatch.setattr(Run, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        edge.refit_point(sweep, point)
+    assert not Refits(sweep).done()
+    monkeypatch.setattr(Run, "step", step)
+    again = edge.refit_point(sweep, point)
+    assert (Refits(sweep).folder(again["id"]) / "model.safetensors").read_bytes() == first
+
+
+def test_a_running_sweep_is_left_alone(sweep, monkeypatch):
+    monkeypatch.setattr(edge, "is_running", lambda beat: True)
+    with pytest.raises(InputError, match="is running"):
+        edge.refit_point(sweep, next(Store(sweep).results())["id"])
+
+
+def test_folds_and_seeds_make_one_estimate():
+    def result(subject, error, fold):
+        row = {"windows": 10, "abs_sum": 10 * error, "sq_sum": 0.0, "within_5": 0}
+        return {"subjects": {subject: row}, "fold": fold, "seed": 0}
+
+    found = edge.estimate_of([result(f"A/{i}", float(i), i) for i in range(3)], Headline("by-subject"))
+    assert found["error_bpm"] == pytest.approx(1)
+    assert found["how"] == "by 3-fold cross-validation"
+    assert found["interval_90"][0] < 1 < found["interval_90"][1]
+
+
+def test_export_prefers_it_and_says_so(sweep, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra [edge]")
+    point = next(Store(sweep).results())["id"]
+    made = edge.refit_point(sweep, point)
+    said = json.loads(invoke(export, str(sweep), point, "-o", str(tmp_path / "out"), "--json"))
+    assert said["point"] == made["id"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "rained on all 9 subjects; error estimated" in card
+    assert "it was not trained on" not in card
+    assert point in invoke(export, str(sweep), point, "-o", str(tmp_path), "--dry-run", "--no-refit")
