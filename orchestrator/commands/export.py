@@ -48,8 +48,9 @@ def export(
 ) -> None:
     """Export POINT of SWEEP, or the trained student that `kdsweep query` selects for a budget.
 
-    Writes ONNX float32 and int8, weights, preprocessing, a model card, a C header, and example.py, which
-    needs only numpy and onnxruntime. Nothing is written unless the files reproduce the sweep's test error.
+    Prefers what `kdsweep refit` trained of it on all subjects. Writes ONNX float32 and int8, weights,
+    preprocessing, a model card, a C header, and example.py, which needs only numpy and onnxruntime. Nothing
+    is written unless the files reproduce the sweep's test error.
     """
     from orchestrator.edge.export import export_point, point_of, register
     from orchestrator.space.resolve import open_space
@@ -86,7 +87,8 @@ def export(
     echo(f"{out}: point {what}")
     echo(
         f"MAE {test['mae_bpm']:.4f} BPM "
-        f"{'on people it was trained on' if 'estimate' in result else 'as the sweep measured'}, int8 {test['mae_bpm_int8']:.4f}, "
+        f"{'on people it was trained on' if 'estimate' in result else 'as the sweep measured'}, "
+        f"int8 {test['mae_bpm_int8']:.4f}, "
         f"streaming {test['mae_bpm_streaming']:.4f}, causal filter only {test['mae_bpm_causal']:.4f}"
     )
     if registering:

@@ -1,4 +1,4 @@
-"""A student trained on everybody: by the points' own schedule, resumed when killed, exported and evaluated."""
+"""A student trained on everybody: resumed when killed, exported; its error is the folds'."""
 
 import json
 import shutil
@@ -101,3 +101,55 @@ def test_export_prefers_it_and_says_so(sweep, tmp_path):
     assert "rained on all 9 subjects; error estimated" in card
     assert "it was not trained on" not in card
     assert point in invoke(export, str(sweep), point, "-o", str(tmp_path), "--dry-run", "--no-refit")
+
+
+SPACE = """
+name: folds
+data: {options: {subjects: 6, minutes: 2}, split: {scheme: kfold, folds: 3, use: [0, 1]}}
+teachers: [{arch: mlp, depth: 1, width: [8]}]
+students: [{arch: mlp, depth: 1, width: [4], init: pruned}]
+strategies: {soft: {}}
+training: {max_epochs: 2, batch_size: 64}
+"""
+
+
+def test_a_pruned_student_gets_a_teacher_that_saw_everybody(tmp_path):
+    from dataclasses import asdict
+
+    from kd.training.train import Run
+    from orchestrator.run.worker import spec_of
+    from orchestrator.space.resolve import open_space
+
+    folder = tmp_path / "folds"
+    folder.mkdir()
+    (folder / "space.yaml").write_text(SPACE)
+    opened = open_space(str(folder), [], None)
+    opened.plan.save(folder / "plan.json")
+    store = opened.store
+    for point in opened.plan.points:
+        teacher = store.folder(point.teacher) if point.teacher else None
+        data = opened.of_fold(point.fold).windows
+        run = Run(spec_of(point), data, store.folder(point.id), teacher_folder=teacher)
+        while run.step() is not None:
+            pass
+        store.write_result(point.id, {**asdict(point), **run.finish()})
+    students = [r for r in store.results() if r["role"] == "student"]
+    made = edge.refit_point(folder, students[0]["id"])
+    assert made["of_points"] == sorted(r["id"] for r in students)
+    assert len(students) == 2
+    assert made["estimate"]["how"] == "by 2-fold cross-validation"
+    teacher = Refits(folder).result(made["teacher"])
+    assert teacher["role"] == "teacher"
+    assert teacher["trained_on"] == made["trained_on"]
+    assert len(made["trained_on"]) == 6
+    assert made["teacher_sha256"] == teacher["model_sha256"]
+    assert edge.refit_point(folder, students[1]["id"])["finished_at"] == made["finished_at"]
+
+
+def test_no_space_may_test_nobody(tmp_path):
+    from orchestrator.space.schema import load_space
+
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE.replace("kfold, folds: 3, use: [0, 1]", "everybody"))
+    with pytest.raises(InputError, match="tests nobody"):
+        load_space(path)
