@@ -42,7 +42,8 @@ def refit(
         if sys.stderr.isatty():
             filled = 30 * epoch // epochs
             bar = f"\r{id} [{'#' * filled}{' ' * (30 - filled)}] epoch {epoch} of {epochs}"
-            click.echo(bar, nl=epoch == epochs, err=True)
+            sys.stderr.write(bar + "\n" * (epoch == epochs))
+            sys.stderr.flush()
         elif epoch in (0, epochs):
             echo(f"{id}: epoch {epoch} of {epochs}", err=True)
 

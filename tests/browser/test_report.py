@@ -253,7 +253,7 @@ def test_typing_and_dragging_move_the_answer(opened: Opened, sweep: Sweep) -> No
         limit = float(typed.input_value())
         assert tab.evaluate("kdsweep.last") == asked(sweep.document, {"max_params": limit})
     tab.mouse.up()
-    assert len(set(heard)) == len(heard)  # every move changed what is said
+    assert len(set(heard)) > 1  # the best measured student may stay the answer over a stretch
     memory = tab.locator("[data-name=max_memory_kb]")
     memory.locator("input[type=range]").focus()
     tab.keyboard.press("Home")  # the least memory any student needs
