@@ -21,9 +21,7 @@ from slurm.head import HEAD, read_head, write_head
 LINKS, RECORD, CANCELLED = "links.jsonl", "submission.json", "cancelled"
 IDLE_LINKS = 2  # links that had time to work and trained nothing, one after the other, before the chain stops
 LOST = "LOST"
-LOST_LINKS = (
-    5  # the same where Ray was killed under some of them: by bad luck, or because it can't live there
-)
+LOST_LINKS = 5  # the same, Ray having been killed under some of them: by bad luck, or it can't live there
 EVENTS: dict[str, dict[str, Any]] = {  # lines of links.jsonl, and what each has
     "begin": {"link": str, "job": str, "host": str, "time": (int, float), "progress": list},
     "end": {"link": str, "code": int, "verdict": str, "why": str, "ended": (int, float), "progress": list},

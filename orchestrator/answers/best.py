@@ -8,7 +8,7 @@ import numpy as np
 from kd.errors import InputError
 from orchestrator.answers.candidates import (
     Budget,
-    Rows,
+    Candidates,
     Shares,
     allowed_rows,
     blank,
@@ -71,7 +71,7 @@ def answer(document: dict[str, Any], budget: Budget) -> dict[str, Any]:
         out["runner_up"] = describe(document, c, others[0], share)
         note = "; ".join(t for t in (note, _order(out["best"], out["runner_up"])) if t)
     out["extrapolation"] = extrapolation(document["arms"][c.arm[best]], out["best"]["params"])
-    out["binding"] = None if unsure else binding(document, budget, near)
+    out["binding"] = None if unsure else binding(document, budget, c)
     out |= {"verdict": "ok", "why": "; ".join(t for t in (note, out["extrapolation"]["warning"]) if t)}
     if left_out := refused_arms(document):
         out["left_out"] = left_out
@@ -91,19 +91,15 @@ def _order(best: dict[str, Any], other: dict[str, Any]) -> str:
     return f"the runner-up's median is {gap:.2f} BPM lower: {why}"
 
 
-def binding(
-    document: dict[str, Any],
-    budget: Budget,
-    near: dict[int, Rows],
-) -> dict[str, Any] | None:
+def binding(document: dict[str, Any], budget: Budget, c: Candidates) -> dict[str, Any] | None:
     """The binding limit and the gain from raising it by 10 %: {budget, gain_bpm {...}, text}."""
-    now = _best_draws(document, near)
+    now = _best_draws(c)
     buys: dict[str, Array] = {}
     for name, limit in budget.given.items():
         changed: dict[str, Any] = {name: limit * MORE}
         more = replace(budget, **changed)
         wider = near_rows(document, {a: allowed_rows(document, a, more) for a in document["architectures"]})
-        buys[name] = now - _best_draws(document, wider)
+        buys[name] = now - _best_draws(candidates(document, wider))
     name = max(buys, key=lambda n: float(buys[n].mean()))
     low, median, high = (float(v) for v in np.quantile(buys[name], [0.05, 0.5, 0.95]))
     if abs(median) < 5e-4 and abs(high) < 5e-4:
@@ -122,7 +118,6 @@ def binding(
     }
 
 
-def _best_draws(document: dict[str, Any], near: dict[int, Rows]) -> Array:
+def _best_draws(c: Candidates) -> Array:
     """MAE, per draw, of the student that is ranked first."""
-    c = candidates(document, near)
     return np.asarray(np.exp(c.draws[:, c.score.argmin()]))

@@ -282,14 +282,15 @@ def evaluate(document: dict[str, Any], arms: Index, rows: Index) -> Candidates:
     parts: list[tuple[Any, ...]] = []
     for j in dict.fromkeys(arms.tolist()):
         arm, here = document["arms"][j], rows[arms == j]
-        trained = np.isin(here, list(measured_of(document, j)))
+        seen = measured_of(document, j)
+        trained = np.isin(here, list(seen))
         if reach_of(arm) == 0:
-            draws, median, noise = without_law(document, j, here)
+            draws, median, noise = without_law(document, j, here, seen)
             parts.append((draws, median, noise, median, draws, trained))
             continue
         place = np.array(document["architectures"][arm["arch"]]["configurations"]["position"])[here]
         draws, median, noise = (unpack_at(arm[key], place) for key in ("draws", "median", "noise"))
-        score = scores(document, j, here, noise)
+        score = scores(document, j, here, noise, seen)
         compared = score + spread_of(arm) * (draws - median)
         if arm.get("people"):  # of all people like these, the same for each arm
             compared = compared + unpack(arm["people"]["shift"])[:, None]

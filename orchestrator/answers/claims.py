@@ -18,6 +18,7 @@ from orchestrator.laws.comparable import comparable, notes_on
 from orchestrator.laws.forms import Array
 from orchestrator.laws.matched import alike
 from orchestrator.laws.paired import ALPHA, LEAST_CELLS, LEAST_SUBJECTS, LEVEL, Effect, effect, holm, needed
+from orchestrator.store.metric import mae_by_subject
 
 DISTILLED = ("hard", "soft", "dkd", "feature")
 LEAST_BPM = 0.01  # errors below count as this, so that their logarithm exists
@@ -54,7 +55,7 @@ class _Students:
 
     def __init__(self, results: Sequence[dict[str, Any]]) -> None:
         students = [r for r in results if r["role"] == "student"]
-        found = [subject_errors(r) for r in students]
+        found = [mae_by_subject(r) for r in students]
         subjects = sorted({name for errors in found for name in errors})
         place = {name: i for i, name in enumerate(subjects)}
         self.bpm = np.full((len(found), len(subjects)), np.nan)
@@ -110,13 +111,6 @@ class _Students:
             sums = np.add.reduceat(np.where(known, values[first] - values[second], 0.0), starts)
             means.append(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).T)
         return means[0], means[1], [self.cells[k] for k in used], len(first)
-
-
-def subject_errors(result: dict[str, Any]) -> dict[str, float]:
-    """MAE by subject ("dataset/subject"), BPM; of older results too, which kept no sums."""
-    if sums := result.get("subjects"):
-        return {name: s["abs_sum"] / s["windows"] for name, s in sums.items() if s["windows"]}
-    return {name: float(mae) for name, mae in (result.get("mae_by_subject") or {}).items() if mae is not None}
 
 
 def claims(

@@ -1,6 +1,7 @@
 """What was measured of each student: its mean over folds and seeds, and of how many runs. numpy only."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ def measured_of(document: dict[str, Any], arm: int) -> dict[int, Measured]:
     """The trained students of an arm by their row; runs whose error is not a number don't count."""
     law = document["arms"][arm]
     columns = document["architectures"][law["arch"]]["configurations"]
-    depths, widths = np.array(columns["depth"]), np.array(columns["width"])
+    rows = {shape: row for row, shape in enumerate(zip(columns["depth"], columns["width"], strict=True))}
     shapes: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for run in law["runs"]:
         if run["mae_bpm"] is not None and math.isfinite(run["mae_bpm"]):
@@ -45,7 +46,8 @@ def measured_of(document: dict[str, Any], arm: int) -> dict[int, Measured]:
             folds.setdefault(run.get("fold"), []).append(float(run["mae_bpm"]))
         error = sum(sum(errors) / len(errors) for errors in folds.values()) / len(folds)
         point = min(runs, key=lambda r: (r["mae_bpm"], r["id"]))
-        for row in np.flatnonzero((depths == depth) & (widths == width)).tolist():
+        row = rows.get((depth, width))
+        if row is not None:
             found[row] = Measured(
                 row, error, len(runs), len(folds), str(point["id"]), float(point["mae_bpm"])
             )
@@ -75,12 +77,13 @@ def together(law: dict[str, Any]) -> bool:
     return "run" in law
 
 
-def scores(document: dict[str, Any], arm: int, rows: Any, noise: Array) -> Array:
+def scores(
+    document: dict[str, Any], arm: int, rows: Any, noise: Array, seen: Mapping[int, Measured]
+) -> Array:
     """ln error by which students are ranked, (m,): of trained ones their mean, drawn towards the law."""
     law = document["arms"][arm]
     place = np.array(document["architectures"][law["arch"]]["configurations"]["position"])
     out = unpack_at(rank_curve(document, arm), place[rows])
-    seen = measured_of(document, arm)
     for k, row in enumerate(np.asarray(rows).tolist()):
         if row in seen:
             own = MISFIT**2 / (MISFIT**2 + float(noise[k]) ** 2 / seen[row].n_runs)
@@ -88,9 +91,11 @@ def scores(document: dict[str, Any], arm: int, rows: Any, noise: Array) -> Array
     return out
 
 
-def without_law(document: dict[str, Any], arm: int, rows: Any) -> tuple[Array, Array, Array]:
+def without_law(
+    document: dict[str, Any], arm: int, rows: Any, seen: Mapping[int, Measured]
+) -> tuple[Array, Array, Array]:
     """Draws (B, m), median (m,) and noise (m,) of the trained students of an arm without a law."""
-    seen, noise = measured_of(document, arm), typical_noise(document)
+    noise = typical_noise(document)
     normal = unpack(document["run_noise"])
     wanted = [seen[row] for row in np.asarray(rows).tolist()]
     median = np.array([math.log(m.error) for m in wanted])

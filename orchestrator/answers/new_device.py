@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from kd.errors import InputError
-from orchestrator.answers.claims import LEAST_BPM, as_one, dataset_of, interval, percent, subject_errors
+from orchestrator.answers.claims import LEAST_BPM, as_one, dataset_of, interval, percent
 from orchestrator.laws.arms import canonical, strategy_label
 from orchestrator.laws.comparable import comparable, notes_on
 from orchestrator.laws.forms import Array
 from orchestrator.laws.paired import effect
+from orchestrator.store.metric import mae_by_subject
 
 Configuration = tuple[
     Any, ...
@@ -62,7 +63,7 @@ def _tests(results: Iterable[dict[str, Any]], recipe: str | None = None) -> tupl
     shapes = {r["id"]: (r["arch"], r["depth"], r["width"], r["seed"]) for r in kept if r["role"] == "teacher"}
     tests: Tests = {}
     for r in kept:
-        if r["role"] == "student" and (errors := subject_errors(r)):
+        if r["role"] == "student" and (errors := mae_by_subject(r)):
             how = (r["strategy"], canonical(r["strategy"], r.get("strategy_args")))
             teacher = shapes.get(r["teacher"], "unknown") if r.get("teacher") else None
             c = (r["arch"], r.get("init") or "random", *how, r["depth"], r["width"], teacher, r["seed"])

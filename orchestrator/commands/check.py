@@ -7,7 +7,7 @@ import click
 from kd.errors import InputError
 from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.echo import echo
-from orchestrator.commands.retry import alone
+from orchestrator.run.alone import alone
 from orchestrator.store import check as checking
 from orchestrator.store.find import sweep_folder
 from orchestrator.store.store import Store

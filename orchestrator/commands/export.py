@@ -60,7 +60,7 @@ def export(
 
     folder = sweep_folder(sweep)
     store = Store(folder)
-    result = point_of(store, point) if point else _best(folder, store, limits)
+    result = point_of(store, point) if point else best_for(folder, store, limits)
     fold = result.get("fold")
     if not no_refit and not result["id"].startswith(REFITTED):
         result = Refits(folder).of(result["id"]) or result
@@ -95,7 +95,8 @@ def export(
         echo(f"registered as models:/{done['model']}/{done['version']}")
 
 
-def _best(folder: Path, store: Any, limits: dict[str, Any]) -> dict[str, Any]:
+def best_for(folder: Path, store: Any, limits: dict[str, Any]) -> dict[str, Any]:
+    """The result of the trained student that `kdsweep query` selects. Raises InputError without a limit."""
     from orchestrator.answers.best import answer
     from orchestrator.answers.candidates import Budget
     from orchestrator.edge.export import chosen_by
@@ -103,5 +104,5 @@ def _best(folder: Path, store: Any, limits: dict[str, Any]) -> dict[str, Any]:
 
     budget = Budget(**limits)
     if not budget.given:
-        raise InputError("name a POINT to export, or give a budget, for example --max-params 20000")
+        raise InputError("name a POINT, or give a budget, for example --max-params 20000")
     return chosen_by(answer(read_document(folder / "laws.json", budget.device), budget), store)

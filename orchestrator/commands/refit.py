@@ -28,7 +28,7 @@ def refit(
     """
     import sys
 
-    from orchestrator.commands.export import _best
+    from orchestrator.commands.export import best_for
     from orchestrator.edge.export import point_of
     from orchestrator.edge.refit import refit_point
     from orchestrator.store.refits import said_of
@@ -36,7 +36,7 @@ def refit(
 
     folder = sweep_folder(sweep)
     store = Store(folder)
-    chosen = point_of(store, point) if point else _best(folder, store, limits)
+    chosen = point_of(store, point) if point else best_for(folder, store, limits)
 
     def tick(id: str, epoch: int, epochs: int) -> None:
         if sys.stderr.isatty():

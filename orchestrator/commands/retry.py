@@ -1,8 +1,6 @@
 """`kdsweep retry SWEEP [POINT ...]`: failed points count as not trained yet, and the next run trains them."""
 
-import contextlib
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,12 +10,13 @@ from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.commands.echo import echo
 from orchestrator.commands.hosted import Hosted
 from orchestrator.run import submission
-from orchestrator.run.status import is_running
+from orchestrator.run.alone import alone
 from orchestrator.store.check import CHECKPOINT, checkpoint_is_sound, damage_of, train_again
 from orchestrator.store.find import find_point, sweep_folder
-from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.store import ERROR, Store
 from orchestrator.words import quoted
+
+TRIES = ", and tries failed points again by itself"
 
 
 @click.command(cls=Hosted)
@@ -36,7 +35,7 @@ def retry(sweep: str, points: tuple[str, ...], failed: bool, from_start: bool, d
     if points and failed:
         raise click.UsageError("name points, or say --failed, not both")
     store = Store(sweep_folder(sweep))
-    with alone(store, dry_run):
+    with alone(store, dry_run, also=TRIES):
         for _ in store.results():  # reading them finds those that are damaged
             pass
         errors = store.failures()
@@ -48,27 +47,6 @@ def retry(sweep: str, points: tuple[str, ...], failed: bool, from_start: bool, d
         echo("no point has failed")
     elif not dry_run:
         echo(f"go on with: {_command(store.path)}", err=True)
-
-
-@contextlib.contextmanager
-def alone(store: Store, dry_run: bool, look_only: bool = False) -> Iterator[None]:
-    """Keep drivers away meanwhile. Raises InputError when one is at work, unless one only looks."""
-    busy = InputError(
-        f"{store.path} is running, and tries failed points again by itself: wait for it "
-        f"(kdsweep status {quoted(store.path)} --watch), or end it with kdsweep cancel {quoted(store.path)}"
-    )
-    if not look_only and is_running(store.progress()):
-        raise busy
-    if dry_run:
-        yield
-        return
-    lock = SweepLock(store.path)
-    try:
-        if not lock.take(DRIVER):
-            raise busy
-        yield
-    finally:
-        lock.close()
 
 
 def _failed(store: Store, point: str, failed: set[str]) -> str:

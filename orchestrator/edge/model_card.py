@@ -81,10 +81,7 @@ def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> It
         f"{test['costs_bpm_causal']:+.3f} BPM when the filter only runs forward."
     )
     yield ""
-    yield "| subject | MAE, BPM |"
-    yield "|---|---|"
-    for subject, mae in test["mae_by_subject"].items():
-        yield f"| {subject} | {mae:.2f} |"
+    yield from _by_subject("MAE, BPM", test["mae_by_subject"])
 
 
 def _estimate(result: dict[str, Any], test: dict[str, Any]) -> Iterator[str]:
@@ -98,9 +95,13 @@ def _estimate(result: dict[str, Any], test: dict[str, Any]) -> Iterator[str]:
     yield f"| streaming (`stream.py`) | {test['costs_bpm_streaming']:+.3f} |"
     yield f"| streaming, causal filter only | {test['costs_bpm_causal']:+.3f} |"
     yield ""
-    yield "| subject | MAE, BPM, by models trained without them |"
+    yield from _by_subject("MAE, BPM, by models trained without them", result["estimate"]["mae_by_subject"])
+
+
+def _by_subject(title: str, errors: dict[str, float]) -> Iterator[str]:
+    yield f"| subject | {title} |"
     yield "|---|---|"
-    for subject, mae in result["estimate"]["mae_by_subject"].items():
+    for subject, mae in errors.items():
         yield f"| {subject} | {mae:.2f} |"
 
 

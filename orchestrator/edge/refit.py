@@ -8,31 +8,27 @@ early: their best weights, too, are of a rate that had not yet decayed, so that 
 import dataclasses
 import hashlib
 import json
-import platform
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kd.errors import InputError
 from kd.files import write_json
 from kd.signals.prepare import Data, prepare
 from kd.signals.splits import EVERYBODY, Split
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
-from orchestrator.run.status import is_running
+from orchestrator.run.alone import alone
+from orchestrator.run.commit import git_commit
+from orchestrator.run.worker import compiled_engine, versions
 from orchestrator.space.resolve import cache_of
 from orchestrator.space.schema import load_space
-from orchestrator.store.lock import DRIVER, SweepLock
 from orchestrator.store.metric import Headline, headline
 from orchestrator.store.refits import REFITTED, Refits
 from orchestrator.store.store import RESULT, Store
-from orchestrator.words import quoted
 
 WATCHED = 256  # training windows on which each epoch must be finite
 DRAWS = 1000
@@ -55,7 +51,7 @@ def refit_point(
     already is kept; what was killed goes on from its checkpoint. Raises InputError, also while a driver runs.
     """
     store, refits = Store(folder), Refits(folder)
-    with _alone(store, dry_run):
+    with alone(store, dry_run):
         results = list(store.results())
         config = load_space(folder / "space.yaml", []).data_config()
         config = dataclasses.replace(config, split=Split(EVERYBODY))
@@ -164,18 +160,13 @@ def _train(described: dict[str, Any], data: Data, refits: Refits, say: Say, tick
     """Train it and write its model and, last, its result.json."""
     import torch
 
-    from kd.training.compiled import Unavailable, library
     from kd.training.train import Run, device_name, figures, write
 
     recipe = dataclasses.replace(Recipe(**described["recipe"]), patience=0)
     keys = ("id", "role", "arch", "depth", "width", "init", "strategy", "strategy_args", "teacher", "seed")
     spec = Spec(**{key: described[key] for key in keys}, recipe=recipe)
-    device, engine = "cuda" if torch.cuda.is_available() else "cpu", None
-    if device == "cpu":
-        try:
-            engine = library()
-        except Unavailable as why:
-            say(f"{why}: torch trains, more slowly")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine = compiled_engine(say) if device == "cpu" else None
     folder, epochs = refits.folder(spec.id), described["epochs"]
     teacher = refits.folder(spec.teacher) if spec.teacher else None
     run = Run(spec, data, folder, teacher_folder=teacher, device=device, engine=engine)
@@ -196,32 +187,8 @@ def _train(described: dict[str, Any], data: Data, refits: Refits, say: Say, tick
     measured = figures(member, run.shape, model, {})
     for name in ("val_mae_bpm", "best_epoch", "epochs"):  # of windows it was trained on
         del measured[name]
-    versions = {"python": platform.python_version()}
-    versions |= {name: version(name) for name in ("kdsweep", "torch", "numpy")}
-    made = {"recipe_version": RECIPE_VERSION, "versions": versions, "git_commit": None}
+    made = {"recipe_version": RECIPE_VERSION, "versions": versions(), "git_commit": git_commit()}
     made |= {"device": device_name(run.device), "engine": run.stack.engine}
     made |= {"finished_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
     write_json(folder / RESULT, described | measured | made)
     run.discard_checkpoint()
-
-
-@contextmanager
-def _alone(store: Store, dry_run: bool) -> Iterator[None]:
-    """Keep drivers away meanwhile."""
-    where = quoted(store.path)
-    busy = InputError(
-        f"{store.path} is running: wait for it (kdsweep status {where} --watch), or end it with kdsweep "
-        f"cancel {where}"
-    )
-    if is_running(store.progress()):
-        raise busy
-    if dry_run:
-        yield
-        return
-    lock = SweepLock(store.path)
-    try:
-        if not lock.take(DRIVER):
-            raise busy
-        yield
-    finally:
-        lock.close()

@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack, unpack_at
+from orchestrator.store.metric import mae_by_subject
 
 WEARERS = 20
 LEAST = 4  # subjects; of fewer, nothing can be said about new ones
@@ -31,13 +32,6 @@ class People:
     wearers: Array
     subjects: int
     n_people: int = WEARERS
-
-
-def errors_by_subject(result: Mapping[str, Any]) -> dict[str, float]:
-    """MAE of each test subject, "dataset/subject" -> BPM; empty where results don't keep it."""
-    if subjects := result.get("subjects"):
-        return {name: s["abs_sum"] / s["windows"] for name, s in subjects.items() if s["windows"]}
-    return dict(result.get("mae_by_subject") or {})
 
 
 def new_people(
@@ -106,7 +100,7 @@ def _ratios(runs: Sequence[Mapping[str, Any]], said: Array) -> dict[str, Array]:
     """ln of each subject's error over the law's, one number a run."""
     out: dict[str, list[float]] = {}
     for run, centre in zip(runs, said, strict=True):
-        for name, error in errors_by_subject(run).items():
+        for name, error in mae_by_subject(run).items():
             if error > 0 and np.isfinite(error):
                 out.setdefault(name, []).append(float(np.log(error) - centre))
     return {name: np.array(values) for name, values in out.items()}

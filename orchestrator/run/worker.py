@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -297,10 +297,7 @@ class PackTrainer:
                 **figures,
                 **total_cost(self.points[id], self.served, figures["train_seconds"], self.store),
                 "recipe_version": RECIPE_VERSION,
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in ("kdsweep", "torch", "numpy")},
-                },
+                "versions": versions(),
                 "git_commit": self.setup.git_commit,
                 "host": socket.gethostname(),
                 "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -353,14 +350,20 @@ def device_of(gpu: bool) -> str:
     return "cuda"
 
 
-def compiled_engine() -> ctypes.CDLL | None:
+def versions() -> dict[str, str]:
+    """Of what trains, as a result keeps them."""
+    found = {name: version(name) for name in ("kdsweep", "torch", "numpy")}
+    return {"python": platform.python_version(), **found}
+
+
+def compiled_engine(say: Callable[[str], None] | None = None) -> ctypes.CDLL | None:
     """The compiled engine for this node's CPU; None, and a line that says why, where torch has to train."""
     from kd.training.compiled import Unavailable, library
 
     try:
         return library()
     except Unavailable as why:
-        _say(f"{why}: torch trains here, at a fraction of the speed; install g++ on the nodes")
+        (say or _say)(f"{why}: torch trains here, at a fraction of the speed; install g++ on the nodes")
         return None
 
 

@@ -115,6 +115,9 @@ def test_there_is_a_fold_for_each_subject_with_windows(tmp_path, given):
     assert not (tmp_path / "cut").exists()
     loso = DataConfig(split=Split(scheme="loso"))
     assert folds(loso, tmp_path) == 9  # of 11 recordings one is too short, two are of one person
+    lodo = DataConfig(split=Split(scheme="lodo", fold=1))
+    assert folds(lodo, tmp_path) == 2
+    assert set(prepare.prepare(lodo, tmp_path).test.dataset) == {"longer name"}
     last = dataclasses.replace(loso, split=Split(scheme="loso", fold=8))
     assert len(set(prepare.prepare(last, tmp_path).test.subject)) == 1
 

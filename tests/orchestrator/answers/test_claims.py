@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from kd.errors import InputError
-from orchestrator.answers.claims import claims, subject_errors
+from orchestrator.answers.claims import claims
 from orchestrator.answers.new_device import new_device
 from orchestrator.commands.claims import claims as command
 from orchestrator.laws.simulate import FakeSweep
+from orchestrator.store.metric import mae_by_subject
 from orchestrator.store.store import Store
 
 FAKE = FakeSweep(widths=(4, 8, 16, 32), seeds=2)
@@ -136,7 +137,7 @@ def test_students_of_a_larger_teacher_are_paired_with_those_of_a_smaller_one():
 def test_results_of_before_have_errors_by_subject_without_windows(results):
     old = [
         {k: v for k, v in r.items() if k not in ("fold", "data_group", "teacher_group", "subjects")}
-        | {"mae_by_subject": subject_errors(r), "data_fingerprint": "one", "teacher": r.get("teacher_group")}
+        | {"mae_by_subject": mae_by_subject(r), "data_fingerprint": "one", "teacher": r.get("teacher_group")}
         for r in results
         if r["fold"] == 0
     ]

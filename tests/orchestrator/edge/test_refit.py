@@ -75,7 +75,7 @@ def test_killed_it_ends_with_the_same_weights(sweep, monkeypatch):
 
 
 def test_a_running_sweep_is_left_alone(sweep, monkeypatch):
-    monkeypatch.setattr(edge, "is_running", lambda beat: True)
+    monkeypatch.setattr("orchestrator.run.alone.is_running", lambda beat: True)
     with pytest.raises(InputError, match="is running"):
         edge.refit_point(sweep, next(Store(sweep).results())["id"])
 

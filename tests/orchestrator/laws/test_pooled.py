@@ -12,8 +12,10 @@ from orchestrator.laws.crossed import CrossedSweep
 from orchestrator.laws.document import make_document
 from orchestrator.laws.fit import Curve, fit_laws
 from orchestrator.laws.identified import rising
+from orchestrator.laws.packing import unpack
 from orchestrator.laws.people import intervals, people_draws, share_above
 from orchestrator.laws.pooled import make_cells, pool, without_people
+from orchestrator.store.metric import Headline
 
 SWEEP = CrossedSweep(5, arms=5, widths=(4, 8, 16, 34), seeds=1)
 
@@ -125,3 +127,22 @@ def test_one_result_that_is_no_number_does_not_void_its_arm() -> None:
     made = make_document("nan", results, {})
     assert all(arm["reach"] > 0 for arm in made["arms"])
     assert any("train them again" in note and results[0]["id"] in note for note in made["notes"])
+
+
+def test_new_people_are_of_data_sets_as_the_metric_weighs_them() -> None:
+    """With nearly all weight on one data set, wearers are as if there were no other."""
+    sweep = replace(SWEEP, arms=1)
+    weighed = Headline("by-subject", {"D0": 1.0, "D1": 1e-6})
+    only = [
+        r | {"subjects": {s: of for s, of in r["subjects"].items() if s.startswith("D0/")}}
+        for r in sweep.results()
+    ]
+    found = [
+        unpack(make_document("crossed", results, {}, headline=judge)["arms"][0]["people"]["wearers"])
+        for results, judge in (
+            (sweep.results(), weighed),
+            (only, Headline("by-subject")),
+            (sweep.results(), Headline("by-subject")),
+        )
+    ]
+    assert np.abs(found[0] - found[1]).max() < 0.1 < np.abs(found[0] - found[2]).max()
