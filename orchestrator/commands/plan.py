@@ -9,15 +9,22 @@ from typing import Any
 import click
 import numpy as np
 
+from kd.errors import InputError
 from kd.signals.prepare import Data
 from kd.signals.splits import SIDES
+from kd.signals.windows import WindowSet
+from orchestrator.answers.answerable import TARGET, answerable, lines, noise_of
+from orchestrator.answers.candidates import Budget
+from orchestrator.answers.design import question
 from orchestrator.commands import tables
-from orchestrator.commands.arguments import SPACE
+from orchestrator.commands.arguments import SPACE, SWEEP
 from orchestrator.commands.echo import echo
 from orchestrator.commands.tables import Column
+from orchestrator.laws.noise import Noise
 from orchestrator.space.cost import cost_scale, startup, with_startup
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.resolve import Opened, open_space
+from orchestrator.store.find import sweep_folder
 from orchestrator.words import duration
 
 MOST_ROWS = 80
@@ -27,18 +34,62 @@ MOST_ROWS = 80
 @click.argument("space", type=SPACE)
 @click.argument("overrides", nargs=-1)
 @click.option("--out", help="The sweep directory.  [default: sweeps/<name of the space>]")
+@click.option(
+    "--answer",
+    metavar="LIMITS",
+    help='Predict what the results could answer: "max-params=60000", limits as query takes them.',
+)
+@click.option(
+    "--target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="With --answer: how often the best should be named rightly.  [default: 0.8]",
+)
+@click.option(
+    "--noise", type=SWEEP, help="With --answer: the sweep whose noise to expect.  [default: typical]"
+)
 @click.option("--all", "show_all", is_flag=True, help="Show every row.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(space: str, overrides: Sequence[str], out: str | None, show_all: bool, as_json: bool) -> None:
+def plan(
+    space: str,
+    overrides: Sequence[str],
+    out: str | None,
+    answer: str | None,
+    target: float | None,
+    noise: str | None,
+    show_all: bool,
+    as_json: bool,
+) -> None:
     """Show what SPACE would run: points, sizes, order, cost, and what is already done.
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """
+    if answer is None and (target is not None or noise is not None):
+        raise InputError('--target and --noise need --answer: for example --answer "max-params=60000"')
+    asked = None if answer is None else question(answer)
+    expected = noise_of(sweep_folder(noise) if noise else None)
     opened = open_space(space, overrides, out, lambda text: echo(text, err=True))
+    found = None if asked is None else _answerable(opened, asked, expected, target or TARGET)
     if as_json:
-        click.echo(json.dumps(as_dict(opened)))
+        click.echo(json.dumps(as_dict(opened) | ({} if found is None else {"answerable": found})))
         return
     print_plan(opened, None if show_all else MOST_ROWS)
+    for line in lines(found) if found else []:
+        echo(line)
+
+
+def _answerable(opened: Opened, asked: Budget, expected: tuple[Noise, str], target: float) -> dict[str, Any]:
+    """What the plan could answer, from its windows' shape and tested subjects."""
+    channels, samples = opened.windows.train.x.shape[1:]
+    shape = {"channels": channels, "samples": samples, "classes": opened.windows.classes}
+    split = list(opened.folds.values()) or [opened.windows]
+    tested = {person for data in split for person in _people(data.test)}
+    everybody = {person for side in SIDES for person in _people(getattr(split[0], side))}
+    scale, _ = cost_scale(opened.plan, opened.store)
+    return answerable(opened.plan, shape, tested, everybody, asked, expected, target, scale)
+
+
+def _people(windows: WindowSet) -> set[tuple[str, str]]:
+    return {(str(d), str(s)) for d, s in zip(windows.dataset, windows.subject, strict=True)}
 
 
 def as_dict(opened: Opened) -> dict[str, Any]:
@@ -96,7 +147,8 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
     n = len(plan.folds)
     over = f", over {n} fold{'s' * (n > 1)}" if n else ""
     console.print(
-        f"\n{len(plan.points)} points ({kinds['teachers']} teachers, {kinds['students']} students{over}): "
+        f"\n{len(plan.points)} points ({_plural(kinds['teachers'], 'teacher')}, "
+        f"{_plural(kinds['students'], 'student')}{over}): "
         f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
         "kB, int8 kB: weights in float32 and int8; act. kB: activation peak of one window, float32\n"
         + (_folds(opened, done, scale) if n else f"windows: {_windows(opened.windows)}\n")
@@ -119,10 +171,15 @@ def _folds(opened: Opened, done: set[str], scale: float) -> str:
         )
         said += (
             f"fold {fold}: {_windows(data)} ({len(np.unique(data.test.subject))} subjects); "
-            f"{counts['teachers']} teachers, {counts['students']} students, {counts['done']} done, "
+            f"{_plural(counts['teachers'], 'teacher')}, {_plural(counts['students'], 'student')}, "
+            f"{counts['done']} done, "
             f"{duration(counts['cost_s'])} to train\n"
         )
     return said
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def _windows(data: Data) -> str:
