@@ -81,7 +81,8 @@ def fit_laws(
     for i, curve in enumerate(curves):
         if i not in fitted:
             fitted[i] = fit_alone(curve, rng, draws)
-    factor = conformal_factor([fitted[i][1] for i in range(len(curves))])
+    groups = [curve.pool or curve.family or str(i) for i, curve in enumerate(curves)]
+    factor = conformal_factor([fitted[i][1] for i in range(len(curves))], groups)
     return [replace(fitted[i][0], factor=factor) for i in range(len(curves))], [
         fitted[i][1] for i in range(len(curves))
     ]

@@ -16,6 +16,9 @@ from orchestrator.store.metric import mae_by_subject
 
 WEARERS = 20
 LEAST = 4  # subjects; of fewer, nothing can be said about new ones
+# Resampling few people shows too little of a heavy-tailed population: with 8 to 90 simulated people a 90 %
+# interval of 20 new ones held them in .74 to .87 of cases, made wider by this over people in .87 to .93.
+HEAVY = 5.0
 QUANTILES = np.linspace(0.005, 0.995, 100)
 
 
@@ -56,9 +59,7 @@ def new_people(
     of = [np.array([i for i, n in enumerate(names) if n.partition("/")[0] == d]) for d in sets]
     drawn = [members[rng.integers(len(members), size=(draws, len(members)))] for members in of]
     few = len(names) - len(sets)
-    wider = float(
-        np.sqrt(len(names) / max(few, 1)) * (1 + 1.04 / max(few, 1))
-    )  # a small sample; t for normal
+    wider = 1 + HEAVY / max(few, 1)
     data = rng.choice(len(sets), p=share, size=(draws, WEARERS))
     pick, which = rng.random((draws, WEARERS)), rng.random((draws, WEARERS))
     out: list[People | None] = []

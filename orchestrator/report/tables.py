@@ -260,8 +260,10 @@ def calibration(sweep: Sweep) -> Table:
             Cell(f"{t['hits']} of {t['groups']}", t["hits"] / t["groups"]),
             Cell(f"{t['low']:.0%} to {t['high']:.0%}", t["low"]),
             number(t["mean_abs_error_ln"], ".1f", 100),
+            number(t.get("bias_ln"), "+.1f", 100),
         ]
         for t in sweep.document["calibration"]["trials"]
     ]
-    names = "sizes held out, #inside the interval, #95 % Clopper-Pearson limits, #mean error %"
+    names = "sizes held out, #inside the interval, #95 % Clopper-Pearson limits, #mean error %, "
+    names += "#measured - predicted %"
     return Table("Coverage of the prediction intervals", columns(names), rows, open=True)

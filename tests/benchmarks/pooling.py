@@ -140,8 +140,10 @@ def reliability(out: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=40)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first sweep")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
+    seeds = range(options.first, options.first + options.sweeps)
     print("x1 / x2 / x4 of the largest size; regret in BPM against the truth over all people\n")
     print(
         "| design | laws | error | of differences | run: coverage | half-width "
@@ -152,7 +154,7 @@ def main() -> None:
     with Pool(options.processes) as workers:
         for design in DESIGNS:
             for pooled in (False, True):
-                jobs = [Job(design, FAMILIES[k % 4], k, pooled) for k in range(options.sweeps)]
+                jobs = [Job(design, FAMILIES[k % 4], k, pooled) for k in seeds]
                 out = workers.map(judge, jobs, chunksize=2)
                 mean = {key: np.mean([o[key] for o in out], 0) for key in out[0]}
                 cells = [design, "pooled" if pooled else "separate"]
