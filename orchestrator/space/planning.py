@@ -65,15 +65,26 @@ def make_plan(space: SearchSpace, data: Data | Mapping[int, Data], group: str | 
 
 
 def _check_weights(space: SearchSpace, folds: Iterable[Data]) -> None:
-    """Raises InputError for weights of data sets that nobody is tested of, or of some data sets only."""
+    """Raises InputError for weights of data sets that nobody is tested of, or of some data sets only.
+
+    Also where nobody validates of a data set with a weight: early stopping goes by them, too.
+    """
     if not space.metric_weights:
         return
+    folds = list(folds)
     tested = {str(name) for data in folds for name in np.unique(data.test.dataset)}
     if tested != set(space.metric_weights):
         raise InputError(
             f"metric_weights weigh {', '.join(sorted(space.metric_weights))}, but tested are "
             f"{', '.join(sorted(tested))}: give each of these one weight"
         )
+    for data in folds:
+        validating = {str(name) for name in np.unique(data.val.dataset)}
+        if not any(space.metric_weights.get(name) for name in validating):
+            raise InputError(
+                f"metric_weights give those who validate ({', '.join(sorted(validating))}) no weight, and "
+                "early stopping goes by them: give one of these a weight above 0"
+            )
 
 
 class _Maker:
