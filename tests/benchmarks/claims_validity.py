@@ -10,6 +10,7 @@ import argparse
 
 import numpy as np
 
+from orchestrator.answers.claims import LEAST_PERCENT, percent
 from orchestrator.laws.paired import effect
 
 DESIGNS = {  # people of each data set, cells (sizes x seeds) a fold, folds
@@ -41,15 +42,19 @@ def table(generator, people, cells, folds, true=0.0, runs=0.03, own=0.1, noise=0
 
 
 def validity(sweeps, true=0.0, **design):
-    """Share of sweeps that find an effect at 0.05, and share of 90 % intervals that hold the truth."""
+    """Shares of sweeps: an effect is found at 0.05; the 90 % interval holds the truth; "equivalent".
+
+    What is equivalent is not also found.
+    """
     generator = np.random.default_rng(1)
-    found, held = [], []
+    found, held, equal = [], [], []
     for k in range(sweeps):
         e = effect(*table(generator, true=true, **design), rng=k)
         low, high = e.interval()
-        found.append(e.p() < 0.05)
+        equal.append(max(percent(-low), percent(high)) <= LEAST_PERCENT)
+        found.append(e.p() < 0.05 and not equal[-1])
         held.append(low <= true <= high)
-    return np.mean(found), np.mean(held)
+    return np.mean(found), np.mean(held), np.mean(equal)
 
 
 def main() -> None:
@@ -57,13 +62,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweeps", type=int, default=400)
     sweeps = parser.parse_args().sweeps
-    print("| design | noise of a run | found, none there | interval holds | finds 5 % | finds 10 % |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| design | noise of a run | found, none there | interval holds | finds 5 % | finds 10 % "
+        "| equivalent at 0 % | at 1 % |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name, design in DESIGNS.items():
         for runs in (0.03, 0.06):
-            none, held = validity(sweeps, runs=runs, **design)
+            none, held, equal = validity(sweeps, runs=runs, **design)
+            same = validity(sweeps, -np.log1p(LEAST_PERCENT / 100), runs=runs, **design)[2]
             five, ten = (validity(sweeps, true, runs=runs, **design)[0] for true in (-0.05, -0.1))
-            print(f"| {name} | {runs:.0%} | {none:.3f} | {held:.3f} | {five:.2f} | {ten:.2f} |")
+            figures = f"{none:.3f} | {held:.3f} | {five:.2f} | {ten:.2f} | {equal:.3f} | {same:.3f}"
+            print(f"| {name} | {runs:.0%} | {figures} |")
 
 
 if __name__ == "__main__":
