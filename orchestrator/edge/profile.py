@@ -4,7 +4,6 @@ One point at a time: ONNX float32 and int8 in a temporary folder, checked, then 
 profile is written after every point, so that an interrupted one resumes where it was.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from kd.signals.prepare import Data
 from orchestrator.edge.latency import FILE, fit_laws, read_profile
 from orchestrator.space.folds import windows_of
 from orchestrator.store.check import check_model
+from orchestrator.store.configuration import configuration
 from orchestrator.store.find import find_point
 from orchestrator.store.store import Store
 
@@ -65,16 +65,13 @@ def choose(
 
 
 def front(students: Iterable[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
-    """The Pareto front of `cost` and error, the error being the mean over seeds.
+    """The Pareto front of `cost` and error, the error being the mean over folds and seeds.
 
-    Of a configuration's seeds the one with the best validation error: test errors choose nothing.
+    Of a configuration's runs the one with the best validation error: test errors choose nothing.
     """
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for r in students:
-        args = json.dumps(r["strategy_args"], sort_keys=True)
-        teacher = r.get("teacher_group") or r.get("teacher")
-        key = (r["arch"], r["depth"], r["width"], r["init"], r["strategy"], args, teacher)
-        groups.setdefault(key, []).append(r)
+        groups.setdefault(configuration(r), []).append(r)
     rows = [
         (
             runs[0][cost],
