@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from kd.errors import InputError
+from kd.signals.synthetic import Synthetic, recordings
 from orchestrator.api import open_sweep
+from orchestrator.commands.evaluate import evaluate
 from orchestrator.commands.export import export
 from orchestrator.commands.refit import refit
 from orchestrator.edge import refit as edge
@@ -101,6 +105,34 @@ def test_export_prefers_it_and_says_so(sweep, tmp_path):
     assert "rained on all 9 subjects; error estimated" in card
     assert "it was not trained on" not in card
     assert point in invoke(export, str(sweep), point, "-o", str(tmp_path), "--dry-run", "--no-refit")
+
+
+def written(path, people):
+    meta, arrays = [], {}
+    for name, r in zip("abcd", people, strict=False):
+        meta.append({"name": name, "dataset": r.dataset, "subject": r.subject, "fs": r.fs})
+        arrays |= {f"{name}/ppg": r.ppg, f"{name}/hr": r.hr}
+    np.savez(path, meta_json=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    return path
+
+
+def test_evaluated_it_names_the_people_it_was_trained_on(sweep, tmp_path):
+    made = edge.refit_point(sweep, next(Store(sweep).results())["id"])
+    others = recordings(Synthetic(subjects=2, minutes=2, seed=99))
+    own = [replace(r, subject=made["trained_on"][i].split("/")[1]) for i, r in enumerate(others)]
+    others = [replace(r, dataset="new") for r in others]
+    for name, people, known in (("mixed", [*own, *others], made["trained_on"][:2]), ("new", others, [])):
+        path = written(tmp_path / f"{name}.npz", people)
+        words = [str(sweep), made["id"], "--data", str(path)]
+        done = CliRunner().invoke(evaluate, words, catch_exceptions=False)
+        assert "own test subjects" not in done.output
+        assert "rained on all 9 subjects; error estimated" in done.stdout
+        assert done.stdout.count(", trained on") == len(known)
+        assert ("warning:" in done.stderr) == bool(known)
+        if known:
+            assert f"was trained on 2 of these 4 subjects ({', '.join(known)})" in done.stderr
+        found = open_sweep(sweep).evaluate(made["id"], path)
+        assert (found["trained_on"], found["subjects_of_the_sweep"]) == (known, [])
 
 
 SPACE = """
