@@ -1,5 +1,6 @@
 """A student trained on everybody: resumed when killed, exported; its error is the folds'."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ from kd.signals.synthetic import Synthetic, recordings
 from orchestrator.api import open_sweep
 from orchestrator.commands.evaluate import evaluate
 from orchestrator.commands.export import export
-from orchestrator.commands.refit import refit
+from orchestrator.commands.refit import epochs_shown, refit
 from orchestrator.edge import refit as edge
 from orchestrator.store.metric import Headline
 from orchestrator.store.refits import Refits
@@ -133,6 +134,26 @@ def test_evaluated_it_names_the_people_it_was_trained_on(sweep, tmp_path):
             assert f"was trained on 2 of these 4 subjects ({', '.join(known)})" in done.stderr
         found = open_sweep(sweep).evaluate(made["id"], path)
         assert (found["trained_on"], found["subjects_of_the_sweep"]) == (known, [])
+
+
+def test_epochs_are_shown_as_a_bar_on_a_terminal_and_as_lines_elsewhere(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    with epochs_shown(terminal) as (say, tick):
+        say("reading \x1b[31m recordings")
+        for epoch in range(3):
+            tick("r12", epoch, 2)
+    shown = terminal.getvalue()
+    assert "epoch 0 of 2" in shown
+    assert "epoch 2 of 2" in shown
+    assert "reading \\x1b[31m recordings\n" in shown
+    assert not capsys.readouterr().err
+    with epochs_shown(io.StringIO()) as (say, tick):
+        say("reading")
+        for epoch in range(3):
+            tick("r12", epoch, 2)
+    assert capsys.readouterr().err == "reading\nr12: epoch 0 of 2\nr12: epoch 2 of 2\n"
 
 
 SPACE = """
