@@ -14,6 +14,7 @@ from kd.signals.synthetic import Synthetic, recordings
 from orchestrator.api import open_sweep
 from orchestrator.commands.evaluate import evaluate
 from orchestrator.commands.export import export
+from orchestrator.commands.profile import profile
 from orchestrator.commands.refit import epochs_shown, refit
 from orchestrator.edge import refit as edge
 from orchestrator.store.metric import Headline
@@ -154,6 +155,33 @@ def test_epochs_are_shown_as_a_bar_on_a_terminal_and_as_lines_elsewhere(monkeypa
         for epoch in range(3):
             tick("r12", epoch, 2)
     assert capsys.readouterr().err == "reading\nr12: epoch 0 of 2\nr12: epoch 2 of 2\n"
+
+
+def test_profile_and_the_card_agree_on_which_model_was_measured(sweep, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra [edge]")
+    point = next(r for r in Store(sweep).results() if r["role"] == "student")["id"]
+    made = edge.refit_point(sweep, point)
+
+    def card():
+        invoke(export, str(sweep), point, "-o", str(tmp_path / "out"))
+        return (tmp_path / "out" / "README.md").read_text()
+
+    assert f"Latency is not measured: run `kdsweep profile --points {made['id']}`." in card()
+    invoke(profile, str(sweep), "--points", point, "--runs", "20")
+    assert f"measured on point `{point}`, which has the same shape" in card()
+    table = invoke(profile, str(sweep), "--points", made["id"][:6], "--runs", "20")
+    (row,) = [line for line in table.splitlines() if line.startswith(made["id"])]
+    assert row.split()[-1] == "–"
+    profiled = json.loads((sweep / "profile.json").read_text())["points"]
+    assert set(profiled) == {point, made["id"]}
+    (mine,) = profiled[made["id"]]["devices"].values()
+    assert mine["model_sha256"] == made["model_sha256"]
+    assert profiled[made["id"]]["mae_bpm"] == made["estimate"]["mae_bpm"]
+    said = card()
+    assert "which has the same shape" not in said
+    assert (
+        f"| {mine['fp32']['latency_ms']['median']:.3f} | {mine['int8']['latency_ms']['median']:.3f} |" in said
+    )
 
 
 SPACE = """
