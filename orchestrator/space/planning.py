@@ -24,8 +24,8 @@ from orchestrator.space.schema import SearchSpace, Students, strategy_points
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
 # Seconds a window takes in one epoch on one CPU core, fixed + per MAC: a rule of thumb. Least squares over
-# the quickstart's 83 points on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models look too dear, and
-# their packs shorter. Finished points correct the scale.
+# the quickstart's grid on one split (83 points) on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models
+# look too dear, and their packs shorter. Finished points correct the scale.
 WINDOW_S, MAC_S = 6e-5, 1.5e-10
 
 
