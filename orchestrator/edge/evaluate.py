@@ -8,7 +8,7 @@ from kd.errors import InputError
 from kd.signals.windows import WindowSet
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
-from orchestrator.store.metric import headline
+from orchestrator.store.metric import headline, mae_by_subject
 from orchestrator.store.refits import REFITTED, Refits, said_of
 from orchestrator.store.store import Store
 from orchestrator.words import quoted
@@ -79,7 +79,7 @@ def evaluate_point(
         "by_subject": figures(windows.subject),
         "dropped": dropped.by_reason,
         "test_mae_bpm": result["estimate"]["mae_bpm"] if refitted else result["mae_bpm"],
-        "subjects_of_the_sweep": [] if refitted else sorted(here & set(result["mae_by_subject"])),
+        "subjects_of_the_sweep": [] if refitted else sorted(here & set(mae_by_subject(result))),
         "trained_on": sorted(here & set(result["trained_on"])) if refitted else [],
         "refitted": said_of(result) if refitted else "",
     }

@@ -161,9 +161,7 @@ RECIPE_FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not
 Changes: type[BaseModel] = create_model(
     "Changes",
     __base__=_Model,
-    **{
-        f.name: (_checked(f.type) | None, None) for f in dataclasses.fields(Recipe) if f.name not in CRITERION
-    },  # type: ignore[call-overload]
+    **{f.name: (_checked(f.type) | None, None) for f in RECIPE_FIELDS},  # type: ignore[call-overload]
 )
 Training = _model(
     Recipe,
