@@ -61,13 +61,22 @@ def wait_for_address(here: Path, link: str, patience_s: float, nodes: int) -> in
                 time.sleep(0.5)
             if there < nodes:
                 say(f"{there} of {nodes} other nodes have joined so far; the sweep begins")
-            print(head["address"], head["token"], head.get("tmp", "/tmp"), sep="\n")
-            return 0
+            return _answer(head["address"], head["token"], head.get("tmp", "/tmp"))
         if head and head["link"] == link:
             break
         time.sleep(0.2)
     say("there is no head to connect to")
     return 1
+
+
+def _answer(*lines: str) -> int:
+    """Print these for the job's script; 1, and not a word, where that was killed and nobody reads."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 1
+    return 0
 
 
 class HeadWatch:

@@ -1,5 +1,6 @@
 """How one model is trained, as plain data: the part of a point's identity that training reads. Torch-free."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class Recipe:
     # The validation MAE that decides: over windows, as before there was a choice (a recipe without it means
     # that), over subjects of each data set and then data sets, or the 90th percentile over subjects.
     stop_on: str = "by-window"
+    # Weights of data sets in by-subject, by name; empty: all alike. Not in the hash, since a dict has none.
+    stop_weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.stop_on not in STOP_ON:

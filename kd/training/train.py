@@ -101,7 +101,8 @@ class Runs:
         for member in training:
             k = member.place
             lr = float(self.stack.lr(k, np.array((member.epoch + 1) * self.stack.steps - 1)))
-            val = self._val.criterion(bpm[k], member.spec.recipe.stop_on)
+            recipe = member.spec.recipe
+            val = self._val.criterion(bpm[k], recipe.stop_on, recipe.stop_weights)
             rows[member] = member.trained(losses[k], val, lr)
         better = {member.place for member in training if member.best_epoch == member.epoch}
         self.stack.keep_best([k in better for k in range(len(stacked))])

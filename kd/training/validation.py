@@ -1,5 +1,6 @@
 """Errors by subject: what a result says of each one, and what early stopping goes by. Knows no model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class BySubject:
         )
         self._owner = np.repeat(owner, np.diff(starts, append=len(windows)))
         self.windows = np.bincount(self._owner, minlength=len(self.subjects))
-        _, self._dataset = np.unique(windows.dataset[starts[first]], return_inverse=True)
+        self.datasets, self._dataset = np.unique(windows.dataset[starts[first]], return_inverse=True)
 
     def figures(self, predicted: FloatArray) -> dict[str, dict[str, Any]]:
         """For each subject: windows, abs_sum in BPM, sq_sum in BPM^2, within_5 (windows within 5 BPM).
@@ -37,18 +38,23 @@ class BySubject:
             for name, n, a, s, w in zip(self.subjects, self.windows, *sums, strict=True)
         }
 
-    def criterion(self, predicted: FloatArray, stop_on: str) -> dict[str, float]:
+    def criterion(
+        self, predicted: FloatArray, stop_on: str, weights: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """What `metrics.error_figures` says of predicted (N,), its mae_bpm by one of `recipe.STOP_ON`.
 
-        by-subject: the mean over subjects within each data set, then over data sets. p90-subject: the 90th
-        percentile over subjects, interpolated linearly.
+        by-subject: the mean over subjects within each data set, then over data sets with `weights`, by name
+        (default, and where none of these data sets has one: all alike). p90-subject: the 90th percentile over
+        subjects, interpolated linearly.
         """
         figures = metrics.error_figures(predicted, self._bpm)
         if stop_on == "by-window":
             return figures
         of_subject = self._sum(self._error(predicted)) / self.windows
         of_dataset = np.bincount(self._dataset, weights=of_subject) / np.bincount(self._dataset)
-        mae = of_dataset.mean() if stop_on == "by-subject" else np.percentile(of_subject, 90)
+        share = np.array([(weights or {}).get(str(name), 0.0) for name in self.datasets])
+        by_subject = np.average(of_dataset, weights=share) if share.any() else of_dataset.mean()
+        mae = by_subject if stop_on == "by-subject" else np.percentile(of_subject, 90)
         return {**figures, "mae_bpm": float(mae)}
 
     def _error(self, predicted: FloatArray) -> FloatArray:

@@ -22,6 +22,7 @@ from orchestrator.store.metric import mae_by_subject
 
 DISTILLED = ("hard", "soft", "dkd", "feature")
 LEAST_BPM = 0.01  # errors below count as this, so that their logarithm exists
+LEAST_PERCENT = 1.0  # of the error: a smaller effect does not matter; a convention of ours, no one's finding
 # The paper's body was not available to us: what it claims is known from a third party's summary.
 SUMMARY = "the paper, as a third party sums it up: "
 BEST, BEATS, RESNETS = (
@@ -118,10 +119,13 @@ def claims(
     recipe: str | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """What `kdsweep claims --json` prints: {claims, level, alpha, notes}; no claims where nothing is paired.
+    """What `kdsweep claims --json` prints: {claims, level, alpha, least_percent, notes}.
+
+    No claims where nothing is paired.
 
     weights: of data sets, by default equal. A claim: id, text, source, effect_percent and effect_bpm (by how
-    much the first's error is lower: median, low, high), p, p_holm, verdict, why, n, and `needed`: the
+    much the first's error is lower: median, low, high), p, p_holm, verdict (supported, contradicted,
+    equivalent: the interval lies within +-LEAST_PERCENT, or undecided), why, n, and `needed`: the
     subjects and pairs at which an effect of this size would be seen with 80 % power. Of a strategy the
     published setting is compared if it was trained, else all settings. Raises InputError for a recipe that
     the sweep has not.
@@ -136,7 +140,8 @@ def claims(
     rows = [_judged(row, found) for row, found in made]
     if not any(row["n"]["pairs"] for row in rows):
         rows = []
-    return {"claims": rows, "level": LEVEL, "alpha": ALPHA, "notes": notes_on(group)}
+    fixed = {"level": LEVEL, "alpha": ALPHA, "least_percent": LEAST_PERCENT}
+    return {"claims": rows, **fixed, "notes": notes_on(group)}
 
 
 def dataset_weights(folder: Path) -> dict[str, float] | None:
@@ -275,6 +280,8 @@ def _judged(row: dict[str, Any], found: Effect | None) -> dict[str, Any]:
     elif row["p"] is None:
         why = f"it takes {LEAST_SUBJECTS} subjects and {LEAST_CELLS} pairs of runs or more"
         more = {"subjects": max(n["subjects"], LEAST_SUBJECTS), "pairs": max(n["cells"], LEAST_CELLS)}
+    elif max(-row["effect_percent"]["low"], row["effect_percent"]["high"]) <= LEAST_PERCENT:
+        verdict, why = "equivalent", f"the difference is within {LEAST_PERCENT:g} %: too small to matter"
     else:
         agree = row["effect_percent"]["median"] * row["effect_bpm"]["median"] > 0
         if row["p_holm"] < ALPHA and agree:

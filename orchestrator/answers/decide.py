@@ -60,7 +60,8 @@ def doubt(document: dict[str, Any], c: Candidates, leader: int, best: int, share
     """Why the evidence can't decide for `leader`, for which `best` is named; "" if it can."""
     arm = document["arms"][c.arm[leader]]
     if arm["verdict"] == "weak" and not c.trained[best]:
-        return f"cannot decide: the law of {arm['key']} is weak ({arm['why']})"
+        why = arm["why"].replace("; ", ", ")  # `shown` tells an answer's notes apart by "; "
+        return f"cannot decide: the law of {arm['key']} is weak ({why})"
     mae = np.exp(c.compared[:, leader])
     over = mae - share.best_of_draw
     close = float((over <= np.maximum(NEAR_SHARE * share.best_of_draw, NEAR_BPM)).mean())

@@ -64,7 +64,8 @@ def _print(found: dict[str, Any], sweep: str) -> None:
     )
     echo(
         f"effect: by how much the first's error is lower [{found['level']:.0%} interval]; verdicts at "
-        f"{found['alpha']:g}, by Holm over all claims",
+        f"{found['alpha']:g}, by Holm over all claims; equivalent: the interval lies within "
+        f"{found['least_percent']:g} %",
         err=True,
     )
 

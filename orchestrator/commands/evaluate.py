@@ -11,6 +11,8 @@ from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
 from orchestrator.words import escaped_lines
 
+NAMED = 10  # subjects in a warning
+
 
 @click.command()
 @click.argument("sweep", type=SWEEP)
@@ -41,7 +43,17 @@ def evaluate(sweep: str, point: str, path: Path, format: str, as_json: bool) -> 
             "recordings; the point may have been trained on the other subjects",
             err=True,
         )
+    if known := found["trained_on"]:
+        echo(
+            f"warning: {found['point']} was trained on {len(known)} of these {len(found['by_subject'])} "
+            f"subjects ({_few(known)}): its error on them says nothing of other people",
+            err=True,
+        )
     click.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else escaped_lines(in_words(found)))
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -65,8 +77,13 @@ def in_words(found: dict[str, Any]) -> str:
         )
     by_subject = sorted(found["by_subject"].items(), key=lambda item: item[1]["mae_bpm"])
     lines += ["", "subject, MAE in BPM (windows)"]
-    lines += [f"{f['mae_bpm']:8.2f}  {name} ({f['windows']:,})" for name, f in by_subject]
-    lines += ["", f"on the sweep's own test subjects: {found['test_mae_bpm']:.2f} BPM"]
+    known = set(found["trained_on"])
+    lines += [
+        f"{f['mae_bpm']:8.2f}  {name} ({f['windows']:,}){', trained on' if name in known else ''}"
+        for name, f in by_subject
+    ]
+    own = found["refitted"] or f"on the sweep's own test subjects: {found['test_mae_bpm']:.2f} BPM"
+    lines += ["", own]
     if found["dropped"]:
         what = ", ".join(f"{n:,} {reason}" for reason, n in found["dropped"].items())
         lines.append(f"windows dropped: {what}")

@@ -60,16 +60,21 @@ def profile(
     """Measure students of SWEEP on this machine: bytes, load time, latency, and int8 drift.
 
     Each model runs in a fresh process, on one thread and one pinned core. A latency law is fitted to the
-    measurements, so that `kdsweep query --max-latency-ms` also covers unmeasured students.
+    measurements, so that `kdsweep query --max-latency-ms` also covers unmeasured students. A refitted
+    student (`kdsweep refit`) is measured when named; unmeasured, its card has the figures of its point, which
+    has the same shape.
     """
     from orchestrator.edge.mcu import default_environment, environment, profile_mcu
     from orchestrator.edge.profile import choose, profile_points, untrained
     from orchestrator.space.resolve import open_space
+    from orchestrator.store.refits import Refits
     from orchestrator.store.store import Store
 
     store = Store(sweep_folder(sweep))
     results, limits = list(store.results()), dict(map(_limit, budget))
-    ids = choose(results, points, limits)
+    refits = Refits(store.path)
+    refitted = [refits.result(id) for id in sorted(refits.done())]
+    ids = choose(results, points, limits, refitted)
     shapes = untrained(results) if "law" in points else []
     if dry_run:
         for id in ids:
@@ -87,7 +92,7 @@ def profile(
     document = profile_points(store, ids, data, runs=runs, shapes=shapes, again=again, say=say)
     if mcu:
         named = [word for word in points if word not in ("law", "front")]
-        chosen = choose(results, named or ["front"], limits)
+        chosen = choose(results, named or ["front"], limits, refitted)
         document = profile_mcu(store, chosen, data, mcu_env or default_environment(), say)
     if as_json:
         click.echo(json.dumps(document))
@@ -151,7 +156,7 @@ def _row(id: str, point: dict[str, Any], record: dict[str, Any], runtime: str) -
         f"{record['file_bytes']:,}",
         f"{record['load_ms']:.1f}",
         *(f"{ms[k]:.3f}" for k in ("min", "median", "p95")),
-        f"{record['mae_bpm']:.3f}",
+        "–" if "of_point" in point else f"{record['mae_bpm']:.3f}",  # of people it was trained on
         f"{record['drift_bpm']['mean']:.3f}" if "drift_bpm" in record else "",
         f"{mcu['arena_bytes']:,}" if mcu else "",
     ]

@@ -1,7 +1,11 @@
 """`kdsweep refit SWEEP [POINT]`: the chosen student, trained on all subjects."""
 
+import contextlib
 import json
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 import click
 
@@ -9,6 +13,7 @@ from orchestrator.commands.arguments import POINT, SWEEP
 from orchestrator.commands.echo import echo
 from orchestrator.commands.query import budget_options
 from orchestrator.store.find import sweep_folder
+from orchestrator.words import escaped
 
 
 @click.command()
@@ -26,8 +31,6 @@ def refit(
     It is trained for the epochs that the folds found best, and its error is the folds' estimate. `kdsweep
     export` ships it. Interrupted, the same command goes on.
     """
-    import sys
-
     from orchestrator.commands.export import best_for
     from orchestrator.edge.export import point_of
     from orchestrator.edge.refit import refit_point
@@ -38,21 +41,38 @@ def refit(
     store = Store(folder)
     chosen = point_of(store, point) if point else best_for(folder, store, limits)
 
-    def tick(id: str, epoch: int, epochs: int) -> None:
-        if sys.stderr.isatty():
-            filled = 30 * epoch // epochs
-            bar = f"\r{id} [{'#' * filled}{' ' * (30 - filled)}] epoch {epoch} of {epochs}"
-            sys.stderr.write(bar + "\n" * (epoch == epochs))
-            sys.stderr.flush()
-        elif epoch in (0, epochs):
-            echo(f"{id}: epoch {epoch} of {epochs}", err=True)
-
-    made = refit_point(
-        folder, chosen["id"], seed, dry_run=dry_run, say=lambda line: echo(line, err=True), tick=tick
-    )
+    with epochs_shown(sys.stderr) as (say, tick):
+        made = refit_point(folder, chosen["id"], seed, dry_run=dry_run, say=say, tick=tick)
     if as_json:
         click.echo(json.dumps(made, allow_nan=False))
         return
     what = f"{made['arch']} {made['depth']}x{made['width']}, {made['strategy']}, {made['epochs']} epochs"
     echo(f"{made['id']}: {what} ({made['epochs_by']})")
     echo(f"{'would be ' if dry_run else ''}{said_of(made)}")
+
+
+@contextlib.contextmanager
+def epochs_shown(stream: TextIO) -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """What writes a line, and what shows a model's epochs: a bar each on a terminal, else first and last."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+
+        def tick(id: str, epoch: int, epochs: int) -> None:
+            if epoch in (0, epochs):
+                echo(f"{id}: epoch {epoch} of {epochs}", err=True)
+
+        yield lambda line: echo(line, err=True), tick
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(file=stream, markup=False, highlight=False)
+    columns = "{task.description}", BarColumn(), TextColumn("epoch {task.completed:.0f} of {task.total:.0f}")
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def bar(id: str, epoch: int, epochs: int) -> None:
+            if id not in tasks:
+                tasks[id] = bars.add_task(id, total=epochs)
+            bars.update(tasks[id], completed=epoch, refresh=True)
+
+        yield lambda line: bars.console.print(escaped(line), soft_wrap=True), bar

@@ -8,8 +8,8 @@ from kd.errors import InputError
 from kd.signals.windows import WindowSet
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
-from orchestrator.store.metric import headline
-from orchestrator.store.refits import REFITTED, Refits
+from orchestrator.store.metric import headline, mae_by_subject
+from orchestrator.store.refits import REFITTED, Refits, said_of
 from orchestrator.store.store import Store
 from orchestrator.words import quoted
 
@@ -27,7 +27,8 @@ def evaluate_point(
 
     The windows are cut as the sweep's own, and only labels within its classes count. baselines: the peak of
     the spectrum (fft_peak), and always the median of these very labels (constant), the best that a single
-    number can do. Raises InputError.
+    number can do. subjects_of_the_sweep: those here that the point was tested on. trained_on: those here that
+    a refitted student was trained on, and `refitted` what it says of itself, else "". Raises InputError.
     """
     from kd.signals.prepare import windows_of
     from kd.training import metrics
@@ -62,6 +63,8 @@ def evaluate_point(
     by_dataset = figures(windows.dataset)
     for name, found in by_dataset.items():
         found["baselines"] = _baselines(windows.take(windows.dataset == name), data.preprocess.fs)
+    here = set(windows.subject.tolist())
+    refitted = "estimate" in result
     described = ("arch", "depth", "width", "init", "strategy", "strategy_args", "teacher", "seed", "params")
     return {
         "sweep": folder.resolve().name,
@@ -75,11 +78,10 @@ def evaluate_point(
         "by_dataset": by_dataset,
         "by_subject": figures(windows.subject),
         "dropped": dropped.by_reason,
-        "test_mae_bpm": result["estimate"]["mae_bpm"] if "estimate" in result else result["mae_bpm"],
-        "subjects_of_the_sweep": sorted(
-            set(windows.subject.tolist())
-            & set(result["mae_by_subject"] if "mae_by_subject" in result else result["trained_on"])
-        ),
+        "test_mae_bpm": result["estimate"]["mae_bpm"] if refitted else result["mae_bpm"],
+        "subjects_of_the_sweep": [] if refitted else sorted(here & set(mae_by_subject(result))),
+        "trained_on": sorted(here & set(result["trained_on"])) if refitted else [],
+        "refitted": said_of(result) if refitted else "",
     }
 
 

@@ -173,14 +173,25 @@ def _register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, na
 
 
 def _measured(folder: Path, store: Store, result: dict[str, Any]) -> dict[str, Any]:
-    """File sizes, and what `kdsweep profile` measured of this point."""
-    point = read_profile(store.path)["points"].get(result["id"], {})
-    return {
-        "files": {name: (folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")},
-        "devices": {
-            key: record
-            for key, record in point.get("devices", {}).items()
-            if record["model_sha256"] == result["model_sha256"]
-        },
-        "mcu": point.get("mcu"),
-    }
+    """File sizes, and what `kdsweep profile` measured of this point, and of which it was ("of").
+
+    Of a refitted student that wasn't profiled itself, that of a point it is the refit of: the same shape, on
+    which alone time and memory depend.
+    """
+    profiled = read_profile(store.path)["points"]
+    measured: dict[str, Any] = {"devices": {}, "mcu": None, "of": result["id"]}
+    sources = [result, *(Store(store.path).result(id) for id in _refit_of(result) if id in profiled)]
+    for one in sources:
+        point, sha = profiled.get(one["id"], {}), one["model_sha256"]
+        devices = {key: r for key, r in point.get("devices", {}).items() if r["model_sha256"] == sha}
+        if devices:
+            measured = {"devices": devices, "mcu": point.get("mcu"), "of": one["id"]}
+            break
+    files = {name: (folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")}
+    return {"files": files, **measured}
+
+
+def _refit_of(result: dict[str, Any]) -> list[str]:
+    """The points whose configuration it is, the one it was made of first; none unless it is a refit."""
+    first = result.get("of_point")
+    return [] if first is None else [first, *(id for id in result["of_points"] if id != first)]

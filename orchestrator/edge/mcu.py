@@ -23,6 +23,7 @@ from kd.signals.prepare import Data
 from orchestrator.edge.latency import read_profile
 from orchestrator.edge.profile import calibration_windows, drift, write_profile
 from orchestrator.space.folds import windows_of
+from orchestrator.store.refits import store_of
 from orchestrator.store.store import Store
 
 HELD_OUT_WINDOWS = 1000  # tflite's interpreter takes one at a time
@@ -88,12 +89,13 @@ def profile_mcu(
     profile = read_profile(store.path)
     ids = list(ids)
     for i, id in enumerate(ids):
-        result = store.result(id)
+        own = store_of(store.path, id)
+        result = own.result(id)
         point = profile["points"][id]
         if point.get("mcu", {}).get("model_sha256") == result["model_sha256"]:
             say(f"{i + 1} of {len(ids)}: {id} has its arena recorded")
             continue
-        point["mcu"] = record = measure_mcu(store, result, windows_of(data, result.get("fold")), python)
+        point["mcu"] = record = measure_mcu(own, result, windows_of(data, result.get("fold")), python)
         arenas = ", ".join(f"{name} {record[name]['arena_bytes']:,}" for name in ("fp32", "int8"))
         say(f"{i + 1} of {len(ids)}: {id} arena bytes {arenas}")
         write_profile(store, profile)

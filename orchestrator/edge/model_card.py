@@ -123,7 +123,11 @@ def _cost(result: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
             yield f"| {name} | " + " | ".join(f"{mcu[p][what]:,}" for p in PRECISIONS) + " |"
     if not measured["devices"]:
         yield ""
-        yield "Latency is not measured: run `kdsweep profile`."
+        named = f" --points {result['id']}" if "estimate" in result else ""
+        yield f"Latency is not measured: run `kdsweep profile{named}`."
+    elif measured["of"] != result["id"]:
+        yield ""
+        yield f"Times and arenas were measured on point `{measured['of']}`, which has the same shape."
 
 
 def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,6 @@ One point at a time: ONNX float32 and int8 in a temporary folder, checked, then 
 profile is written after every point, so that an interrupted one resumes where it was.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,7 +22,9 @@ from kd.signals.prepare import Data
 from orchestrator.edge.latency import FILE, fit_laws, read_profile
 from orchestrator.space.folds import windows_of
 from orchestrator.store.check import check_model
+from orchestrator.store.configuration import configuration
 from orchestrator.store.find import find_point
+from orchestrator.store.refits import store_of
 from orchestrator.store.store import Store
 
 VERIFY_WINDOWS = 1000  # at least so many are compared between torch and ONNX
@@ -35,13 +36,18 @@ Say = Callable[[str], None]
 
 
 def choose(
-    results: Iterable[dict[str, Any]], wanted: Iterable[str], limits: Mapping[str, float]
+    results: Iterable[dict[str, Any]],
+    wanted: Iterable[str],
+    limits: Mapping[str, float],
+    refitted: Iterable[dict[str, Any]] = (),
 ) -> list[str]:
     """Ids of the students to profile, smallest first.
 
     wanted: "front" (the Pareto fronts of error against parameters and against MACs), "law" (shapes spread
-    over MACs, for the latency law), "all", or ids and their beginnings. limits: a result's figure -> most.
+    over MACs, for the latency law), "all", or ids and their beginnings, also of `refitted` students. limits:
+    a result's figure -> most, for what is not named by its id.
     """
+    named = {r["id"]: r for r in refitted if r["role"] == "student"}
     students = [r for r in results if r["role"] == "student"]
     if not students:
         raise InputError("no student is trained yet: run the sweep first")
@@ -58,23 +64,20 @@ def choose(
         elif word == "law":
             found = spread(within)
         else:
-            by_id = {r["id"]: r for r in students}
+            by_id = {r["id"]: r for r in students} | named
             found = [by_id[find_point(by_id, word, "--points takes front, law, all, or trained students")]]
         chosen |= {r["id"]: r for r in found}
     return sorted(chosen, key=lambda id: (chosen[id]["params"], id))
 
 
 def front(students: Iterable[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
-    """The Pareto front of `cost` and error, the error being the mean over seeds.
+    """The Pareto front of `cost` and error, the error being the mean over folds and seeds.
 
-    Of a configuration's seeds the one with the best validation error: test errors choose nothing.
+    Of a configuration's runs the one with the best validation error: test errors choose nothing.
     """
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for r in students:
-        args = json.dumps(r["strategy_args"], sort_keys=True)
-        teacher = r.get("teacher_group") or r.get("teacher")
-        key = (r["arch"], r["depth"], r["width"], r["init"], r["strategy"], args, teacher)
-        groups.setdefault(key, []).append(r)
+        groups.setdefault(configuration(r), []).append(r)
     rows = [
         (
             runs[0][cost],
@@ -141,6 +144,7 @@ def profile_points(
 ) -> dict[str, Any]:
     """Measure points here, write profile.json, return it. What this device measured already is kept.
 
+    A refitted student is measured as a point is, but its errors are of people it was trained on.
     data: of each fold, where the sweep has some. runs: timed inferences per runtime. shapes: timed with
     random weights (`untrained`). again: re-measure.
     Raises InputError without the extra [edge].
@@ -154,15 +158,16 @@ def profile_points(
     profile["devices"][here["key"]] = here
     ids = list(ids)
     for i, id in enumerate(ids):
-        result = store.result(id)
-        check_model(store, result)
+        own = store_of(store.path, id)
+        result = own.result(id)
+        check_model(own, result)
         mine = windows_of(data, result.get("fold"))
         point = profile["points"].setdefault(id, _describe(result, mine))
         known = point["devices"].get(here["key"])
         if known and known["model_sha256"] == result["model_sha256"] and not again:
             say(f"{i + 1} of {len(ids)}: {id} already measured on this device")
             continue
-        point["devices"][here["key"]] = record = measure_point(store, result, mine, runs)
+        point["devices"][here["key"]] = record = measure_point(own, result, mine, runs)
         fp32, int8 = record["fp32"], record["int8"]
         say(
             f"{i + 1} of {len(ids)}: {id} {fp32['latency_ms']['median']:.3f} ms float32, "
@@ -204,7 +209,7 @@ def measure_point(store: Store, result: dict[str, Any], data: Data, runs: int) -
 
     predicted = {"torch": decoded(outputs(model, as_tensor(held_out))[0])}
     mae = metrics.error_figures(predicted["torch"], bpm)["mae_bpm"]
-    if abs(mae - result["mae_bpm"]) > TORCH_TOLERANCE:
+    if abs(mae - result.get("mae_bpm", mae)) > TORCH_TOLERANCE:  # a refitted student has no test error
         raise InputError(
             f"point {result['id']}: its model has a test error of {mae:.4f} BPM, result.json says "
             f"{result['mae_bpm']:.4f}: the data or the model file changed since training; retrain the point"
@@ -316,9 +321,12 @@ def _describe(result: dict[str, Any], data: Data) -> dict[str, Any]:
         samples=samples,
         classes=data.classes,
     )
-    kept = ("arch", "depth", "width", "init", "strategy", "teacher", "seed", "params", "macs", "mae_bpm")
+    kept = ("arch", "depth", "width", "init", "strategy", "teacher", "seed", "params", "macs")
+    refitted = "estimate" in result
     return {
         **{key: result[key] for key in kept},
+        "mae_bpm": result["estimate"]["mae_bpm"] if refitted else result["mae_bpm"],
+        **({"of_point": result["of_point"]} if refitted else {}),
         "layers": s.layers,
         "activation_bytes": s.activation_bytes,
         "weight_bytes": s.weight_bytes,

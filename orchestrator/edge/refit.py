@@ -26,6 +26,7 @@ from orchestrator.run.commit import git_commit
 from orchestrator.run.worker import compiled_engine, versions
 from orchestrator.space.resolve import cache_of
 from orchestrator.space.schema import load_space
+from orchestrator.store.configuration import configuration
 from orchestrator.store.metric import Headline, headline
 from orchestrator.store.refits import REFITTED, Refits
 from orchestrator.store.store import RESULT, Store
@@ -77,7 +78,7 @@ def _described(
     result: dict[str, Any], results: list[dict[str, Any]], data: Data, judge: Headline, seed: int | None
 ) -> dict[str, Any]:
     """What is known before it is trained."""
-    alike = [r for r in results if _configuration(r) == _configuration(result)]
+    alike = [r for r in results if configuration(r) == configuration(result)]
     epochs = max(1, int(statistics.median(r["best_epoch"] for r in alike) + 0.5))
     subjects = sorted({str(s) for s in np.unique(data.train.subject)})
     kept = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "recipe", "params")
@@ -96,13 +97,6 @@ def _described(
         "estimate": estimate_of(alike, judge),
     }
     return described | {"id": _id(described)}
-
-
-def _configuration(result: dict[str, Any]) -> str:
-    """What points share that differ in fold and seed alone."""
-    keys = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "recipe")
-    group = result.get("teacher_group") or result["teacher"]
-    return json.dumps([*(result[key] for key in keys), group], sort_keys=True)
 
 
 def _id(described: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ Plain JSON with a schema name, no pickles. numpy only.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -71,7 +70,7 @@ def make_document(
     shape = with_channels(shape, [r for arm in arms for r in arm.runs])
     arms, dropped = sound(arms)
     laws, holdouts = fit_laws([_curve(arm) for arm in arms], rng=rng)
-    laws = judged(arms, _with_people(arms, laws, rng, headline.weights))
+    laws = judged(arms, _with_people(arms, laws, rng, headline))
     fitted = [Fitted(arm, law) for arm, law in zip(arms, laws, strict=True)]
     factor = next((law.factor for law in laws if law.reach > 0), 1.0)
     knots = {arch: _knots([a for a in arms if a.arch == arch]) for arch in sorted({a.arch for a in arms})}
@@ -186,14 +185,15 @@ def _curve(arm: Arm) -> Curve:
     )
 
 
-def _with_people(arms: list[Arm], laws: list[Law], rng: int, weights: Mapping[str, float]) -> list[Law]:
+def _with_people(arms: list[Arm], laws: list[Law], rng: int, headline: Headline) -> list[Law]:
     """The laws with what new people change, where results keep errors by subject."""
     out = list(laws)
     for arch in sorted({a.arch for a in arms}):
         here = [j for j, a in enumerate(arms) if a.arch == arch and laws[j].reach > 0]
         runs = [arms[j].runs for j in here]
         said = [laws[j].centre(np.array([r["params"] for r in arms[j].runs], float)) for j in here]
-        found = new_people(runs, said, np.random.default_rng([rng, 20]), DRAWS, weights) if here else []
+        draw, by = np.random.default_rng([rng, 20]), (headline.weights, headline.metric)
+        found = new_people(runs, said, draw, DRAWS, *by) if here else []
         for j, people in zip(here, found, strict=True):
             out[j] = replace(laws[j], people=people)
     return out

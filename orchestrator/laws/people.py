@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack, unpack_at
-from orchestrator.store.metric import mae_by_subject
+from orchestrator.store.metric import DEFAULT, mae_by_subject
 
 WEARERS = 20
 LEAST = 4  # subjects; of fewer, nothing can be said about new ones
@@ -43,10 +43,13 @@ def new_people(
     rng: np.random.Generator,
     draws: int,
     weights: Mapping[str, float] | None = None,
+    metric: str = DEFAULT,
 ) -> list[People | None]:
     """For each arm of an architecture, from its runs (result.json dicts) and the law's ln error of each (n,).
 
-    weights: of data sets; None = all alike. None for all arms where fewer than `LEAST` subjects are known.
+    metric: that the laws are of; of p90-subject `shift` and `sample` are of that percentile over people, who
+    count alike. weights: of data sets; None = all alike. None for all arms where fewer than `LEAST` subjects
+    are known.
     """
     ratios = [_ratios(arm, centre) for arm, centre in zip(runs, said, strict=True)]
     names = sorted({name for arm in ratios for name in arm})
@@ -54,9 +57,11 @@ def new_people(
         return [None] * len(runs)
     common = {n: float(np.mean([np.mean(arm[n]) for arm in ratios if n in arm])) for n in names}
     sets = sorted({n.partition("/")[0] for n in names})
-    share = np.array([(weights or {}).get(d, 0.0 if weights else 1.0) for d in sets])
-    share = share / share.sum() if share.sum() > 0 else np.full(len(sets), 1 / len(sets))
     of = [np.array([i for i, n in enumerate(names) if n.partition("/")[0] == d]) for d in sets]
+    share = np.array([(weights or {}).get(d, 0.0 if weights else 1.0) for d in sets])
+    if metric == "p90-subject":
+        share = np.array([float(len(members)) for members in of])
+    share = share / share.sum() if share.sum() > 0 else np.full(len(sets), 1 / len(sets))
     drawn = [members[rng.integers(len(members), size=(draws, len(members)))] for members in of]
     few = len(names) - len(sets)
     wider = 1 + HEAVY / max(few, 1)
@@ -66,8 +71,8 @@ def new_people(
     for arm in ratios:
         kept = [arm.get(n, np.array([common[n]])) for n in names]
         mean = np.array([np.exp(r).mean() for r in kept])
-        levels = np.log(sum(w * mean[d].mean(1) for w, d in zip(share, drawn, strict=True)))
-        centre = float(np.log(sum(w * mean[m].mean() for w, m in zip(share, of, strict=True))))
+        levels = np.log(_over_people([mean[d] for d in drawn], share, metric))
+        centre = float(np.log(_over_people([mean[m][None] for m in of], share, metric)[0]))
         long = max(len(r) for r in kept)
         table = np.stack([np.resize(r, long) for r in kept])  # (subjects, runs)
         subject = np.zeros((draws, WEARERS), int)
@@ -75,7 +80,7 @@ def new_people(
             chosen = np.take_along_axis(resampled, (pick * resampled.shape[1]).astype(int), 1)
             subject = np.where(data == d, chosen, subject)
         wearer = table[subject, (which * long).astype(int)]
-        few_people = np.log(np.exp(wearer).mean(1))
+        few_people = np.log(_over_people([np.exp(wearer)], np.ones(1), metric))
         each = np.concatenate(
             [
                 np.full(len(kept[i]), w / len(m) / len(kept[i]))
@@ -95,6 +100,13 @@ def new_people(
             )
         )
     return out
+
+
+def _over_people(errors: Sequence[Array], share: Array, metric: str) -> Array:
+    """What the metric makes of people's errors, of each data set (B, n): (B,)."""
+    if metric == "p90-subject":
+        return np.asarray(np.percentile(np.concatenate(errors, axis=1), 90, axis=1))
+    return np.asarray(sum(w * of_set.mean(1) for w, of_set in zip(share, errors, strict=True)))
 
 
 def _ratios(runs: Sequence[Mapping[str, Any]], said: Array) -> dict[str, Array]:

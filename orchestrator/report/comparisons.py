@@ -175,7 +175,12 @@ def _throughout(row: dict[str, Any]) -> bool:
     return str(row["text"]).endswith("at every measured size")
 
 
-VERDICTS = {"supported": "c-feature", "contradicted": "c-dkd", "undecided": "c-teacher"}  # their colours
+VERDICTS = {  # their colours
+    "supported": "c-feature",
+    "contradicted": "c-dkd",
+    "equivalent": "c-scratch",
+    "undecided": "c-teacher",
+}
 
 
 def claims(sweep: Sweep) -> list[Panel]:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from kd.errors import InputError
 from orchestrator.answers.candidates import limits
-from orchestrator.answers.claims import dataset_weights
+from orchestrator.answers.claims import LEAST_PERCENT, dataset_weights
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.laws.document import SCHEMA
 from orchestrator.laws.paired import ALPHA
@@ -270,7 +270,8 @@ def _claims(sweep: Sweep, panels: list[Panel]) -> list[Section]:
         "Each claim compares students that differ in it alone, on the same people, sizes, folds and seeds. "
         "Intervals hold for new people like these and new training runs with the same teachers; data sets "
         f"count {'as weighted' if dataset_weights(sweep.folder) else 'alike'}. A verdict takes p < {ALPHA:g} "
-        "after Holm's correction over all claims."
+        "after Holm's correction over all claims; equivalent says that the interval lies within "
+        f"{LEAST_PERCENT:g} %, a difference that doesn't matter."
     ]
     return [Section("claims", "Which claims hold", "Claims", lead, panels, [tables.claims(sweep)])]
 

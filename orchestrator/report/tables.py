@@ -209,7 +209,7 @@ def claims(sweep: Sweep) -> Table:
     ]
     names = (
         "claim, verdict, #error lower by %, #by BPM, #p (Holm), #subjects, #pairs of runs, #sizes, #folds, "
-        "#seeds, why undecided, who claims it"
+        "#seeds, why, who claims it"
     )
     return Table("Claims, judged in pairs", columns(names), rows, open=True)
 

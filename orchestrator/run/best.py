@@ -1,10 +1,10 @@
 """The best student of each strategy so far. Knows points and their errors; reads nothing."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from orchestrator.space.plan import Point
+from orchestrator.store.configuration import configuration
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Leader:
 class Best:
     """Errors of done points. With folds a configuration is judged by the mean over its folds and seeds."""
 
-    _errors: dict[Hashable, dict[str, float]] = field(default_factory=dict)
+    _errors: dict[str, dict[str, float]] = field(default_factory=dict)
     _points: dict[str, Point] = field(default_factory=dict)
 
     def add(self, point: Point, error_bpm: float) -> None:
         """A point is done."""
         self._points[point.id] = point
-        self._errors.setdefault(configuration(point), {})[point.id] = error_bpm
+        self._errors.setdefault(_judged_with(point), {})[point.id] = error_bpm
 
     def by_kind(self) -> dict[str, Leader]:
         """strategy (or "teacher") -> the best of those done in the most folds; the least error first."""
@@ -44,10 +44,6 @@ class Best:
         return dict(sorted(best.items(), key=lambda item: item[1].error_bpm))
 
 
-def configuration(point: Point) -> Hashable:
-    """What points share that differ in fold and seed alone; where the split is fixed, the point itself."""
-    if point.fold is None:
-        return point.id
-    args = tuple(sorted(point.strategy_args.items()))
-    shape = (point.arch, point.depth, point.width, point.init)
-    return (point.role, *shape, point.strategy, args, point.teacher_group, repr(sorted(point.recipe.items())))
+def _judged_with(point: Point) -> str:
+    """What the points share that are judged by their mean; where the split is fixed, each for itself."""
+    return point.id if point.fold is None else configuration(point.fields)

@@ -60,6 +60,11 @@ class Point:
     teacher_group: str | None
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """Its fields by name, as result.json has them."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @property
     def name(self) -> str:
         """Display name; several points may share it."""
         return f"{self.arch}-{self.depth}x{self.width}"

@@ -24,8 +24,8 @@ from orchestrator.space.schema import SearchSpace, Students, strategy_points
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
 # Seconds a window takes in one epoch on one CPU core, fixed + per MAC: a rule of thumb. Least squares over
-# the quickstart's 83 points on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models look too dear, and
-# their packs shorter. Finished points correct the scale.
+# the quickstart's grid on one split (83 points) on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models
+# look too dear, and their packs shorter. Finished points correct the scale.
 WINDOW_S, MAC_S = 6e-5, 1.5e-10
 
 
@@ -65,15 +65,26 @@ def make_plan(space: SearchSpace, data: Data | Mapping[int, Data], group: str | 
 
 
 def _check_weights(space: SearchSpace, folds: Iterable[Data]) -> None:
-    """Raises InputError for weights of data sets that nobody is tested of, or of some data sets only."""
+    """Raises InputError for weights of data sets that nobody is tested of, or of some data sets only.
+
+    Also where nobody validates of a data set with a weight: early stopping goes by them, too.
+    """
     if not space.metric_weights:
         return
+    folds = list(folds)
     tested = {str(name) for data in folds for name in np.unique(data.test.dataset)}
     if tested != set(space.metric_weights):
         raise InputError(
             f"metric_weights weigh {', '.join(sorted(space.metric_weights))}, but tested are "
             f"{', '.join(sorted(tested))}: give each of these one weight"
         )
+    for data in folds:
+        validating = {str(name) for name in np.unique(data.val.dataset)}
+        if not any(space.metric_weights.get(name) for name in validating):
+            raise InputError(
+                f"metric_weights give those who validate ({', '.join(sorted(validating))}) no weight, and "
+                "early stopping goes by them: give one of these a weight above 0"
+            )
 
 
 class _Maker:

@@ -154,17 +154,18 @@ SplitModel = _model(
 AugmentModel = _model(
     Augment, seed=(Seed, Augment.seed), copies=(Annotated[int, Field(ge=0, le=1000), Number], Augment.copies)
 )
-CRITERION = "stop_on"  # of a recipe: follows from the metric
-RecipeModel = _model(Recipe, leave_out=(CRITERION,))
+CRITERION = ("stop_on", "stop_weights")  # of a recipe: follows from the metric
+RecipeModel = _model(Recipe, leave_out=CRITERION)
+RECIPE_FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not in CRITERION]
 # a recipe with only what differs
 Changes: type[BaseModel] = create_model(
     "Changes",
     __base__=_Model,
-    **{f.name: (_checked(f.type) | None, None) for f in dataclasses.fields(Recipe) if f.name != CRITERION},  # type: ignore[call-overload]
+    **{f.name: (_checked(f.type) | None, None) for f in RECIPE_FIELDS},  # type: ignore[call-overload]
 )
 Training = _model(
     Recipe,
-    leave_out=(CRITERION,),
+    leave_out=CRITERION,
     teachers=(Changes, Field(default_factory=Changes)),
     students=(Changes, Field(default_factory=Changes)),
 )
@@ -274,14 +275,19 @@ class SearchSpace(_Model):
     def recipe(self, role: str) -> dict[str, Any]:
         """The training recipe of a "teacher" or "student": `training`, and what its sub-key changes.
 
-        Early stopping goes by the metric where that is said or there are folds, else by window, as it did
-        before there was a choice; then the recipe doesn't say so, and points keep their ids.
+        Early stopping goes by the metric and its weights where those are said or there are folds, else by
+        window, as before there was a choice; then the recipe doesn't say so, and points keep their ids.
         """
         training: Any = self.training
         changes = getattr(training, f"{role}s").model_dump(exclude_none=True)
         recipe = {**training.model_dump(exclude={"teachers", "students"}), **changes}
-        stop_on = (self.metric or DEFAULT) if self.metric or self.use else OLDER
-        return {**recipe, CRITERION: stop_on} if stop_on != OLDER else recipe
+        said = self.metric or self.metric_weights or self.use
+        stop_on = (self.metric or DEFAULT) if said else OLDER
+        if stop_on != OLDER:
+            recipe["stop_on"] = stop_on
+        if self.metric_weights:
+            recipe["stop_weights"] = dict(sorted(self.metric_weights.items()))
+        return recipe
 
 
 def strategy_points(

@@ -49,6 +49,11 @@ class Refits(Store):
         return max(found, key=lambda r: (r["of_point"] == point, r["finished_at"]), default=None)
 
 
+def store_of(folder: Path, id: str) -> Store:
+    """The store that holds a point, or a refitted student, of a sweep."""
+    return Refits(folder) if id.startswith(REFITTED) else Store(folder)
+
+
 def said_of(result: dict[str, Any]) -> str:
     """What it was trained on, and what its error is an estimate of."""
     estimate = result["estimate"]

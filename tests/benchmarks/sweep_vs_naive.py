@@ -1,14 +1,15 @@
 """A whole sweep against the same grid by plain Ray Tune, and against a bare loop over kdsweep's own trainer.
 
-    python tests/benchmarks/sweep_vs_naive.py                          the quickstart grid, 3 rounds
+    python tests/benchmarks/sweep_vs_naive.py                          the quickstart's grid, 3 rounds
     python tests/benchmarks/sweep_vs_naive.py --small --rounds 1       minutes: to see that it runs
     python tests/benchmarks/sweep_vs_naive.py --parts                  where the gain comes from
     python tests/benchmarks/sweep_vs_naive.py --same 6                 do both trainers reach the same error?
 
-Same points, windows, batches, epochs and cores; wall seconds of each whole command, start-up included, and
-how many of the slots' seconds were training. The three are interleaved, and ratios are of medians. The
-floor is two processes that train with `kd.training.train.Run` and the engine of a sweep, teachers first, then
-the longest: no Ray, no MLflow, no driver.
+The grid is that of one fixed split, 83 points. Same points, windows, batches, epochs and cores; wall
+seconds of each whole command, start-up included, and how many of the slots' seconds were training. The
+three are interleaved, and ratios are of medians. The floor is two processes that train with
+`kd.training.train.Run` and the engine of a sweep, teachers first, then the longest: no Ray, no MLflow, no
+driver.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from orchestrator.store.store import Store
 
 HERE = Path(__file__).resolve().parent
 QUICKSTART = HERE.parents[1] / "search_spaces" / "quickstart.yaml"
+GRID = ["data.split={scheme: fixed}"]  # one split, as the naive script has it: 83 points
 SMALL = [
     "data.options.subjects=12",
     "data.options.minutes=2",
@@ -372,7 +374,7 @@ def main() -> None:
         step, folder, id = options.part
         print(part(step, Path(folder), id, options.overrides))
         return
-    overrides = [*(SMALL if options.small else []), *options.overrides]
+    overrides = [*GRID, *(SMALL if options.small else []), *options.overrides]
     if options.parts:
         figures: dict[str, Any] = {"epoch_cpu_s": parts(overrides)}
     elif options.same:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kd.models.architectures import build
+from kd.signals.prepare import DataConfig
 from kd.training.objective import Labels, Objective
 from kd.training.strategies import STRATEGIES
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import first_gpu_contact
 import naive_tune
 import stack_gpu
+import sweep_vs_naive
 
 
 class Teacher:
@@ -35,6 +37,15 @@ def test_the_naive_scripts_models_are_ours(arch, depth, width):
     x = torch.randn(6, 1, 200)
     for mine, other in zip(ours(x), theirs(x), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_sweep_and_the_naive_script_train_the_same_points_of_one_split(tmp_path):
+    overrides = [*sweep_vs_naive.GRID, *sweep_vs_naive.SMALL]
+    space = sweep_vs_naive.opened(tmp_path, overrides)
+    assert len(space.plan.points) == 83
+    assert space.plan.folds == []
+    assert all("stop_on" not in p.recipe for p in space.plan.points), "the naive script stops by windows"
+    assert DataConfig(source=space.data.source, options=space.data.options) == space.data
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -299,6 +299,22 @@ def test_a_short_silence_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gone(5008.5, answers=False)
 
 
+def test_an_address_that_nobody_waits_for_any_more_makes_no_noise(tmp_path: Path) -> None:
+    """As when a job is killed while its script waits for the head."""
+    write_head(
+        tmp_path, {"link": "7-0", "state": "up", "address": "10.0.0.1:6379", "token": "/t", "host": "h"}
+    )
+    command = [sys.executable, "-P", "-m", "slurm.node", "address", str(tmp_path), "--link=7-0"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    heard = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (heard.returncode, heard.stdout) == (0, "10.0.0.1:6379\n/t\n/tmp\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    alone = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(writer)
+    assert (alone.returncode, alone.stderr) == (1, "")
+
+
 def ended(pid: int) -> bool:
     """Whether a process is gone, or only waits to be waited for."""
     try:

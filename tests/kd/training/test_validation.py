@@ -12,6 +12,7 @@ from kd.training import compiled
 from kd.training.recipe import STOP_ON, Recipe, Spec
 from kd.training.train import Run
 from kd.training.validation import BySubject
+from orchestrator.store.metric import error_of
 
 
 def windows_of(counts: dict[str, int], rng) -> WindowSet:
@@ -75,9 +76,43 @@ def test_criteria_to_stop_on(predicted):
         assert np.isnan(BySubject(windows).criterion(guess_nan, stop_on)["mae_bpm"])
 
 
+def test_early_stopping_weighs_data_sets_as_the_metric_does(predicted):
+    windows, guess = predicted
+    by = BySubject(windows)
+    result = {"mae_bpm": 0.0, "subjects": by.figures(guess)}
+    for weights in ({}, {"A": 3.0, "B": 0.0, "C": 0.5}, {"A": 2.0, "elsewhere": 5.0}):
+        found = by.criterion(guess, "by-subject", weights)["mae_bpm"]
+        assert found == pytest.approx(error_of(result, "by-subject", weights))
+    alike = by.criterion(guess, "by-subject")
+    assert by.criterion(guess, "by-subject", {"A": 3.0}) != alike
+    assert by.criterion(guess, "by-subject", {"elsewhere": 5.0}) == alike
+    for other in ("by-window", "p90-subject"):
+        assert by.criterion(guess, other, {"A": 3.0}) == by.criterion(guess, other)
+
+
+def test_training_stops_by_the_weights_of_its_recipe(small_data, tmp_path):
+    half = np.arange(len(small_data.val)) % 2 == 0
+    val = dataclasses.replace(
+        small_data.val,
+        bpm=np.where(half, 209, 60).astype(np.float32),
+        subject=np.where(half, "A/1", "B/1"),
+        dataset=np.where(half, "A", "B"),
+    )
+    data = dataclasses.replace(small_data, val=val)
+    runs = []
+    for name in "AB":
+        recipe = Recipe(max_epochs=3, batch_size=32, lr=5e-3, stop_on="by-subject", stop_weights={name: 1.0})
+        spec = Spec(id=name, role="student", arch="mlp", depth=1, width=8, recipe=recipe)
+        runs.append(Run(spec, data, tmp_path / name))
+        assert hash(recipe) == hash(dataclasses.replace(recipe, stop_weights={}))
+    rows = [run.step() for run in runs]
+    error = np.abs(runs[0].stack.predict(runs[0]._val_x).numpy()[0] - val.bpm)
+    assert [row["val_mae_bpm"] for row in rows] == pytest.approx([error[half].mean(), error[~half].mean()])
+
+
 def test_a_recipe_without_a_criterion_is_one_by_window():
     before = dataclasses.asdict(Recipe())
-    assert before.pop("stop_on") == "by-window"
+    assert (before.pop("stop_on"), before.pop("stop_weights")) == ("by-window", {})
     assert Recipe(**before) == Recipe()
     with pytest.raises(InputError, match="stop_on is 'by-people': use by-window, by-subject"):
         Recipe(stop_on="by-people")

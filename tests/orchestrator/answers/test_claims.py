@@ -1,5 +1,6 @@
 """Claims judged from simulated sweeps of people, sizes, folds and seeds, where the truth is known."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -94,6 +95,22 @@ def test_what_makes_no_difference_stays_undecided_and_says_what_it_takes():
         if row["p"] is not None:
             assert row["why"].startswith("so small an effect takes about")
             assert row["needed"]["subjects"] >= row["n"]["subjects"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.998, "equivalent"), (1.0, "equivalent"), (0.97, "supported")]
+)
+def test_an_effect_too_small_to_matter_is_none(gain, verdict):
+    """20 seeds and people who hardly differ: 0.2 % is found beyond doubt, and is called equivalent."""
+    fake = FakeSweep(widths=FAKE.widths, seeds=20, archs=("mlp",), strategies=("scratch", "hard"))
+    fake = dataclasses.replace(fake, gains={"hard": gain}, noise=0.001)
+    found = claims(simulated(fake, own=0.002, noise=0.002))
+    row = by_id(found)["hard-scratch"]
+    assert found["least_percent"] == 1.0
+    assert row["verdict"] == verdict
+    assert (row["p_holm"] < 0.05) == (gain < 1)
+    assert row["needed"] is None
+    assert ("too small to matter" in row["why"]) == (verdict == "equivalent")
 
 
 def test_architectures_are_compared_by_what_both_gain():

@@ -73,6 +73,16 @@ def test_a_weak_law_does_not_win_by_itself(document: dict[str, Any]) -> None:
     assert result["best"]["trained"]
 
 
+def test_why_a_law_is_weak_stays_one_sentence(document: dict[str, Any]) -> None:
+    arm(document, "dkd").update(verdict="weak", why="provisional: 4 sizes; train 2 more")
+    result = answer(document, Budget(max_params=largest(document) * 3)) | {"train": ["mlp scratch"]}
+    cost = {"flash_bytes": 1, "flash_is": "computed", "memory_bytes": 1, "memory_is": "computed"}
+    result["best"] |= {"cost": cost}
+    words = in_words(result | {"precision": "fp32", "device": None, "int8": None}).splitlines()
+    assert "is weak (provisional: 4 sizes, train 2 more); train mlp scratch (kdsweep suggest)" in words[0]
+    assert not [line for line in words if line.startswith("note") and "2 more" in line]
+
+
 def test_where_errors_rise_nothing_beyond_the_data_is_named(document: dict[str, Any]) -> None:
     for a in document["arms"]:
         a["rises"] = True

@@ -1,15 +1,21 @@
 """A student trained on everybody: resumed when killed, exported; its error is the folds'."""
 
+import io
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from kd.errors import InputError
+from kd.signals.synthetic import Synthetic, recordings
 from orchestrator.api import open_sweep
+from orchestrator.commands.evaluate import evaluate
 from orchestrator.commands.export import export
-from orchestrator.commands.refit import refit
+from orchestrator.commands.profile import profile
+from orchestrator.commands.refit import epochs_shown, refit
 from orchestrator.edge import refit as edge
 from orchestrator.store.metric import Headline
 from orchestrator.store.refits import Refits
@@ -101,6 +107,81 @@ def test_export_prefers_it_and_says_so(sweep, tmp_path):
     assert "rained on all 9 subjects; error estimated" in card
     assert "it was not trained on" not in card
     assert point in invoke(export, str(sweep), point, "-o", str(tmp_path), "--dry-run", "--no-refit")
+
+
+def written(path, people):
+    meta, arrays = [], {}
+    for name, r in zip("abcd", people, strict=False):
+        meta.append({"name": name, "dataset": r.dataset, "subject": r.subject, "fs": r.fs})
+        arrays |= {f"{name}/ppg": r.ppg, f"{name}/hr": r.hr}
+    np.savez(path, meta_json=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    return path
+
+
+def test_evaluated_it_names_the_people_it_was_trained_on(sweep, tmp_path):
+    made = edge.refit_point(sweep, next(Store(sweep).results())["id"])
+    others = recordings(Synthetic(subjects=2, minutes=2, seed=99))
+    own = [replace(r, subject=made["trained_on"][i].split("/")[1]) for i, r in enumerate(others)]
+    others = [replace(r, dataset="new") for r in others]
+    for name, people, known in (("mixed", [*own, *others], made["trained_on"][:2]), ("new", others, [])):
+        path = written(tmp_path / f"{name}.npz", people)
+        words = [str(sweep), made["id"], "--data", str(path)]
+        done = CliRunner().invoke(evaluate, words, catch_exceptions=False)
+        assert "own test subjects" not in done.output
+        assert "rained on all 9 subjects; error estimated" in done.stdout
+        assert done.stdout.count(", trained on") == len(known)
+        assert ("warning:" in done.stderr) == bool(known)
+        if known:
+            assert f"was trained on 2 of these 4 subjects ({', '.join(known)})" in done.stderr
+        found = open_sweep(sweep).evaluate(made["id"], path)
+        assert (found["trained_on"], found["subjects_of_the_sweep"]) == (known, [])
+
+
+def test_epochs_are_shown_as_a_bar_on_a_terminal_and_as_lines_elsewhere(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    with epochs_shown(terminal) as (say, tick):
+        say("reading \x1b[31m recordings")
+        for epoch in range(3):
+            tick("r12", epoch, 2)
+    shown = terminal.getvalue()
+    assert "epoch 0 of 2" in shown
+    assert "epoch 2 of 2" in shown
+    assert "reading \\x1b[31m recordings\n" in shown
+    assert not capsys.readouterr().err
+    with epochs_shown(io.StringIO()) as (say, tick):
+        say("reading")
+        for epoch in range(3):
+            tick("r12", epoch, 2)
+    assert capsys.readouterr().err == "reading\nr12: epoch 0 of 2\nr12: epoch 2 of 2\n"
+
+
+def test_profile_and_the_card_agree_on_which_model_was_measured(sweep, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra [edge]")
+    point = next(r for r in Store(sweep).results() if r["role"] == "student")["id"]
+    made = edge.refit_point(sweep, point)
+
+    def card():
+        invoke(export, str(sweep), point, "-o", str(tmp_path / "out"))
+        return (tmp_path / "out" / "README.md").read_text()
+
+    assert f"Latency is not measured: run `kdsweep profile --points {made['id']}`." in card()
+    invoke(profile, str(sweep), "--points", point, "--runs", "20")
+    assert f"measured on point `{point}`, which has the same shape" in card()
+    table = invoke(profile, str(sweep), "--points", made["id"][:6], "--runs", "20")
+    (row,) = [line for line in table.splitlines() if line.startswith(made["id"])]
+    assert row.split()[-1] == "–"
+    profiled = json.loads((sweep / "profile.json").read_text())["points"]
+    assert set(profiled) == {point, made["id"]}
+    (mine,) = profiled[made["id"]]["devices"].values()
+    assert mine["model_sha256"] == made["model_sha256"]
+    assert profiled[made["id"]]["mae_bpm"] == made["estimate"]["mae_bpm"]
+    said = card()
+    assert "which has the same shape" not in said
+    assert (
+        f"| {mine['fp32']['latency_ms']['median']:.3f} | {mine['int8']['latency_ms']['median']:.3f} |" in said
+    )
 
 
 SPACE = """

@@ -11,21 +11,27 @@ from orchestrator.laws.paired import Effect, effect, holm, needed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from claims_validity import DESIGNS, table, validity
+from claims_validity import ALIKE, DESIGNS, table, validity
 
 
 @pytest.mark.parametrize("name", DESIGNS)
 @pytest.mark.parametrize("runs", [0.03, 0.06])
 def test_chance_is_seldom_taken_for_an_effect(name, runs):
-    found, held = validity(120, runs=runs, **DESIGNS[name])
+    found, held, _ = validity(120, runs=runs, **DESIGNS[name])
     assert found <= 0.07  # at level 0.05
     assert 0.84 <= held <= 0.98  # of a 90 % interval
 
 
 def test_an_effect_of_five_percent_is_seen_in_seven_of_ten_sweeps():
-    found, held = validity(100, true=-0.05, people=(10, 8, 25), cells=4, folds=5)
+    found, held, _ = validity(100, true=-0.05, people=(10, 8, 25), cells=4, folds=5)
     assert found >= 0.6
     assert held >= 0.84
+
+
+def test_equivalence_is_found_where_it_is_and_seldom_at_the_edge():
+    assert validity(60, **ALIKE)[2] >= 0.5
+    assert validity(60, true=-np.log1p(0.01), **ALIKE)[2] <= 0.12
+    assert validity(60, true=-0.05, **ALIKE)[::2] == (1, 0)
 
 
 def test_naming_runs_of_one_pair_as_one_effect_would_find_what_is_not_there():

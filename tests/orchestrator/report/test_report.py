@@ -384,3 +384,8 @@ def test_claims_stand_in_the_report_once_there_are_people_to_pair(sweep: Sweep, 
     root = ET.fromstring(page.sheets(told)["claims.svg"])
     whiskers = [e for e in root.iter() if "whisker" in e.get("class", "")]
     assert len(whiskers) == sum(row["effect_percent"] is not None for row in told.claims) > 3
+    alike = replace(sweep, results=people)
+    alike.__dict__["claims"] = [r | {"verdict": "equivalent"} if r["p"] else r for r in told.claims]
+    sheet = page.sheets(alike)["claims.svg"].decode()
+    assert sheet.count(">equivalent<") == sheet.count("whisker c-scratch") > 1
+    assert "within 1 %, a difference that doesn't matter" in Page(page.render(alike)).text.replace("’", "'")

@@ -1,5 +1,6 @@
 """Folds as an axis of a sweep: which are trained, from which teachers, under which ids."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from kd.errors import InputError
 from kd.signals.prepare import Data, fingerprint
 from kd.signals.windows import Dropped, WindowSet
+from kd.training.recipe import Recipe
 from orchestrator.space.packs import packs
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.planning import make_plan
@@ -70,7 +72,7 @@ def test_a_space_trains_the_folds_it_uses() -> None:
 
 
 def test_points_of_the_quickstart_keep_their_ids() -> None:
-    space = load_space(QUICKSTART, ["data.split.scheme=fixed"])
+    space = load_space(QUICKSTART, ["data.split={scheme: fixed}"])
     plan = make_plan(space, windows(fingerprint(space.data_config())))
     ids = [p.id for p in plan.points]
     assert ids[:3] == ["a0822bfeeb5a", "4f6b2499d919", "f3c3e327c276"]
@@ -93,6 +95,18 @@ def test_a_metric_that_is_said_and_folds_change_what_early_stopping_goes_by() ->
     assert SearchSpace.model_validate(SPACE).recipe("student")["stop_on"] == "by-subject"
     ids = {p.id for p in plan_of().points}
     assert not ids & {p.id for p in plan_of(metric="p90-subject").points}
+
+
+def test_weights_of_data_sets_reach_early_stopping_and_the_ids() -> None:
+    weighted = SearchSpace.model_validate({**SPACE, "data": {}, "metric_weights": {"b": 1, "a": 2}})
+    for role in ("teacher", "student"):
+        recipe = weighted.recipe(role)
+        assert recipe["stop_on"] == "by-subject"
+        assert list(recipe["stop_weights"].items()) == [("a", 2.0), ("b", 1.0)]
+        assert Recipe(**recipe).stop_weights == {"a": 2.0, "b": 1.0}
+        assert "stop_weights" not in SearchSpace.model_validate(SPACE).recipe(role)
+    ids = {p.id for p in plan_of().points}
+    assert not ids & {p.id for p in plan_of(metric_weights={"a": 2}).points}
 
 
 def test_a_teacher_is_named_in_all_folds_by_its_name_or_any_of_its_ids() -> None:
@@ -154,6 +168,11 @@ def test_folds_and_metrics_that_cannot_be_are_refused(tmp_path: Path, text: str,
 def test_weights_are_of_the_data_sets_that_are_tested() -> None:
     with pytest.raises(InputError, match="metric_weights weigh b, but tested are a: give each of these"):
         plan_of(metric_weights={"b": 1})
+    names = np.array(["b"] * 10)
+    val = dataclasses.replace(FOLDS[0].val, dataset=names)
+    space = SearchSpace.model_validate({**SPACE, "metric_weights": {"a": 1}})
+    with pytest.raises(InputError, match=r"give those who validate \(b\) no weight"):
+        make_plan(space, FOLDS | {1: dataclasses.replace(FOLDS[1], val=val)}, "all")
 
 
 def test_a_space_with_folds_and_a_metric_is_written_and_read_again(tmp_path: Path) -> None:
