@@ -80,15 +80,33 @@ def together(law: dict[str, Any]) -> bool:
 def scores(
     document: dict[str, Any], arm: int, rows: Any, noise: Array, seen: Mapping[int, Measured]
 ) -> Array:
-    """ln error by which students are ranked, (m,): of trained ones their mean, drawn towards the law."""
+    """ln error by which students are ranked, (m,): of trained ones their mean, drawn towards the law.
+
+    Where errors rise with size the law can't follow: what it lacks at a size, by all arms, is added.
+    """
     law = document["arms"][arm]
     place = np.array(document["architectures"][law["arch"]]["configurations"]["position"])
     out = unpack_at(rank_curve(document, arm), place[rows])
+    lacks = misfit(document, law["arch"]) if law.get("rises") else {}
     for k, row in enumerate(np.asarray(rows).tolist()):
+        out[k] += lacks.get(row, 0.0)
         if row in seen:
             own = MISFIT**2 / (MISFIT**2 + float(noise[k]) ** 2 / seen[row].n_runs)
             out[k] = own * math.log(seen[row].error) + (1 - own) * out[k]
     return out
+
+
+def misfit(document: dict[str, Any], arch: str) -> dict[int, float]:
+    """How far measured students of a configuration are from their laws, in ln error: the mean over arms."""
+    place = np.array(document["architectures"][arch]["configurations"]["position"])
+    off: dict[int, list[float]] = {}
+    for j, arm in enumerate(document["arms"]):
+        if arm["arch"] == arch and arm["reach"] > 0:
+            found = measured_of(document, j)
+            said = unpack_at(rank_curve(document, j), place[list(found)])
+            for m, at in zip(found.values(), said, strict=True):
+                off.setdefault(m.row, []).append(math.log(m.error) - float(at))
+    return {row: sum(values) / len(values) for row, values in off.items()}
 
 
 def without_law(

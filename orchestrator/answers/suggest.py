@@ -24,6 +24,7 @@ from orchestrator.answers.candidates import (
     usable_arms,
     within_reach,
 )
+from orchestrator.answers.decide import contenders
 from orchestrator.laws.forms import Array
 
 TRUTHS = 48  # draws that are taken as the truth
@@ -112,13 +113,15 @@ def suggest(document: dict[str, Any], budget: Budget, hours: float, rng: int = 0
 
 
 def to_decide(document: dict[str, Any], budget: Budget, most: int = 2) -> list[str]:
-    """The students whose runs tell most, per hour, about the order of the arms for this query."""
+    """The students of the arms that may be best whose runs tell most, per hour, about their order."""
     usable, _ = usable_arms(document)
     allowed = {arch: allowed_rows(document, arch, budget) for arch in document["architectures"]}
     near = {j: allowed[document["arms"][j]["arch"]] & within_reach(document, j) for j in usable}
     if not any(rows.any() for rows in near.values()):
         return []
-    students, trials = candidates(document, near), _trials(document, usable, near)
+    students = candidates(document, near)
+    rivals = {rival["arm"] for rival in contenders(document, students)}
+    trials = _trials(document, [j for j in usable if document["arms"][j]["key"] in rivals], near)
     costs = np.array([_cost(document, int(j), int(k)) for j, k in zip(trials.arm, trials.row, strict=True)])
     doubt, out = _Doubt(students, trials), []
     for _ in range(most):

@@ -11,6 +11,7 @@ from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
 from orchestrator.answers.shown import in_words
 from orchestrator.answers.suggest import to_decide
+from orchestrator.laws.crossed import CrossedSweep
 from orchestrator.laws.document import make_document
 from orchestrator.laws.packing import pack, unpack
 from orchestrator.laws.simulate import FakeSweep
@@ -89,6 +90,27 @@ def test_where_errors_rise_nothing_beyond_the_data_is_named(document: dict[str, 
     result = answer(document, Budget(max_params=largest(document) * 20))
     assert result["verdict"] == "ok"
     assert result["extrapolation"]["distance"] == 1
+
+
+def test_where_errors_rise_the_size_that_measured_best_is_named() -> None:
+    """Laws fall; ranked by them the largest student was named, .8 BPM worse than one half its size."""
+    sweep = CrossedSweep(7008, "overfit", arms=4, seeds=1)
+    document = make_document("rises", sweep.results(), {})
+    assert all(a["rises"] for a in document["arms"])
+    sizes, best = sweep.params(), answer(document, Budget(max_params=1e5))["best"]
+    truth = np.exp(sweep.curve(sizes)).min(0)
+    assert truth[-1] > truth.min() + 0.5
+    assert truth[list(sizes).index(best["params"])] < truth.min() + 0.1
+
+
+def test_what_to_train_is_of_arms_that_may_be_best(document: dict[str, Any]) -> None:
+    far = arm(document, "scratch")
+    far["draws"], far["median"] = pack(unpack(far["draws"]) + 2.0), pack(unpack(far["median"]) + 2.0)
+    for r in far["runs"]:
+        r["mae_bpm"] *= 8
+    told = to_decide(document, Budget(max_params=largest(document)))
+    assert told
+    assert not [name for name in told if "scratch" in name]
 
 
 def test_a_measured_winner_without_a_law_is_named(document: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.answers.best import answer
+from orchestrator.answers.candidates import Budget
 from orchestrator.laws.arms import group_arms
 from orchestrator.laws.crossed import CrossedSweep
 from orchestrator.laws.document import make_document
@@ -15,6 +17,7 @@ from orchestrator.laws.identified import rising
 from orchestrator.laws.packing import unpack
 from orchestrator.laws.people import intervals, people_draws, share_above
 from orchestrator.laws.pooled import make_cells, pool, without_people
+from orchestrator.laws.simulate import student_result
 from orchestrator.store.metric import Headline
 
 SWEEP = CrossedSweep(5, arms=5, widths=(4, 8, 16, 34), seeds=1)
@@ -119,6 +122,21 @@ def test_errors_that_rise_with_size_allow_no_reach() -> None:
     made = make_document("overfit", replace(rises, rng=seed, _kept={}).results(), {})
     assert all(arm["rises"] and arm["reach"] == 1 for arm in made["arms"])
     assert all("errors rise with size" in arm["why"] for arm in made["arms"])
+
+
+def test_an_arm_whose_third_size_is_worse_promises_nothing_beyond_it() -> None:
+    """Means of 8.85, 8.27, 8.65 BPM once gave "ok" and 8.19 at 4 times the largest, where 13.84 was true."""
+    results = [
+        student_result("resnet1d", 4, width, mae * (1 + 0.004 * seed), strategy="scratch", seed=seed)
+        for width, mae in ((8, 8.85), (16, 8.27), (32, 8.65))
+        for seed in (-1, 0, 1)
+    ]
+    made = make_document("three", results, {})
+    (arm,) = made["arms"]
+    assert arm["verdict"] != "ok"
+    assert arm["rises"]
+    told = answer(made, Budget(max_params=4 * arm["largest"]))
+    assert told["best"]["params"] <= arm["largest"]
 
 
 def test_one_result_that_is_no_number_does_not_void_its_arm() -> None:
