@@ -79,6 +79,7 @@ def make_windows(
     *,
     bpm_range: tuple[float, float] = BPM_RANGE,
     tested: bool = False,
+    lead_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[WindowSet, Dropped]:
     """Cut every recording into labelled windows, in the order given.
@@ -86,12 +87,13 @@ def make_windows(
     bpm_range: lowest and highest class. A label outside it is no reading and as good as missing, before
     anything is interpolated; a window has a label only if all that it is made of are readings.
     tested: hr holds readings only, as that of augmented copies, whose heart rates may leave the classes.
+    lead_s: as of `cut`.
     Raises InputError if recordings disagree in channels under channels="all", or one makes no sense.
     """
     parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
     dropped: dict[str, dict[str, int]] = {}
     owners: list[tuple[str, str]] = []
-    for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested):
+    for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested, lead_s=lead_s):
         if progress and len(parts) % 10 == 0:
             progress(f"cutting windows: recording {len(parts) + 1}")
         parts.append((x, bpm))
@@ -120,8 +122,8 @@ def cut(
 ) -> Iterator[tuple[Recording, npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]]:
     """Each recording, its windows (N, channels, samples), their labels (N,), and what was dropped.
 
-    lead_s: seconds before each window that must be recorded, too. Other arguments and errors as of
-    `make_windows`, which holds them all.
+    lead_s: seconds before each window that must be recorded, too: a teacher's window is so much longer.
+    Other arguments and errors as of `make_windows`, which holds them all.
     """
     channels: int | None = None
     for recording in recordings:

@@ -8,7 +8,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,14 @@ class Source:
 
 
 def source_of(said: Mapping[str, Any]) -> Source:
-    """A source as `Source.as_json` gave it."""
+    """A source as `Source.as_json` gave it; other keys are nothing to it."""
     band = said.get("band_hz")
     more = {
         "content": tuple(said["content"]),
         "band_hz": tuple(band) if band else None,
         "of": tuple(source_of(one) for one in said["of"]),
     }
-    return Source(**{**said, **more})
+    return Source(**{name.name: said[name.name] for name in fields(Source)} | more)
 
 
 def contents(source: Source) -> tuple[str, ...]:

@@ -226,10 +226,9 @@ class PackTrainer:
         from kd.teachers.bring import Bringing
 
         point = self.points[id]
-        said = {key: value for key, value in point.brought.items() if key != "group"}
         config, cache = of_fold(self.setup.data, point.fold), Path(self.setup.cache_dir)
         data, folder = self.data_of(point.fold), self.store.folder(id)
-        self.runs = Bringing(id, source_of(said), data, config, cache, folder, self.device)
+        self.runs = Bringing(id, source_of(point.brought), data, config, cache, folder, self.device)
         events.append(_event("began", id, epoch=0))
         _say(f"{id} begins: outputs of the brought teacher {point.name}")
 

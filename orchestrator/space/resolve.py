@@ -11,6 +11,7 @@ from kd.errors import InputError
 from kd.signals.prepare import Data, DataConfig, folds, group_fingerprint, prepare
 from orchestrator.space import spaces
 from orchestrator.space.brought import absolute, find_all
+from orchestrator.space.brought_schema import Brought
 from orchestrator.space.folds import of_fold, windows_of
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.planning import make_plan
@@ -158,6 +159,12 @@ def _plan_all(
 
 def space_of(space: str, overrides: Sequence[str], out: str | None) -> tuple[SearchSpace, Path, Path]:
     """The search space, its sweep directory and the space's file, without touching the data."""
+    read, folder, file = _read(space, overrides, out)
+    return absolute(read), folder, file
+
+
+def _read(space: str, overrides: Sequence[str], out: str | None) -> tuple[SearchSpace, Path, Path]:
+    """The same, without a look at the files of brought teachers."""
     file, folder = Path(space), None
     if not file.is_file():
         folder = next((f for f in (file, Path("sweeps") / space) if (f / "space.yaml").is_file()), None)
@@ -166,9 +173,15 @@ def space_of(space: str, overrides: Sequence[str], out: str | None) -> tuple[Sea
     if read.data.path:
         path = str(Path(read.data.path).expanduser().absolute())
         read = read.model_copy(update={"data": read.data.model_copy(update={"path": path})})
-    read = absolute(read)
     assert read.name is not None
     return read, Path(out) if out else folder or Path("sweeps") / read.name, file
+
+
+def data_of(space: str, overrides: Sequence[str]) -> tuple[DataConfig, Path]:
+    """The data of a space whose ready outputs need not be there yet, and where their windows lie."""
+    read, folder, _ = _read(space, overrides, None)
+    there = [b for b in read.teachers if not isinstance(b, Brought) or b.kind not in ("outputs", "mean")]
+    return absolute(read.model_copy(update={"teachers": there})).data_config(), cache_of(folder)
 
 
 def cache_of(folder: Path) -> Path:

@@ -134,7 +134,8 @@ def test_ready_outputs_and_a_mean_of_two(tmp_path: Path) -> None:
         folder.mkdir()
         n = write_index(plain.data, plain.cache_dir, folder / "windows.parquet")
         np.save(folder / "logits.npy", np.random.default_rng(i).normal(size=(n, 180)).astype(np.float32))
-    teachers = f"[{{name: a, outputs: {folders[0]}}}, {{name: b, outputs: {folders[1]}}}, {{name: both, mean: [a, b]}}]"
+    single = ", ".join(f"{{name: {folder.name}, outputs: {folder}}}" for folder in folders)
+    teachers = f"[{single}, {{name: both, mean: [a, b]}}]"
     space = opened(tmp_path, teachers, "ready", data)
     assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
     logits = {
