@@ -76,7 +76,7 @@ class Bringing:
             if leaf.kind != "outputs"
         }
         self.members = [Standing(max_epochs=max(1, pool_size(self._pool) * len(self._passes)))]
-        self._steps = self._step()
+        self._steps, self._judged = self._step(), True
 
     def _folder(self, cache_dir: Path, leaf: Source) -> Path:
         return Path(cache_dir) / FOLDER / leaf.raw_key(self._name)
@@ -102,24 +102,27 @@ class Bringing:
     def discard_checkpoint(self, i: int = 0) -> None:
         """Nothing: there is none."""
 
-    def finish(self, i: int = 0) -> dict[str, Any]:
+    def finish(self, i: int = 0, *, judged: bool = True) -> dict[str, Any]:
         """Write what students see and the model file; its errors, as of any other point.
 
-        A head is fitted here, on this split's training windows alone.
+        A head is fitted here, on this split's training windows alone. judged: whether somebody is left to
+        validate and to test on.
         """
+        self._judged = judged
         heads = {leaf: self._head(leaf) for leaf in self._leaves if leaf.output == "embedding"}
         forwards = [self._forward(leaf, heads.get(leaf)) for leaf in self._leaves]
         forward = forwards[0] if not self.source.of else _mean(forwards, self.source.has_features)
         centres = metrics.class_centres(self.config.min_bpm, self.config.classes)
         self.folder.mkdir(parents=True, exist_ok=True)
-        errors = evaluate(forward, self.data.test, self._indices("test"), centres)
-        val = outputs(forward, self._indices("val"))[0]
-        predicted = metrics.decode_expectation(val, centres).numpy()
+        errors: dict[str, Any] = {}
+        if judged:
+            errors = evaluate(forward, self.data.test, self._indices("test"), centres)
+            val = metrics.decode_expectation(outputs(forward, self._indices("val"))[0], centres).numpy()
+            errors["val_mae_bpm"] = metrics.error_figures(val, self.data.val.bpm)["mae_bpm"]
         self._write_model(list(heads.values()))
         write_teacher_outputs(forward, self._indices("train"), self.folder)
         return {
             **errors,
-            "val_mae_bpm": metrics.error_figures(predicted, self.data.val.bpm)["mae_bpm"],
             "epochs": 0,
             "best_epoch": 0,
             "train_seconds": round(time.monotonic() - self._started, 3),
@@ -129,7 +132,7 @@ class Bringing:
         }
 
     def _indices(self, side: str) -> Tensor:
-        """The pool's windows of a side of the split; a refit watches windows it trains on."""
+        """The pool's windows of a side of the split."""
         window_set: WindowSet = getattr(self.data, side)
         rows = self._rows[side]
         if len(rows) != len(window_set):
@@ -158,7 +161,8 @@ class Bringing:
 
     def _head(self, leaf: Source) -> Head:
         raw = self._raw(leaf).out
-        train, val = ((raw[self._rows[side]], getattr(self.data, side).bpm) for side in ("train", "val"))
+        sides = ("train", "val" if self._judged else "train")
+        train, val = ((raw[self._rows[side]], getattr(self.data, side).bpm) for side in sides)
         return fit(
             train,
             val,

@@ -97,7 +97,10 @@ def _onnx(source: Source, device: str) -> Runner:
         )
     if source.features is not None and source.features not in outputs:
         raise InputError(f"{who} has no output {source.features!r}: it has {', '.join(outputs)}")
-    wanted = [next(name for name in outputs if name != source.features)]
+    others = [name for name in outputs if name != source.features]
+    if not others:
+        raise InputError(f"{who} has no output but {source.features!r}: it needs one for heart rates, too")
+    wanted = ["logits" if "logits" in others else others[0]]
     wanted += [source.features] if source.features is not None else []
     fixed = shape[0] if isinstance(shape[0], int) else None
 

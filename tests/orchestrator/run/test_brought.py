@@ -160,3 +160,16 @@ def test_json_of_a_result_says_where_the_teacher_is_from(tmp_path: Path) -> None
     (tmp_path / "port.py").write_text(PORT.replace("4, 9, 5", "4, 9, 4"))
     other = opened(tmp_path, f"{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding}}")
     assert not {p.id for p in other.plan.points} & {p.id for p in space.plan.points}
+
+
+def test_a_student_of_a_brought_teacher_is_refitted_on_everybody(tmp_path: Path) -> None:
+    from orchestrator.edge.refit import refit_point
+
+    (tmp_path / "port.py").write_text(PORT)
+    data = "{options: {subjects: 6, minutes: 1.5}}"
+    space = opened(tmp_path, f"{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding}}", data=data)
+    train(space, tmp_path)
+    student = next(r for r in results(space) if r["role"] == "student")
+    made = refit_point(space.store.path, student["id"])
+    assert made["teacher_sha256"]
+    assert made["subjects_by_dataset"] == {"synthetic": 6}
