@@ -4,11 +4,12 @@ Steps as training does, so that a worker treats both alike: step() computes some
 Kill it at any moment and make it again: what was passed is in the cache. Knows no sweep.
 """
 
+import dataclasses
 import json
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from kd.signals.windows import WindowSet
 from kd.teachers.cache import Pass, Raw
 from kd.teachers.decode import to_logits
 from kd.teachers.facts import FOLDER
+from kd.teachers.finetune import Tuned, Tuning, all_windows
 from kd.teachers.head import Head, fit
 from kd.teachers.ready import pool_size, read_outputs
+from kd.teachers.runners import BATCH
 from kd.teachers.source import Source
 from kd.training import metrics
+from kd.training.member import Diverged, Row
 from kd.training.teacher import MODEL, Forward, outputs, write_teacher_outputs
 from kd.training.train import device_name, evaluate
 
@@ -46,7 +50,8 @@ class Standing:
 class Bringing:
     """One brought teacher, in `folder`, for the split of `config`. members: its one Standing.
 
-    Raises InputError for files that changed since they were planned, and for outputs that can't be used.
+    judged: whether somebody is left to validate and to test on. Raises InputError for files that changed
+    since they were planned, and for outputs that can't be used.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Bringing:
         cache_dir: Path,
         folder: Path,
         device: str,
+        *,
+        judged: bool = True,
     ) -> None:
         self.source, self.data, self.config, self.folder = source, data, config, Path(folder)
         self.device = torch.device(device)
@@ -76,7 +83,8 @@ class Bringing:
             if leaf.kind != "outputs"
         }
         self.members = [Standing(max_epochs=max(1, pool_size(self._pool) * len(self._passes)))]
-        self._steps, self._judged = self._step(), True
+        self._steps, self._judged, self._id = self._step(), judged, id
+        self._tuning: Tuning | None = None
 
     def _folder(self, cache_dir: Path, leaf: Source) -> Path:
         return Path(cache_dir) / FOLDER / leaf.raw_key(self._name)
@@ -88,43 +96,69 @@ class Bringing:
                 yield before + seen
             before += pool_size(self._pool)
 
-    def step(self) -> list[dict[str, Any] | None]:
-        """Pass some windows; [None] when all are."""
+    def step(self) -> list[Row | Diverged | None]:
+        """Pass some windows, then tune for an epoch; [None] when all is done."""
         seen = next(self._steps, None)
         if seen is None:
-            return [None]
+            return self._tune() if self.source.finetune else [None]
         self.members[0].epoch = self.members[0].checkpointed = seen
         return [{"epoch": seen}]
 
     def checkpoint(self) -> None:
-        """Nothing: what was passed is in the cache."""
+        """Write where fine-tuning is; what was passed is in the cache."""
+        if self._tuning is not None:
+            self._tuning.checkpoint()
+            self.members[0].checkpointed = self._tuning.members[0].checkpointed
 
     def discard_checkpoint(self, i: int = 0) -> None:
-        """Nothing: there is none."""
+        """Remove that of fine-tuning."""
+        if self._tuning is not None:
+            self._tuning.discard_checkpoint()
 
-    def finish(self, i: int = 0, *, judged: bool = True) -> dict[str, Any]:
+    def _tune(self) -> list[Row | Diverged | None]:
+        """An epoch of fine-tuning; the first call begins, or goes on from the checkpoint."""
+        if self._tuning is None:
+            folder = self._passes[self.source].folder
+            self._x = all_windows(self.source, self.config, self._pool, folder)
+            rows, data = self._rows, self.data
+            if not self._judged:
+                rows = {**rows, "val": rows["train"]}
+                data = dataclasses.replace(data, val=data.train)
+            head = self._head(self.source)
+            self._tuning = Tuning(self._id, self.source, head, data, self._x, rows, self.folder)
+            self.members = [Standing(0, self._tuning.members[0].max_epochs)]
+        found = self._tuning.step()
+        member = self._tuning.members[0]
+        self.members[0].epoch, self.members[0].checkpointed = member.epoch, member.checkpointed
+        return found
+
+    def finish(self, i: int = 0) -> dict[str, Any]:
         """Write what students see and the model file; its errors, as of any other point.
 
-        A head is fitted here, on this split's training windows alone. judged: whether somebody is left to
-        validate and to test on.
+        A head is fitted here, on this split's training windows alone.
         """
-        self._judged = judged
-        heads = {leaf: self._head(leaf) for leaf in self._leaves if leaf.output == "embedding"}
-        forwards = [self._forward(leaf, heads.get(leaf)) for leaf in self._leaves]
+        heads: dict[Source, Head] = {}
+        if self._tuning is not None:
+            tuned = self._tuning.tuned()
+            forwards = [self._forward_tuned(tuned)]
+        else:
+            heads = {leaf: self._head(leaf) for leaf in self._leaves if leaf.output == "embedding"}
+            forwards = [self._forward(leaf, heads.get(leaf)) for leaf in self._leaves]
         forward = forwards[0] if not self.source.of else _mean(forwards, self.source.has_features)
         centres = metrics.class_centres(self.config.min_bpm, self.config.classes)
         self.folder.mkdir(parents=True, exist_ok=True)
         errors: dict[str, Any] = {}
-        if judged:
+        if self._judged:
             errors = evaluate(forward, self.data.test, self._indices("test"), centres)
             val = metrics.decode_expectation(outputs(forward, self._indices("val"))[0], centres).numpy()
             errors["val_mae_bpm"] = metrics.error_figures(val, self.data.val.bpm)["mae_bpm"]
-        self._write_model(list(heads.values()))
+        modules = {f"head{n}": head for n, head in enumerate(heads.values())}
+        self._write_model({"tuned": tuned} if self._tuning else modules)
         write_teacher_outputs(forward, self._indices("train"), self.folder)
         return {
             **errors,
-            "epochs": 0,
-            "best_epoch": 0,
+            "epochs": self._tuning.members[0].epoch if self._tuning else 0,
+            "best_epoch": self._tuning.members[0].best_epoch if self._tuning else 0,
             "train_seconds": round(time.monotonic() - self._started, 3),
             "device": device_name(self.device),
             "model_sha256": sha256(self.folder / MODEL),
@@ -173,8 +207,18 @@ class Bringing:
             lr=leaf.lr,
         )
 
-    def _write_model(self, heads: list[Head]) -> None:
-        """The model itself where it is one of `kd.models`, else its heads; the identity in the metadata."""
+    def _forward_tuned(self, tuned: Tuned) -> Forward:
+        """The same of a tuned port, which runs again."""
+
+        def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
+            parts = [tuned(torch.from_numpy(self._x[part.numpy()])) for part in rows.split(BATCH)]
+            logits, features = zip(*parts, strict=True)
+            return torch.cat(logits), torch.cat(features)
+
+        return forward
+
+    def _write_model(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        """The model itself where it is one of `kd.models`, else what was trained, with the identity."""
         from safetensors.torch import save_file
 
         if self.source.kind == "model":
@@ -182,9 +226,9 @@ class Bringing:
             return
         said = {IDENTITY: json.dumps(self.source.identity(), sort_keys=True)}
         tensors = {
-            f"head{n}.{name}": value.contiguous()
-            for n, head in enumerate(heads)
-            for name, value in head.state_dict().items()
+            f"{part}.{name}": value.contiguous()
+            for part, module in modules.items()
+            for name, value in module.state_dict().items()
         }
         write_atomically(self.folder / MODEL, lambda path: save_file(tensors, path, metadata=said))
 

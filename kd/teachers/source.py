@@ -54,6 +54,7 @@ class Source:
     hidden: int = 0
     epochs: int = 30  # of the head, as a student's default
     lr: float = 2e-3  # the same
+    finetune: tuple[int, float, int] | None = None  # epochs, lr, layers
     params: int = 0
     macs: int = 0
     same_input: bool = False
@@ -81,7 +82,7 @@ class Source:
 
     def raw_key(self, pool: str) -> str:
         """Names its raw outputs on the windows of a pool: what is decoded or fitted later is not in it."""
-        later = ("output", "min_bpm", "step_bpm", "width_bpm", "hidden", "epochs", "lr", "of")
+        later = ("output", "min_bpm", "step_bpm", "width_bpm", "hidden", "epochs", "lr", "finetune", "of")
         said = {key: value for key, value in self.identity().items() if key not in later}
         text = json.dumps([said, pool], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -104,6 +105,7 @@ def source_of(said: Mapping[str, Any]) -> Source:
     more = {
         "content": tuple(said["content"]),
         "band_hz": tuple(band) if band else None,
+        "finetune": tuple(said["finetune"]) if said.get("finetune") else None,
         "of": tuple(source_of(one) for one in said["of"]),
     }
     return Source(**{name.name: said[name.name] for name in fields(Source)} | more)

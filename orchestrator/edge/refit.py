@@ -173,12 +173,12 @@ def _bring(
 
     id, source = described["id"], source_of(described["brought"])
     say(f"{id}: outputs of the brought teacher {source.name}")
-    run = Bringing(id, source, data, config, cache_dir, refits.folder(id), "cpu")
+    run = Bringing(id, source, data, config, cache_dir, refits.folder(id), "cpu", judged=False)
     while run.step() != [None]:
         pass
     made = {"recipe_version": RECIPE_VERSION, "versions": versions(), "git_commit": git_commit()}
     made |= {"finished_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    write_json(refits.folder(id) / RESULT, described | run.finish(judged=False) | made)
+    write_json(refits.folder(id) / RESULT, described | run.finish() | made)
 
 
 def _train(described: dict[str, Any], data: Data, refits: Refits, say: Say, tick: Tick) -> None:

@@ -226,4 +226,5 @@ def running_line(point: Point, where: Mapping[str, Any]) -> str:
     val = where.get("val_mae_bpm")
     what = f"{kind:8} {model_name(point.arch, point.depth, point.width, '{} {}x{}')}"
     error = f"  val {val:.2f} BPM" if val is not None else ""
-    return f"{what}  epoch {where['epoch']}/{where['max_epochs']}{error}"
+    unit = "window" if point.brought else "epoch"
+    return f"{what}  {unit} {where['epoch']}/{where['max_epochs']}{error}"

@@ -132,6 +132,8 @@ def _declared_all(space: SearchSpace) -> dict[str, tuple[Source, dict[str, Any] 
                         "teacher trained in a sweep is brought with sweep and point"
                     )
             of = tuple(found[name][0] for name in block.mean)
+            if tuned := [one.name for one in of if one.finetune]:
+                raise InputError(f"teacher {block.name}: mean: {tuned[0]} is fine-tuned: leave it out")
             found[block.name] = (Source(block.name, "mean", of=of, params=block.params), None)
     return found
 
@@ -173,6 +175,7 @@ def _declared(block: Brought) -> tuple[Source, dict[str, Any] | None]:
         hidden=block.probe.hidden,
         epochs=block.probe.epochs,
         lr=block.probe.lr,
+        finetune=(tune.epochs, tune.lr, tune.layers) if (tune := block.finetune) else None,
         params=block.params,
         macs=block.macs,
         **told,

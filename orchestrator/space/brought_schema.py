@@ -43,6 +43,17 @@ class Probe(Strict):
     lr: Positive = Source.lr
 
 
+class Finetune(Strict):
+    """A port's last layers with weights, trained on per fold: training's loop and recipe, but epochs and lr.
+
+    lr, layers: ours; a tenth of what a student trained from scratch takes, and little that can forget.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=100_000), Number] = 5
+    lr: Positive = 2e-4
+    layers: Annotated[int, Field(ge=1, le=100_000), Number] = 2
+
+
 def kinds_of(block: Any) -> list[str]:
     """Which kinds of a brought teacher a mapping names."""
     return [kind for kind in KINDS if kind in block] if isinstance(block, dict) else []
@@ -65,6 +76,7 @@ class Brought(Strict):
     width_bpm: Positive = Source.width_bpm
     features: str | None = None
     probe: Probe = Field(default_factory=Probe)
+    finetune: Finetune | None = None
     params: Count = 0
     macs: Count = 0
 
@@ -102,4 +114,6 @@ class Brought(Strict):
             return f"bins are those of logits, and output is {self.output}: leave them out"
         if self.features and kind != "onnx":
             return "features names an output of an ONNX file: leave it out"
+        if self.finetune and (kind != "port" or self.output != "embedding" or self.probe.hidden):
+            return "finetune is for a port with output: embedding and a linear probe: leave it out"
         return None

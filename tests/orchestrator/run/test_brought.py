@@ -49,11 +49,8 @@ def opened(tmp_path: Path, teachers: str, name: str = "s", data: str = DATA) -> 
     return open_space(str(tmp_path / f"{name}.yaml"), (), str(tmp_path / name))
 
 
-def train(space: Opened, tmp_path: Path) -> list[dict]:
-    """Every point, teachers first, and what happened."""
-    space.keep()
-    space.plan.save(space.store.path / "plan.json")
-    trainer = PackTrainer(
+def trainer_of(space: Opened, tmp_path: Path) -> PackTrainer:
+    return PackTrainer(
         Setup(
             sweep_dir=str(space.store.path),
             pace_dir=str(tmp_path),
@@ -66,6 +63,13 @@ def train(space: Opened, tmp_path: Path) -> list[dict]:
             git_commit=None,
         )
     )
+
+
+def train(space: Opened, tmp_path: Path) -> list[dict]:
+    """Every point, teachers first, and what happened."""
+    space.keep()
+    space.plan.save(space.store.path / "plan.json")
+    trainer = trainer_of(space, tmp_path)
     points = Plan.load(space.store.path / "plan.json").points
     assert points == space.plan.points
     served, events = Counter(p.teacher for p in points if p.teacher), []
@@ -173,3 +177,36 @@ def test_a_student_of_a_brought_teacher_is_refitted_on_everybody(tmp_path: Path)
     made = refit_point(space.store.path, student["id"])
     assert made["teacher_sha256"]
     assert made["subjects_by_dataset"] == {"synthetic": 6}
+
+
+def test_a_port_is_tuned_per_fold_and_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "port.py").write_text(PORT)
+    tune = "finetune: {epochs: 3, lr: 0.01, layers: 1}"
+    teachers = f"[{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding, {tune}}}]"
+    data = DATA.replace("folds: 3", "folds: 3, use: [0]")
+    whole, killed = opened(tmp_path, teachers, "whole", data), opened(tmp_path, teachers, "killed", data)
+    assert [e for e in train(whole, tmp_path) if e["kind"] == "failed"] == []
+    teacher = next(p for p in killed.plan.points if p.role == "teacher")
+    killed.store.path.mkdir()
+    trainer = trainer_of(killed, tmp_path)
+    trainer.take(Pack.of([teacher], {}))
+    while not (
+        trainer.runs and trainer.runs.members[0].max_epochs == 3 and trainer.runs.members[0].epoch == 2
+    ):
+        trainer.advance(0.0)
+    trainer.pause()
+    assert (killed.store.folder(teacher.id) / "checkpoint.pt").exists()
+    assert [e for e in train(killed, tmp_path) if e["kind"] == "failed"] == []
+    assert not (killed.store.folder(teacher.id) / "checkpoint.pt").exists()
+    one, two = (space.store.result(teacher.id) for space in (whole, killed))
+    assert one["epochs"] == 3
+    assert one["model_sha256"] == two["model_sha256"]
+    plain = opened(tmp_path, teachers.replace(f", {tune}", ""), "plain", data)
+    assert teacher.id not in {p.id for p in plain.plan.points}
+    train(plain, tmp_path)
+    (frozen,) = [r for r in results(plain) if r["role"] == "teacher"]
+    a, b = (
+        np.load(s.store.folder(i) / "features.npy") for s, i in ((whole, teacher.id), (plain, frozen["id"]))
+    )
+    assert a.shape == b.shape
+    assert (a != b).any()
