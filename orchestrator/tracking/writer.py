@@ -323,6 +323,7 @@ def _params(point: Any, result: dict[str, Any]) -> dict[str, str]:
     }
     flat |= {k: getattr(point, k) for k in ("data_fingerprint", "data_group", "teacher_group")}
     flat |= {f"strategy.{key}": value for key, value in point.strategy_args.items()}
+    flat |= {f"brought.{key}": point.brought[key] for key in ("name", "kind") if point.brought}
     flat |= {f"recipe.{key}": value for key, value in point.recipe.items()}
     flat |= {key: result[key] for key in ("recipe_version", "device") if key in result}
     return {key: str(value) for key, value in flat.items() if value is not None}

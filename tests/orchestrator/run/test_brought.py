@@ -210,3 +210,21 @@ def test_a_port_is_tuned_per_fold_and_goes_on_where_it_was_killed(tmp_path: Path
     )
     assert a.shape == b.shape
     assert (a != b).any()
+
+
+def test_a_student_of_one_sweep_teaches_another(tmp_path: Path) -> None:
+    data = "{options: {subjects: 6, minutes: 1.5}}"
+    first = opened(tmp_path, "{arch: mlp, depth: 1, width: 8}", "first", data)
+    train(first, tmp_path)
+    student = next(r for r in results(first) if r["role"] == "student")
+    second = opened(
+        tmp_path,
+        f"{{name: small, sweep: '{tmp_path}/first', point: {student['id']}}}",
+        "second",
+        data.replace("}}", "}, preprocess: {window_s: 6, low_hz: 0.7}}"),  # other windows than its own
+    )
+    assert second.data.lead_s == 2.0
+    assert [e for e in train(second, tmp_path) if e["kind"] == "failed"] == []
+    (teacher,) = [r for r in results(second) if r["role"] == "teacher"]
+    assert (teacher["arch"], teacher["width"], teacher["params"]) == ("mlp", 4, student["params"])
+    assert not teacher["brought"]["same_split"]
