@@ -150,16 +150,13 @@ def _windows(
     if not _holds_one(recording, preprocess):
         channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
         return np.zeros((0, channels, preprocess.samples), np.float32), bpm, reasons
-    return cut_at(recording, starts, preprocess), bpm, reasons
-
-
-def cut_at(
-    recording: Recording, starts_s: npt.NDArray[np.float64], preprocess: Preprocess
-) -> npt.NDArray[np.float32]:
-    """Windows (N, channels, samples) that start at `starts_s` (N,), all inside the recording."""
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
     signal = filters.prepared(ppg, ~np.isfinite(ppg), recording.fs, preprocess)
-    return _cut(signal, grid.first_sample(starts_s, recording.fs, preprocess.fs), preprocess)
+    return (
+        _cut(signal, grid.first_sample(starts, recording.fs, preprocess.fs), preprocess),
+        bpm,
+        reasons,
+    )
 
 
 def _holds_one(recording: Recording, preprocess: Preprocess) -> bool:

@@ -4,6 +4,7 @@ Any number of processes compute together: each begins somewhere else and takes t
 A piece is written atomically; whoever is killed loses one. Knows no split and no torch.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kd.errors import InputError
 from kd.files import load_array, save_array, write_atomically
 from kd.signals.pool import ArrayWriter, Pool
 from kd.signals.prepare import DataConfig
 from kd.teachers.ready import pool_size
 from kd.teachers.runners import check_width_is, open_runner, run
 from kd.teachers.source import Source
-from kd.teachers.windows import CHUNK, each_played, windows
+from kd.teachers.windows import CHUNK, each_played, signal_of, windows_in
 
 OUT, FEATURES = "out", "features"
 REMEDY = "delete this folder"
@@ -58,14 +60,17 @@ class Pass:
         self.folder.mkdir(parents=True, exist_ok=True)
         runner = open_runner(self.source, self.device)
         seen = 0
-        for later in (True, False):
+        for later in (True, False) if self._begin else (True,):
             for played in each_played(self.config, len(self.pool.originals[1])):
+                signal = None  # prepared once, and only where something of it is missing
                 for i in range(0, len(played.starts_s), CHUNK):
                     at, starts = played.first + i, played.starts_s[i : i + CHUNK]
                     if (at >= self._begin) != later:
                         continue
                     if not self._piece(OUT, at).exists() and not self.done:
-                        x = windows(self.source, played.recording, starts, self.config.preprocess)
+                        if signal is None:
+                            signal = signal_of(self.source, played.recording)
+                        x = windows_in(signal, self.source, played.recording, starts, self.config.preprocess)
                         out, features = run(runner, self.source, x)
                         self._check_width(out.shape[1])
                         if features is not None:
@@ -90,8 +95,10 @@ class Pass:
 
     def _check_width(self, width: int) -> None:
         other = next(self.folder.glob(f"{OUT}-*.npy"), None)
-        if other is not None:
-            check_width_is(self.source, width, load_array(other, REMEDY).shape[1])
+        known = width
+        with contextlib.suppress(InputError):  # another process has just joined the pieces
+            known = load_array(other, REMEDY).shape[1] if other is not None else width
+        check_width_is(self.source, width, known)
 
     def _join(self) -> None:
         """All pieces as one array, the outputs last; pieces go. Another process may be as far."""

@@ -17,7 +17,7 @@ from kd.signals import filters
 from kd.signals.augment import augmented
 from kd.signals.prepare import DataConfig, each_recording
 from kd.signals.preprocess import Preprocess
-from kd.signals.windows import cut_at, kept
+from kd.signals.windows import kept
 from kd.teachers.source import Source
 
 CHUNK = 512  # windows of a recording that are passed, and stored, at once
@@ -62,18 +62,47 @@ def windows(
 ) -> npt.NDArray[np.float32]:
     """The teacher's windows (N, channels, samples) that end where the student's that start at starts_s do.
 
-    Gaps before the student's window are bridged by straight lines. Raises InputError for a copy of mixed
-    channels that the teacher would need one by one.
+    Gaps before the student's window are bridged by straight lines. Raises InputError as `signal_of`.
+    """
+    return windows_in(signal_of(source, recording), source, recording, starts_s, student)
+
+
+def signal_of(source: Source, recording: Recording) -> npt.NDArray[np.floating]:
+    """The recording as the teacher takes it, (channels, samples at source.fs), before windows are cut.
+
+    Raises InputError for a copy of mixed channels that the teacher would need one by one.
     """
     if source.channels == "all" and "#" in recording.name and len(recording.ppg) == 1:
         raise InputError(
             f"teacher {source.name} takes all channels, and copies have one: set data.augment.mix_channels "
             "to false, or data.augment.copies to 0"
         )
-    starts = starts_s + (student.window_s - source.window_s)
+    ppg = recording.ppg[:1] if source.channels == "first" else recording.ppg
+    missing = ~np.isfinite(ppg)
     if source.band_hz is not None:
-        return cut_at(recording, _inside(recording, starts, source), _preprocess(source))
-    return _unfiltered(source, recording, _inside(recording, starts, source))
+        return filters.prepared(ppg, missing, recording.fs, _preprocess(source))
+    return _unfiltered(source, filters.bridged(ppg, missing), recording.fs)
+
+
+def windows_in(
+    signal: npt.NDArray[np.floating],
+    source: Source,
+    recording: Recording,
+    starts_s: npt.NDArray[np.float64],
+    student: Preprocess,
+) -> npt.NDArray[np.float32]:
+    """`windows` of a recording whose signal is prepared."""
+    starts = _inside(recording, starts_s + (student.window_s - source.window_s), source)
+    samples, first = (
+        grid.length(source.window_s, source.fs),
+        grid.first_sample(starts, recording.fs, source.fs),
+    )
+    view = np.lib.stride_tricks.sliding_window_view(signal, samples, axis=-1)
+    x = view[:, first].transpose(1, 0, 2)  # (N, C, S)
+    if source.normalise == "zscore":  # as `kd.signals.windows`, to the bit
+        x = x - x.mean(axis=-1, keepdims=True)
+        x /= np.maximum(x.std(axis=-1, keepdims=True), 1e-12)
+    return np.ascontiguousarray(x, dtype=np.float32)
 
 
 def _inside(recording: Recording, starts: npt.NDArray[np.float64], source: Source) -> npt.NDArray[np.float64]:
@@ -111,27 +140,15 @@ def check_input(source: Source) -> None:
         raise InputError(f"teacher {source.name}: input: {error}") from None
 
 
-def _unfiltered(
-    source: Source, recording: Recording, starts: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
-    """The same without a band-pass: only resampled, and scaled."""
+def _unfiltered(source: Source, ppg: npt.NDArray[np.floating], fs: float) -> npt.NDArray[np.floating]:
+    """Only resampled; channels averaged, each scaled to unit variance, where the mean is asked for."""
     from scipy.signal import resample_poly
 
-    ppg = recording.ppg[:1] if source.channels == "first" else recording.ppg
-    ratio = grid.ratio(recording.fs, source.fs)
-    signal = np.asarray(filters.bridged(ppg, ~np.isfinite(ppg)), np.float64)
+    ratio, signal = grid.ratio(fs, source.fs), np.asarray(ppg, np.float64)
     if ratio != 1:
         signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
-    if source.channels == "mean" and len(signal) > 1:
-        signal = signal - signal.mean(axis=-1, keepdims=True)
-        scale = signal.std(axis=-1, keepdims=True)
-        signal = np.divide(signal, scale, out=np.zeros_like(signal), where=scale > 0)
-        signal = signal.mean(axis=0, keepdims=True)
-    samples = grid.length(source.window_s, source.fs)
-    first = grid.first_sample(starts, recording.fs, source.fs)
-    view = np.lib.stride_tricks.sliding_window_view(signal, samples, axis=-1)
-    x = view[:, first].transpose(1, 0, 2)
-    if source.normalise == "zscore":
-        x = x - x.mean(axis=-1, keepdims=True)
-        x = x / np.maximum(x.std(axis=-1, keepdims=True), 1e-12)
-    return np.ascontiguousarray(x, dtype=np.float32)
+    if source.channels != "mean" or len(signal) == 1:
+        return signal
+    signal = signal - signal.mean(axis=-1, keepdims=True)
+    scale = signal.std(axis=-1, keepdims=True)
+    return np.divide(signal, scale, out=np.zeros_like(signal), where=scale > 0).mean(axis=0, keepdims=True)

@@ -47,7 +47,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Brought.finetune": "Train a port's last layers on, per fold.",
     "Brought.params": "Its parameters, where they can't be counted.",
     "Brought.macs": "Its multiply-accumulates of a window, where they can't be counted.",
-    "Data.lead_s": "Seconds before each window that must be recorded, too; raised for teachers' longer windows.",
+    "Data.lead_s": "Seconds before each window that must be recorded, too; raised to what teachers need.",
     "Students.arch": "Architectures.",
     "Students.depth": "Residual blocks of resnet1d, hidden layers of mlp.",
     "Students.width": "Channels of resnet1d, hidden units of mlp.",
