@@ -11,6 +11,7 @@ import numpy as np
 
 from kd.signals.prepare import Data
 from kd.signals.splits import SIDES
+from kd.signals.windows import LEAD
 from kd.teachers.source import source_of
 from orchestrator.commands import tables
 from orchestrator.commands.arguments import SPACE
@@ -105,6 +106,8 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
         f"cost: {_cost(sum(p.cost_s for p in left) * scale, source, opened, here)}",
         highlight=False,
     )
+    if lead := opened.windows.dropped.by_reason.get(LEAD):
+        console.print(f"{lead:,} windows dropped for all: {LEAD}", highlight=False)
     for line in _brought(plan):
         console.print(line, highlight=False, markup=False)
     for why in plan.refused:

@@ -63,11 +63,12 @@ def test_the_plan_says_whose_code_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "port.py").write_text(
         "class A:\n"
         "    fs = 25\n"
-        "    window_s = 8\n"
+        "    window_s = 10\n"
         "    def load(self, weights): pass\n"
         "    def outputs(self, x): return x[:, 0, :180]\n"
     )
     said = call("plan", space(tmp_path, "{name: a, port: 'port.py:A'}"))
+    assert "6 windows dropped for all: a teacher's longer window reaches outside the recording" in said
     assert f"the code of {tmp_path}/port.py runs" in " ".join(said.split())
 
 
