@@ -4,6 +4,8 @@ import shlex
 import unicodedata
 from pathlib import Path
 
+from kd.models.architectures import ARCHITECTURES
+
 
 def duration(seconds: float) -> str:
     """4.2 s, 3 min 20 s, 2 h 05 min."""
@@ -13,6 +15,18 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+# of teachers that were not trained here, wherever their students' errors are shown
+UNSEEN = (
+    "a brought teacher may have been trained on people this sweep tests on, which kdsweep can't know: then "
+    "its own error, and its students', are too low for new people"
+)
+
+
+def model_name(arch: str, depth: int, width: int, form: str = "{}-{}x{}") -> str:
+    """resnet1d-8x32; of a brought teacher that has no such shape its name alone."""
+    return form.format(arch, depth, width) if arch in ARCHITECTURES else arch
 
 
 def quoted(path: Path | str) -> str:

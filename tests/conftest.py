@@ -105,7 +105,7 @@ def fitted_sweep(tmp_path_factory):
         (store.folder(id) / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     like = next(r for r in results if r["role"] == "student")
     empty = {f.name: like.get(f.name, 0) for f in fields(Point)} | {"recipe": {}, "cost_s": 1.0}
-    empty |= {"fold": None, "data_group": "simulated", "teacher_group": None}
+    empty |= {"fold": None, "data_group": "simulated", "teacher_group": None, "brought": {}}
     points = [
         Point(**empty | {"id": "bad", "role": "teacher", "teacher": None}),
         Point(**empty | {"id": "blocked", "teacher": "bad", "strategy": "soft"}),

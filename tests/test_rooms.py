@@ -30,6 +30,7 @@ FLOORS = {
         ["words"],
     ],
     "kd": [
+        ["teachers"],
         ["edge"],
         ["training"],
         ["models", "signals"],

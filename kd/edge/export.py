@@ -68,11 +68,14 @@ def write_models(model: nn.Module, folder: Path, data: Data, calibration: Any, c
     onnxfile.write_int8(folder / "model.onnx", folder / "model.int8.onnx", calibration)
 
 
-def evaluate(folder: Path, recordings: Sequence[Recording], data: Data) -> dict[str, Any]:
+def evaluate(
+    folder: Path, recordings: Sequence[Recording], data: Data, lead_s: float = 0.0
+) -> dict[str, Any]:
     """The shipped files on the raw recordings of the tested subjects: what preprocess.json says under "test".
 
     Offline as `example.py` does it, float32 and int8, and streaming, a second of signal at a time. Needs
-    preprocess.json and the models in `folder`.
+    preprocess.json and the models in `folder`. lead_s: as of the data config, so that the windows are those
+    that the sweep was tested on; the student itself needs nothing before its window.
     """
     fp32, int8 = example.Model(folder), example.Model(folder, int8=True)
     names = ("mae_bpm", "mae_bpm_int8", *STREAMING, *(f"{name}_offline" for name in STREAMING))
@@ -84,6 +87,7 @@ def evaluate(folder: Path, recordings: Sequence[Recording], data: Data) -> dict[
             continue
         raw = as_dict(recording)
         windows, bpm, starts = example.labelled_windows(raw, fp32.config)
+        windows, bpm, starts = (part[starts >= lead_s - 1e-6] for part in (windows, bpm, starts))
         if not len(bpm):
             continue
         error = np.abs(fp32(windows) - bpm)

@@ -146,8 +146,11 @@ def build(
     augment: Augment,
     bpm_range: tuple[float, float],
     progress: Callable[[str], None] | None = None,
+    lead_s: float = 0.0,
 ) -> None:
     """Cut recordings and their copies into `folder`, which appears whole or not at all.
+
+    lead_s: as of `windows.cut`.
 
     Never holds more than one recording's windows. Raises InputError for recordings that make no sense.
     """
@@ -160,7 +163,9 @@ def build(
         )
 
         def written(some: Iterable[Recording], at: int, tested: bool) -> Iterator[tuple[Recording, int, Any]]:
-            for recording, part, labels, reasons in cut(some, preprocess, bpm_range, tested=tested):
+            for recording, part, labels, reasons in cut(
+                some, preprocess, bpm_range, tested=tested, lead_s=lead_s
+            ):
                 x[at].append(part)
                 bpm[at].append(labels)
                 yield recording, len(labels), reasons

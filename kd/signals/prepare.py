@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kd import datasets
 from kd.errors import InputError
@@ -51,6 +52,7 @@ class DataConfig:
     augment: Augment = field(default_factory=Augment)
     min_bpm: int = 30  # the lowest class; WildPPG's code
     classes: int = 180  # 30..209 BPM, 1 BPM each; the paper's number, WildPPG's range
+    lead_s: float = 0.0  # seconds before each window that must be recorded, too: teachers' windows are longer
 
     @property
     def bpm_range(self) -> tuple[float, float]:
@@ -172,8 +174,34 @@ def _pool(config: DataConfig, cache_dir: Path, progress: Progress | None) -> Poo
     folder = Path(cache_dir) / "cut" / _named(config, cache_dir, LABELS_VERSION, split=None)
     if not folder.exists():
         recordings = each_recording(config, progress)
-        pool.build(folder, recordings, config.preprocess, config.augment, config.bpm_range, progress)
+        pool.build(
+            folder, recordings, config.preprocess, config.augment, config.bpm_range, progress, config.lead_s
+        )
     return pool.load(folder)
+
+
+def whole_pool(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> tuple[str, Pool]:
+    """All windows of a config whatever the split, and their name: 16 hex digits. Cuts them if nobody has."""
+    return _named(config, cache_dir, LABELS_VERSION, split=None), _pool(config, cache_dir, progress)
+
+
+def rows_of(cut: Pool, split: Split) -> dict[str, npt.NDArray[np.int64]]:
+    """Which windows of a pool are on each side of a split, in the order of `prepare`'s; side -> (N,).
+
+    A pool's windows are counted through its originals, then through its copies.
+    """
+    side_of = splits.assign_subjects(list(cut.windows), split, cut.windows)
+    rows = {}
+    for side in SIDES:
+        found: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        end = 0
+        for counted in ("windows", "copies"):
+            for part in cut.parts:
+                start, end = end, end + getattr(part, counted)
+                if side_of.get(part.subject) == side and (counted == "windows" or side == "train"):
+                    found.append(np.arange(start, end))
+        rows[side] = np.concatenate(found)
+    return rows
 
 
 def _divide(cut: Pool, config: DataConfig, folder: Path, progress: Progress | None) -> None:
@@ -232,6 +260,8 @@ def _named(
     }
     if labels_version > 1:
         identity["labels"] = labels_version
+    if config.lead_s:
+        identity["lead_s"] = config.lead_s
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -24,6 +24,7 @@ NO_LABEL = "no label (NaN)"
 OUTSIDE = "label outside the classes"
 FLAT = "flat signal"
 BESIDE = "label between two, one of them outside the classes"
+LEAD = "a teacher's longer window reaches outside the recording"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def make_windows(
     *,
     bpm_range: tuple[float, float] = BPM_RANGE,
     tested: bool = False,
+    lead_s: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[WindowSet, Dropped]:
     """Cut every recording into labelled windows, in the order given.
@@ -85,12 +87,13 @@ def make_windows(
     bpm_range: lowest and highest class. A label outside it is no reading and as good as missing, before
     anything is interpolated; a window has a label only if all that it is made of are readings.
     tested: hr holds readings only, as that of augmented copies, whose heart rates may leave the classes.
+    lead_s: as of `cut`.
     Raises InputError if recordings disagree in channels under channels="all", or one makes no sense.
     """
     parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
     dropped: dict[str, dict[str, int]] = {}
     owners: list[tuple[str, str]] = []
-    for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested):
+    for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested, lead_s=lead_s):
         if progress and len(parts) % 10 == 0:
             progress(f"cutting windows: recording {len(parts) + 1}")
         parts.append((x, bpm))
@@ -115,14 +118,16 @@ def cut(
     bpm_range: tuple[float, float] = BPM_RANGE,
     *,
     tested: bool = False,
+    lead_s: float = 0.0,
 ) -> Iterator[tuple[Recording, npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]]:
     """Each recording, its windows (N, channels, samples), their labels (N,), and what was dropped.
 
-    Arguments and errors as of `make_windows`, which holds them all.
+    lead_s: seconds before each window that must be recorded, too: a teacher's window is so much longer.
+    Other arguments and errors as of `make_windows`, which holds them all.
     """
     channels: int | None = None
     for recording in recordings:
-        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested)
+        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested, lead_s)
         if preprocess.channels == "all" and channels not in (None, found := recording.ppg.shape[0]):
             raise InputError(
                 f"preprocess.channels is all, but recordings have {sorted({channels or 0, found})} channels: "
@@ -138,22 +143,51 @@ def labels_of(recording: Recording) -> grid.Labels:
 
 
 def _windows(
-    recording: Recording, preprocess: Preprocess, bpm_range: tuple[float, float], tested: bool
+    recording: Recording, preprocess: Preprocess, bpm_range: tuple[float, float], tested: bool, lead_s: float
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]:
     """Windows x (N, C, S), labels (N,) and what was dropped, of one recording."""
+    starts, bpm, reasons = kept(recording, preprocess, bpm_range, tested=tested, lead_s=lead_s)
+    if not _holds_one(recording, preprocess):
+        channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
+        return np.zeros((0, channels, preprocess.samples), np.float32), bpm, reasons
+    ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
+    signal = filters.prepared(ppg, ~np.isfinite(ppg), recording.fs, preprocess)
+    return (
+        _cut(signal, grid.first_sample(starts, recording.fs, preprocess.fs), preprocess),
+        bpm,
+        reasons,
+    )
+
+
+def _holds_one(recording: Recording, preprocess: Preprocess) -> bool:
+    """Whether there are labels, and signal for a window."""
+    starts = grid.labelled_starts(labels_of(recording), preprocess.window_s, preprocess.stride_s)
+    rates = recording.fs, preprocess.fs
+    return len(starts) > 0 and grid.covered(recording.ppg.shape[1], preprocess.window_s, *rates)
+
+
+def kept(
+    recording: Recording,
+    preprocess: Preprocess,
+    bpm_range: tuple[float, float] = BPM_RANGE,
+    *,
+    tested: bool = False,
+    lead_s: float = 0.0,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32], dict[str, int]]:
+    """When the windows that are kept start, seconds (N,), their labels (N,), and what was dropped.
+
+    Filters nothing. Arguments as of `cut`. Raises InputError for a recording that makes no sense.
+    """
     _check(recording)
     labels, window_s, rates = labels_of(recording), preprocess.window_s, (recording.fs, preprocess.fs)
     starts = grid.labelled_starts(labels, window_s, preprocess.stride_s)
-    if len(starts) == 0 or not grid.covered(recording.ppg.shape[1], window_s, *rates):
-        channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
-        empty = np.zeros((0, channels, preprocess.samples), np.float32)
-        return empty, np.zeros(0, np.float32), {NOT_COVERED: len(starts)} if len(starts) else {}
+    if not _holds_one(recording, preprocess):
+        return np.zeros(0), np.zeros(0, np.float32), {NOT_COVERED: len(starts)} if len(starts) else {}
 
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
     missing = ~np.isfinite(ppg)
-    signal = filters.prepared(ppg, missing, recording.fs, preprocess)
     first = grid.first_sample(starts, *rates)
-    fits = (first >= 0) & (first + preprocess.samples <= signal.shape[1])
+    fits = (first >= 0) & (first + preprocess.samples <= grid.resampled(recording.ppg.shape[1], *rates))
     every, centres = grid.readings(recording.hr, -math.inf, math.inf), starts + window_s / 2
     mixed = grid.labels_at(
         every, labels, centres
@@ -171,6 +205,7 @@ def _windows(
     keep = np.ones(len(starts), bool)
     checks = [
         (NOT_COVERED, ~fits),
+        (LEAD, starts < lead_s - 1e-6),
         (MISSING, has_gap),
         (NO_LABEL, np.isnan(mixed)),
         (OUTSIDE, outside),
@@ -181,7 +216,7 @@ def _windows(
         if count := int((keep & bad).sum()):
             reasons[reason] = count
         keep &= ~bad
-    return _cut(signal, first[keep], preprocess), bpm[keep], reasons
+    return starts[keep], bpm[keep], reasons
 
 
 def _cut(

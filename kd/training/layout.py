@@ -43,7 +43,9 @@ class Layout:
             owners += [torch.full((each,), member) for member in whose]
             owners.append(torch.full((padding,), whose[0]))
             self.size += place.numel + padding
-        self.owner = torch.cat(owners)  # (size,), the member each number belongs to
+        self.owner = torch.cat(
+            [torch.zeros(0, dtype=torch.long), *owners]
+        )  # (size,), the member each number belongs to
         self._gather = _by_member(self.owner, members) if members > 1 else None
 
     def to(self, device: torch.device) -> "Layout":

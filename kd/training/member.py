@@ -68,6 +68,11 @@ class Member:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
+    def max_epochs(self) -> int:
+        """Epochs that it is trained at most."""
+        return self.spec.recipe.max_epochs
+
+    @property
     def over(self) -> bool:
         """Whether every epoch is done, validation stopped improving, or it diverged."""
         recipe = self.spec.recipe

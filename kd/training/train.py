@@ -64,7 +64,7 @@ class Runs:
         from_folders = list(teacher_folders or [None] * len(specs))
         first = specs[0]
         channels, samples = data.train.x.shape[1:]
-        self.shape = Shape(first.arch, first.depth, first.width, channels, samples, data.classes)
+        self.shape = self.shape_of(first, channels, samples, data.classes)
         centres = metrics.class_centres(data.min_bpm, data.classes).to(self.device)
         self.labels = Labels(centres, first.recipe.label_sigma_bpm)
         self.x, self.bpm = self._tensor(data.train.x), self._tensor(data.train.bpm)
@@ -82,6 +82,10 @@ class Runs:
         ]
         self.stack = self._stack_of(self.members, starts)
         self._checkpointed_at = time.monotonic()
+
+    def shape_of(self, spec: Spec, channels: int, samples: int, classes: int) -> Shape:
+        """What builds the points' models."""
+        return Shape(spec.arch, spec.depth, spec.width, channels, samples, classes)
 
     def step(self) -> list[Row | Diverged | None]:
         """Train an epoch of each point that isn't over, validate, append to its history.

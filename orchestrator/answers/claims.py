@@ -75,7 +75,7 @@ class _Students:
         self.grid = np.full((len(self.cells), len(self.arms)), -1)
         at = [rows[cell] for cell in cells], [columns[arm] for arm in arms]
         self.grid[at] = np.arange(len(students))
-        sizes = {r["id"]: r["params"] for r in results if r["role"] == "teacher"}
+        sizes = {r["id"]: r["params"] for r in results if r["role"] == "teacher" and r["params"]}
         self.teacher_params = {
             arm.teacher: sizes[r["teacher"]]
             for arm, r in zip(arms, students, strict=True)

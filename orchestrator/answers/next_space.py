@@ -71,10 +71,15 @@ def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggest
         rows.setdefault(json.dumps(block), []).append(pick["width"])
     students = [{**json.loads(block), "width": sorted(widths)} for block, widths in rows.items()]
     used = sorted({pick["teacher"] for pick in picks if pick["teacher"]})
-    teachers = []
+    teachers: list[dict[str, Any]] = []
+    brought, names = {block.name: block for block in space.brought}, list[str]()
     for id in used:
         point = document["teacher_points"][id]
-        teachers.append({**{k: point[k] for k in ("arch", "depth", "width")}, "seeds": point["seed"]})
+        if (name := point.get("brought")) in brought:
+            names += [*(brought[name].mean or []), name]  # a mean needs its members, too
+        else:
+            teachers.append({**{k: point[k] for k in ("arch", "depth", "width")}, "seeds": point["seed"]})
+    teachers += [brought[n].model_dump(mode="json", exclude_defaults=True) for n in dict.fromkeys(names)]
     kept = space.model_dump(mode="json", exclude_defaults=True)
     for key in ("teachers", "students", "strategies", "seeds"):
         kept.pop(key, None)

@@ -8,6 +8,7 @@ import click
 from orchestrator.api import open_sweep
 from orchestrator.commands.arguments import SWEEP
 from orchestrator.commands.echo import echo
+from orchestrator.words import model_name
 
 NAMES = ("model", "init", "strategy", "teacher", "seed", "params", "first", "second", "difference")
 
@@ -63,7 +64,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
     params, mae = row["params"], row["mae_bpm"]
     return [
-        f"{row['arch']}-{row['depth']}x{row['width']}",
+        model_name(row["arch"], row["depth"], row["width"]),
         row["init"],
         "teacher" if row["role"] == "teacher" else strategy_label(row["strategy"], row["strategy_args"]),
         row["teacher"] or "",

@@ -66,6 +66,33 @@ def check(source: str, overrides: Sequence[str], format: str | None, as_json: bo
     click.echo(json.dumps(found, indent=2) if as_json else escaped_lines(in_words(found)))
 
 
+@data.command()
+@click.argument("space", type=SPACE)
+@click.argument("overrides", nargs=-1)
+@click.option("-o", "--output", required=True, help="The file to write, such as windows.parquet.")
+def windows(space: str, overrides: Sequence[str], output: str) -> None:
+    """Write which windows SPACE has, for outputs of a teacher that are computed elsewhere.
+
+    A row a window, in the order that logits.npy and features.npy must have: recording, subject, when it
+    starts and ends, seconds after the recording's first sample, and heart rate. Copies (copy above 0) are
+    recordings played at fs. Put the file beside the outputs: it holds the hash of these windows.
+    """
+    import sys
+
+    from kd.teachers.ready import write_index
+    from orchestrator.space.resolve import data_of
+
+    def tell(line: str) -> None:
+        if sys.stderr.isatty():
+            echo(line, err=True)
+
+    config, cache_dir = data_of(space, overrides)
+    path = Path(output)
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: no such folder: make it first")
+    echo(f"{write_index(config, cache_dir, path, tell):,} windows in {path}")
+
+
 def is_space(source: str) -> bool:
     """Whether a search space is meant: a YAML file, a sweep, or a sweep's name where no such path is."""
     path = Path(source)
@@ -121,7 +148,11 @@ def _findings(
 
     lowest, highest = config.bpm_range
     windows, dropped = make_windows(
-        recordings, config.preprocess, bpm_range=config.bpm_range, progress=progress
+        recordings,
+        config.preprocess,
+        bpm_range=config.bpm_range,
+        lead_s=config.lead_s,
+        progress=progress,
     )
     lost = {subject_label(r) for r in recordings} - set(windows.subject.tolist())
     labels = {_name(r): faults(r, config.bpm_range) for r in recordings}

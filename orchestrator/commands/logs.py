@@ -16,6 +16,7 @@ from orchestrator.commands.hosted import Hosted
 from orchestrator.run.status import is_running
 from orchestrator.store.find import find_point, sweep_folder
 from orchestrator.store.store import Store
+from orchestrator.words import model_name
 
 POLL_S = 1.0  # between two looks with --follow; workers report every 2 s
 
@@ -216,5 +217,5 @@ def _done(store: Store, id: str) -> str:
     except (InputError, FileNotFoundError) as error:
         return f"{id}  done, but its result can't be read: {error}"
     kind = "teacher" if r["role"] == "teacher" else r["strategy"]
-    model = f"{r['arch']}-{r['depth']}x{r['width']}"
+    model = model_name(r["arch"], r["depth"], r["width"])
     return f"{id}  done: {kind} {model}, {r['mae_bpm']:.2f} BPM after {r.get('epochs', '?')} epochs"

@@ -12,7 +12,8 @@ import numpy as np
 from kd.errors import InputError
 from kd.signals.prepare import Data
 from kd.signals.splits import SIDES
-from kd.signals.windows import WindowSet
+from kd.signals.windows import LEAD, WindowSet
+from kd.teachers.source import source_of
 from orchestrator.answers.answerable import TARGET, answerable, lines, noise_of
 from orchestrator.answers.candidates import Budget
 from orchestrator.answers.design import question
@@ -25,7 +26,7 @@ from orchestrator.space.cost import cost_scale, startup, with_startup
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.store.find import sweep_folder
-from orchestrator.words import duration
+from orchestrator.words import UNSEEN, duration
 
 MOST_ROWS = 80
 
@@ -156,8 +157,36 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
         f"cost: {_cost(sum(p.cost_s for p in left) * scale, source, opened, here)}",
         highlight=False,
     )
+    if lead := opened.windows.dropped.by_reason.get(LEAD):
+        console.print(f"{lead:,} windows dropped for all: {LEAD}", highlight=False)
+    for line in _brought(plan):
+        console.print(line, highlight=False, markup=False)
     for why in plan.refused:
         console.print(f"refused: {why}", highlight=False, markup=False)
+
+
+def _brought(plan: Plan) -> list[str]:
+    """A line a brought teacher: what it is and what its pass takes; then what can't be known of them."""
+    found: dict[str, list[Point]] = {}
+    for point in plan.points:
+        if point.brought:
+            found.setdefault(point.brought["group"], []).append(point)
+    lines = []
+    for points in found.values():
+        one = points[0]
+        code = f"; the code of {', '.join(of)} runs" if (of := source_of(one.brought).runs_code) else ""
+        takes = duration(sum(p.cost_s for p in points))
+        lines.append(
+            f"brought: {one.name} ({one.brought['kind']}), {_known(one.params)} parameters, "
+            f"{_known(one.macs)} MACs; its pass over all windows takes about {takes} of one core{code}"
+        )
+    if any(not point.brought["same_split"] for point in plan.points if point.brought):
+        lines.append(UNSEEN)
+    return lines
+
+
+def _known(number: int) -> str:
+    return f"{number:,}" if number else "unknown"
 
 
 def _folds(opened: Opened, done: set[str], scale: float) -> str:
@@ -215,7 +244,7 @@ def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) 
         "act. kB": [p.activation_bytes for p in points],
     }
     kB, int8, activation = (
-        Column(name, [f"{n / 1000:,.1f}" for n in sizes], needed, right=True)
+        Column(name, [f"{n / 1000:,.1f}" if n else "" for n in sizes], needed, right=True)
         for (name, sizes), needed in zip(kilo.items(), (6, 9, 10), strict=True)
     )
     arguments = [_differing(p) for p in points]
@@ -228,8 +257,8 @@ def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) 
         Column("waits for", [names.get(p.teacher or "", "") for p in points], 2),
         *([Column("fold", ["" if p.fold is None else str(p.fold) for p in points], 1)] if plan.folds else []),
         Column("seed", [str(p.seed) for p in points], 1 if len({p.seed for p in points}) > 1 else 8),
-        Column("params", [f"{p.params:,}" for p in points], right=True),
-        Column("MACs", [f"{p.macs:,}" for p in points], 7, right=True),
+        Column("params", [_known(p.params) for p in points], right=True),
+        Column("MACs", [_known(p.macs) for p in points], 7, right=True),
         kB,
         int8,
         activation,

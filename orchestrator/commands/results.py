@@ -27,6 +27,7 @@ from orchestrator.store.table import (
     rows_by,
     rows_of,
 )
+from orchestrator.words import model_name
 
 # of the table; the first of SPARE are left out first where the terminal is narrow
 SHOWN = {
@@ -137,7 +138,7 @@ def _cells(row: dict[str, Any], names: Iterable[str]) -> list[str]:
 
     args = {k.removeprefix("args."): v for k, v in row.items() if k.startswith("args.") and v is not None}
     shown = {
-        "model": f"{row['arch']}-{row['depth']}x{row['width']}",
+        "model": model_name(row["arch"], row["depth"], row["width"]),
         "strategy": "teacher" if row["role"] == "teacher" else strategy_label(row["strategy"], args),
     }
     return [shown[key] if key in shown else _cell(row, key) for key in names]

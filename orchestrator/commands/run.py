@@ -12,7 +12,7 @@ from orchestrator.commands.arguments import SPACE
 from orchestrator.commands.echo import echo
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.store.metric import Headline
-from orchestrator.words import quoted
+from orchestrator.words import model_name, quoted
 
 if TYPE_CHECKING:
     from orchestrator.run.driver import SweepResult
@@ -129,7 +129,7 @@ def print_results(
     """The table that a finished run of a sweep prints: teachers, then students by size and error."""
     from orchestrator.commands.tables import Column, console, show
 
-    names = {r["id"]: f"{r['arch']} {r['depth']}x{r['width']}" for r in results}
+    names = {r["id"]: model_name(r["arch"], r["depth"], r["width"], "{} {}x{}") for r in results}
     ordered = sorted(results, key=lambda r: (r["role"] != "teacher", r["params"], headline(r)))
     rows = ordered[:most]
     folds = ["" if r.get("fold") is None else str(r["fold"]) for r in rows]

@@ -9,7 +9,7 @@ import click
 
 from orchestrator.api import open_sweep
 from orchestrator.commands.arguments import POINT, SWEEP
-from orchestrator.words import escaped_lines, quoted
+from orchestrator.words import escaped_lines, model_name, quoted
 
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 60  # of the curve; more epochs are averaged
@@ -39,15 +39,13 @@ def in_words(found: dict[str, Any]) -> str:
     if p:
         args = "".join(f" {name}={value}" for name, value in p["strategy_args"].items())
         lines += [
-            _line(
-                "model", f"{p['role']}, {p['arch']} depth {p['depth']} width {p['width']}, init {p['init']}"
-            ),
-            _line("strategy", f"{p['strategy']}{args}, seed {p['seed']}{_fold(p)}"),
+            *_model(p, args),
             _line("size", _size(p)),
         ]
     if teacher := found["teacher"]:
         mae = f", {teacher['mae_bpm']:.2f} BPM" if teacher["mae_bpm"] is not None else ""
-        shape = f", {teacher['arch']} {teacher['depth']}x{teacher['width']}" if teacher["arch"] else ""
+        name = teacher["arch"], teacher["depth"], teacher["width"]
+        shape = f", {model_name(*name, form='{} {}x{}')}" if teacher["arch"] else ""
         lines.append(_line("teacher", f"{teacher['point']}{shape}{mae}"))
     if found["students"]:
         lines.append(_line("students", f"{len(found['students'])} wait for it or learnt from it"))
@@ -128,3 +126,13 @@ def _subjects(errors: dict[str, float]) -> list[str]:
 
 def _line(name: str, text: str) -> str:
     return f"{name:9}  {text}".rstrip()
+
+
+def _model(p: dict[str, Any], args: str) -> list[str]:
+    """What it is, and how it was trained or where it is from."""
+    if brought := p.get("brought"):
+        return [_line("model", f"teacher, brought: {brought['name']} ({brought['kind']}){_fold(p)}")]
+    return [
+        _line("model", f"{p['role']}, {p['arch']} depth {p['depth']} width {p['width']}, init {p['init']}"),
+        _line("strategy", f"{p['strategy']}{args}, seed {p['seed']}{_fold(p)}"),
+    ]

@@ -15,7 +15,7 @@ from orchestrator.commands.hosted import Hosted
 from orchestrator.commands.tables import WIDE
 from orchestrator.run.status import standing
 from orchestrator.store.find import sweep_folder
-from orchestrator.words import escaped, escaped_lines, quoted
+from orchestrator.words import escaped, escaped_lines, model_name, quoted
 
 WATCH_S = 2.0
 EXIT = {"partly failed": 3, "unknown": 69, "stopped": 75}  # as `run`; 69: Slurm doesn't answer
@@ -74,7 +74,7 @@ def _table(points: list[dict[str, Any]]) -> None:
         [
             Column("point", [p["id"] for p in points]),
             Column("strategy", ["teacher" if p["role"] == "teacher" else p["strategy"] for p in points]),
-            Column("architecture", [f"{p['arch']}-{p['depth']}x{p['width']}" for p in points]),
+            Column("architecture", [model_name(p["arch"], p["depth"], p["width"]) for p in points]),
             *([Column("fold", folds, 1)] if any(folds) else []),
             Column("seed", [str(p["seed"]) for p in points], 1),
             Column("state", [p["state"] for p in points]),

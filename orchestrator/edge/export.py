@@ -81,7 +81,7 @@ def export_point(
         say("running the exported model on the raw recordings of the test subjects, offline and streaming")
         tested = set(map(str, np.unique(data.test.subject)))
         recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
-        config["test"] = test = export.evaluate(folder, recordings, data)
+        config["test"] = test = export.evaluate(folder, recordings, data, opened.data.lead_s)
         export.same_as_sweep(test, _expected(model, result, data), len(data.test))
         if "estimate" in result:
             test["about"] = f"The model was trained on these people: {said_of(result)}."

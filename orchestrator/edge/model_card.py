@@ -10,6 +10,7 @@ from kd.signals.baselines import baseline_errors
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.space.resolve import Opened
 from orchestrator.store.refits import Refits, said_of
+from orchestrator.words import UNSEEN, model_name
 
 
 def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measured: dict[str, Any]) -> str:
@@ -150,9 +151,11 @@ def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
         t = store.result(result["teacher"])
         mae = t["estimate"]["mae_bpm"] if "estimate" in t else t["mae_bpm"]
         yield (
-            f"- teacher: `{t['id']}`, {t['arch']} {t['depth']}x{t['width']}, {t['params']:,} parameters, "
-            f"MAE {mae:.2f} BPM"
+            f"- teacher: `{t['id']}`, {model_name(t['arch'], t['depth'], t['width'], '{} {}x{}')}, "
+            f"{format(t['params'], ',') if t['params'] else 'unknown'} parameters, MAE {mae:.2f} BPM"
         )
+        if t.get("brought") and not t["brought"]["same_split"]:
+            yield f"- the teacher is brought ({t['brought']['kind']}): {UNSEEN}"
     how = result.get("epochs_by") or f"best after {result['best_epoch']}"
     yield f"- seed {result['seed']}, {result['epochs']} epochs, {how}"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())

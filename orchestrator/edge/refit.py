@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from kd.files import write_json
-from kd.signals.prepare import Data, prepare
+from kd.signals.prepare import Data, DataConfig, prepare
 from kd.signals.splits import EVERYBODY, Split
+from kd.teachers.source import source_of
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
 from orchestrator.run.alone import alone
 from orchestrator.run.commit import git_commit
@@ -69,7 +70,11 @@ def refit_point(
         if dry_run:
             return made[-1] | {"done": refits.is_done(made[-1]["id"])}
         for one in made:
-            if not refits.is_done(one["id"]):
+            if refits.is_done(one["id"]):
+                continue
+            if one.get("brought"):
+                _bring(one, data, config, cache_of(folder), refits, say)
+            else:
                 _train(one, data, refits, say, tick)
         return refits.result(made[-1]["id"])
 
@@ -96,13 +101,17 @@ def _described(
         "subjects_by_dataset": dict(Counter(s.partition("/")[0] for s in subjects)),
         "estimate": estimate_of(alike, judge),
     }
+    if result.get("brought"):
+        described["brought"] = result["brought"]
     return described | {"id": _id(described)}
 
 
 def _id(described: dict[str, Any]) -> str:
     """Hash of all that can change its weights; the same for every fold's point."""
     keys = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "recipe", "seed")
-    identity = [described[key] for key in (*keys, "teacher", "epochs", "data_fingerprint")]
+    identity: list[Any] = [described[key] for key in (*keys, "teacher", "epochs", "data_fingerprint")]
+    if described.get("brought"):
+        identity.append(source_of(described["brought"]).identity())
     return REFITTED + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:11]
 
 
@@ -148,6 +157,22 @@ def _as_result(sums: dict[str, list[float]]) -> dict[str, Any]:
         "mae_bpm": float(sum(errors) / sum(windows)),
         "subjects": {s: {"abs_sum": e, "windows": n} for s, (e, n) in sums.items()},
     }
+
+
+def _bring(
+    described: dict[str, Any], data: Data, config: DataConfig, cache_dir: Path, refits: Refits, say: Say
+) -> None:
+    """The outputs of a brought teacher for everybody's windows; its head, if it has one, fitted to them."""
+    from kd.teachers.bring import Bringing
+
+    id, source = described["id"], source_of(described["brought"])
+    say(f"{id}: outputs of the brought teacher {source.name}")
+    run = Bringing(id, source, data, config, cache_dir, refits.folder(id), "cpu", judged=False)
+    while run.step() != [None]:
+        pass
+    made = {"recipe_version": RECIPE_VERSION, "versions": versions(), "git_commit": git_commit()}
+    made |= {"finished_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    write_json(refits.folder(id) / RESULT, described | run.finish() | made)
 
 
 def _train(described: dict[str, Any], data: Data, refits: Refits, say: Say, tick: Tick) -> None:

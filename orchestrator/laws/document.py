@@ -106,6 +106,9 @@ def make_document(
 def _teacher_points(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Every teacher, by id and by what arms call the same one of all folds; there with its mean error."""
     points = {r["id"]: {k: r[k] for k in TEACHER_KEYS} for r in results if r["role"] == "teacher"}
+    for r in results:
+        if r.get("brought"):  # its name in the space, which brings it
+            points[r["id"]]["brought"] = r["brought"]["name"]
     groups: dict[str, set[str]] = {}
     for r in results:
         if r["role"] == "student" and r.get("teacher") in points and r.get("teacher_group"):

@@ -18,7 +18,7 @@ def teacher_effect(results: list[dict[str, Any]], rng: int = 0) -> list[dict[str
     the model that both AICc and leave-one-teacher-out prefer, else "none". optimum: the ratio of sizes with
     the least error and its 90 % interval, when `quadratic` is kept and the optimum lies in the swept range.
     """
-    params = {r["id"]: r["params"] for r in results if r["role"] == "teacher"}
+    params = {r["id"]: r["params"] for r in results if r["role"] == "teacher" and r["params"]}
     students = [r for r in results if r["role"] == "student" and r.get("teacher") in params]
     params |= {r["teacher_group"]: params[r["teacher"]] for r in students if r.get("teacher_group")}
     students = [{**r, "teacher": r.get("teacher_group") or r["teacher"]} for r in students]  # all folds' one

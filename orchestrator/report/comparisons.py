@@ -248,7 +248,7 @@ def _forest(title: str, rows: list[dict[str, Any]], reach: float) -> Panel:
 
 def teachers(sweep: Sweep) -> list[Panel]:
     """Error of a student under one teacher relative to its mean under all: the effect of teacher size."""
-    params = {r["id"]: r["params"] for r in sweep.results if r["role"] == "teacher"}
+    params = {r["id"]: r["params"] for r in sweep.results if r["role"] == "teacher" and r["params"]}
     cells: dict[tuple[str, ...], dict[str, list[float]]] = {}
     sizes: dict[tuple[str, ...], tuple[str, str, float]] = {}
     for r in sweep.results:

@@ -24,6 +24,7 @@ from orchestrator.report.embed import embed
 from orchestrator.report.plot import CLASSES, Panel, marks, sheet
 from orchestrator.report.sweep import Sweep
 from orchestrator.report.tables import Table
+from orchestrator.words import UNSEEN
 
 MOST_BYTES = 3_000_000  # what a mailed report may weigh
 
@@ -232,7 +233,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             "teachers",
             "Effect of teacher size",
             "Teachers",
-            [_sentence(t) for t in few] or ["No student was distilled."],
+            ([_sentence(t) for t in few] or ["No student was distilled."]) + _brought(sweep),
             drawn["teachers"],
             [tables.teachers(sweep)],
             "strategies" if drawn["teachers"] else "",
@@ -260,6 +261,13 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
         Section("runs", "Every run", "Runs", [], tables=[records.runs(sweep, runs)]),
     ]
     return sections
+
+
+def _brought(sweep: Sweep) -> list[str]:
+    """What can't be known of teachers that were not trained here."""
+    from_elsewhere = [r for r in sweep.results if r.get("brought") and not r["brought"]["same_split"]]
+    names = sorted({sweep.teacher(r["id"]) for r in from_elsewhere})
+    return [_sentence(f"{', '.join(names)}: {UNSEEN}")] if names else []
 
 
 def _claims(sweep: Sweep, panels: list[Panel]) -> list[Section]:

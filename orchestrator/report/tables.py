@@ -241,8 +241,8 @@ def teachers(sweep: Sweep) -> Table:
     rows = [
         [
             Cell(sweep.teacher(r["id"])),
-            size(r["params"]),
-            size(r["macs"]),
+            size(r["params"]) if r["params"] else Cell("unknown"),
+            size(r["macs"]) if r.get("macs") else Cell("unknown"),
             number(r["mae_bpm"]),
             size(sum(s.get("teacher") == r["id"] for s in sweep.results)),
         ]

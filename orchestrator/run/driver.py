@@ -224,7 +224,7 @@ class Training:
         """What trained this sweep before; at first the compiled engine, where it can be had."""
         if self.slot.gpus:
             return
-        if known := next(self.store.results(), None):
+        if known := next((r for r in self.store.results() if not r.get("brought")), None):
             self.engine = known.get("engine", "torch")
             return
         try:

@@ -217,7 +217,7 @@ class Events:
         """A trial's worker is up: from now on its point counts as running."""
         self._avoids.pop(trial, None)
         if ids := self.scheduler.running.get(trial):
-            epochs = self.progress.points[ids[0]].recipe["max_epochs"]
+            epochs = self.progress.points[ids[0]].recipe.get("max_epochs", 1)  # a brought teacher has none
             self.progress.running[trial] = {"point": ids[0], "epoch": 0, "max_epochs": epochs}
 
     def trial_over(self, trial: str) -> None:

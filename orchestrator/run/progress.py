@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from orchestrator.run.best import Best, Leader
 from orchestrator.space.plan import Point
 from orchestrator.store.metric import Headline
-from orchestrator.words import duration
+from orchestrator.words import duration, model_name
 
 LINE_S = 10.0  # off a terminal, at most a line in this time; on one, a redraw every REDRAW_S
 REDRAW_S = 0.5
@@ -224,6 +224,7 @@ def running_line(point: Point, where: Mapping[str, Any]) -> str:
     """What one slot does: `dkd resnet1d 8x16 epoch 7/30 val 6.1 BPM`."""
     kind = "teacher" if point.role == "teacher" else point.strategy
     val = where.get("val_mae_bpm")
-    what = f"{kind:8} {point.arch} {point.depth}x{point.width}"
+    what = f"{kind:8} {model_name(point.arch, point.depth, point.width, '{} {}x{}')}"
     error = f"  val {val:.2f} BPM" if val is not None else ""
-    return f"{what}  epoch {where['epoch']}/{where['max_epochs']}{error}"
+    unit = "window" if point.brought else "epoch"
+    return f"{what}  {unit} {where['epoch']}/{where['max_epochs']}{error}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from kd.errors import InputError, out_of_gpu_memory
 from kd.files import is_full
 from kd.signals.prepare import Data, DataConfig, prepare
+from kd.teachers.source import source_of
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
 from orchestrator.run.pace import Pace
 from orchestrator.space.folds import of_fold
@@ -31,12 +32,14 @@ from orchestrator.store.metric import by_metric
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
+    from kd.teachers.bring import Bringing
     from kd.training.probe import Choice
     from kd.training.train import Diverged, Runs
 
 Alike = tuple[object, ...]  # role, data, shape and batches of a point: `kd.training.stack.together`
 ORPHAN_PATIENCE_S = 60.0  # how long a point waits for a process of a killed run to let go of it
 LOG_LINES = 50
+SIZES = ("macs", "activation_bytes", "weight_bytes", "weight_bytes_int8")
 HEADLINES = ("mae_bpm", "train_seconds", "epochs")  # figures of a finished point that the driver receives
 FOLDS = 2  # so many folds' data stay open: the one of the pack, and the one before it
 
@@ -97,7 +100,7 @@ class PackTrainer:
         self.lock = SweepLock(self.store.path)
         self.ids: OrderedDict[str, None] = OrderedDict()  # what is left of the pack
         self.stacked: list[str] = []  # the points of `runs`, in its order
-        self.runs: Runs | None = None
+        self.runs: Runs | Bringing | None = None
         self._alike: dict[Alike, OrderedDict[str, None]] = {}  # the same, by what can train as one stack
         self._alone: set[str] = set()  # points whose stack could not begin
         self._chosen: dict[Alike, Choice] = {}
@@ -158,7 +161,7 @@ class PackTrainer:
         if self.runs is not None:
             id = self._current()  # of the stack: the first of `ids` may not be in it
             point = self.runs.members[self.stacked.index(id)]
-            where = {"point": id, "epoch": point.epoch, "max_epochs": point.spec.recipe.max_epochs}
+            where = {"point": id, "epoch": point.epoch, "max_epochs": point.max_epochs}
             where["val_mae_bpm"] = self._row.get("val_mae_bpm")
         return {"events": events, "left": len(self.ids), "checkpointed": self.checkpointed, **where}
 
@@ -190,6 +193,9 @@ class PackTrainer:
                 f"point {id} is being trained by another process, perhaps a worker of a run that was killed: "
                 f"stop that process, then run again"
             )
+        if self.points[id].brought:
+            self._bring(id, events)
+            return True
         how = self._how(id)
         for other in self._alike[self._key(id)]:
             if len(self.stacked) >= how.members:
@@ -214,6 +220,17 @@ class PackTrainer:
                 _say(f"{id}: {point.set_aside}")
             _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
         return True
+
+    def _bring(self, id: str, events: list[dict[str, Any]]) -> None:
+        """Begin a teacher that is brought: its outputs are computed, or were by another fold's."""
+        from kd.teachers.bring import Bringing
+
+        point = self.points[id]
+        config, cache = of_fold(self.setup.data, point.fold), Path(self.setup.cache_dir)
+        data, folder = self.data_of(point.fold), self.store.folder(id)
+        self.runs = Bringing(id, source_of(point.brought), data, config, cache, folder, self.device)
+        events.append(_event("began", id, epoch=0))
+        _say(f"{id} begins: outputs of the brought teacher {point.name}")
 
     def _how(self, id: str) -> "Choice":
         """How to train points like this: on a CPU one by one, independent of other points."""
@@ -290,6 +307,10 @@ class PackTrainer:
         id, figures = self.stacked[i], self.runs.finish(i)
         point = asdict(self.points[id])
         point.pop("cost_s", None)
+        if not point["brought"]:
+            del point["brought"]
+        else:  # what isn't known of it
+            point |= {key: None for key in SIZES if not point[key]}
         self.store.write_result(
             id,
             {

@@ -23,6 +23,7 @@ JSON_TYPES: dict[str, set[Any]] = {
     "recipe": {dict},
     "fold": {int, type(None)},
     "teacher_group": {str, type(None)},
+    "brought": {dict},
 }
 # Fields of which plans of versions without folds say nothing -> the column that has their values.
 WITHOUT_FOLDS = {"fold": None, "data_group": "data_fingerprint", "teacher_group": "teacher"}
@@ -34,7 +35,8 @@ class Point:
 
     fold: of its data, None where the split is fixed. data_group: the fingerprint of all folds of these data;
     teacher_group: the id that its teacher would have on that. Where the split is fixed, the fingerprint, and
-    the teacher's id.
+    the teacher's id. brought: where a teacher that is not trained here comes from (`kd.teachers.source`);
+    then its depth and width say nothing, and sizes of 0 are not known.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Point:
     fold: int | None
     data_group: str
     teacher_group: str | None
+    brought: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class Point:
     @property
     def name(self) -> str:
         """Display name; several points may share it."""
-        return f"{self.arch}-{self.depth}x{self.width}"
+        return self.brought.get("name") or f"{self.arch}-{self.depth}x{self.width}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write plan.json. Recipes and arguments are written once, points refer to them."""
-        tables: dict[str, list[Any]] = {"recipes": [], "strategy_args": []}
+        tables: dict[str, list[Any]] = {"recipes": [], "strategy_args": [], "brought": []}
         index: dict[str, int] = {}
 
         def place(table: str, value: Mapping[str, Any]) -> int:
@@ -102,6 +105,7 @@ class Plan:
             row = [getattr(point, name) for name in columns]
             row[columns.index("recipe")] = place("recipes", point.recipe)
             row[columns.index("strategy_args")] = place("strategy_args", point.strategy_args)
+            row[columns.index("brought")] = place("brought", point.brought)
             rows.append(row)
         weights = dict(self.headline.weights)
         content: dict[str, Any] = {
@@ -122,8 +126,11 @@ class Plan:
             rows = content["points"]
             table = zip(*rows, strict=True) if rows else [()] * len(names)
             columns: dict[str, Sequence[Any]] = dict(zip(names, table, strict=True))
-            for name, values in (("recipe", "recipes"), ("strategy_args", "strategy_args")):
-                columns[name] = [content[values][i] for i in columns[name]]
+            tables = {"recipe": "recipes", "strategy_args": "strategy_args", "brought": "brought"}
+            for name, values in tables.items():
+                if name != "brought" or name in columns:  # plans of versions before have none
+                    columns[name] = [content[values][i] for i in columns[name]]
+            columns.setdefault("brought", [{}] * len(rows))
             for name, like in WITHOUT_FOLDS.items():
                 columns.setdefault(name, columns[like] if like else [None] * len(rows))
             refused = [str(why) for why in content["refused"]]

@@ -17,8 +17,10 @@ from kd.errors import InputError
 from kd.models import inits
 from kd.models.sizes import size
 from kd.signals.prepare import Data
+from kd.teachers.source import Source, source_of
 from kd.training.recipe import RECIPE_VERSION
-from kd.training.strategies import needs_teacher
+from kd.training.strategies import STRATEGIES, needs_teacher
+from orchestrator.space.brought import Found
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.schema import SearchSpace, Students, strategy_points
 
@@ -27,21 +29,32 @@ ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probabi
 # the quickstart's grid on one split (83 points) on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models
 # look too dear, and their packs shorter. Finished points correct the scale.
 WINDOW_S, MAC_S = 6e-5, 1.5e-10
+BRINGING_S = 1.0  # of a brought teacher beside its pass: evaluating and writing it; a rule of thumb
+GROUP = "group"  # of Point.brought: what all folds call it
 
 
-def make_plan(space: SearchSpace, data: Data | Mapping[int, Data], group: str | None = None) -> Plan:
+def make_plan(
+    space: SearchSpace,
+    data: Data | Mapping[int, Data],
+    group: str | None = None,
+    brought: Mapping[str, Found] | None = None,
+) -> Plan:
     """All points of a space on prepared data, teachers first.
 
     data: of the fixed split, or of folds by number, of which the space may use only some. group: with folds,
-    the fingerprint that they share. Raises InputError when nothing is left to train, or strategies need
-    teachers that aren't there.
+    the fingerprint that they share. brought: the teachers that `brought.find_all` gave. Raises InputError
+    when nothing is left to train, or strategies need teachers that aren't there.
     """
     folds: dict[int | None, Data] = {None: data} if isinstance(data, Data) else {k: data[k] for k in data}
     if space.use and space.use != "all":
         folds = {fold: folds[fold] for fold in space.use}
     _check_weights(space, folds.values())
     makers = [_Maker(space, found, fold, group or found.fingerprint) for fold, found in folds.items()]
-    of_fold = {m.fold: {p.id: p for block in space.teachers for p in m.teachers(block)} for m in makers}
+    of_fold = {m.fold: {p.id: p for block in space.grids for p in m.teachers(block)} for m in makers}
+    for m in makers:
+        of_fold[m.fold] |= {
+            p.id: p for found in (brought or {}).values() for p in m.brought(found, len(makers))
+        }
     points = {id: point for teachers in of_fold.values() for id, point in teachers.items()}
     groups = {t.id: m.group_of(t) for m in makers for t in of_fold[m.fold].values()}
     refused = Counter[str]()
@@ -116,6 +129,35 @@ class _Maker:
                     for seed in block.seeds:
                         yield self.point("teacher", arch, depth, width, "random", "scratch", {}, None, seed)
 
+    def brought(self, found: Found, folds: int) -> Iterator[Point]:
+        """The point of a brought teacher. folds: how many of them share its pass."""
+        source = found.of(self.fingerprint)
+        arch, depth, width = found.shape or (source.name, 1, 1)
+        yield Point(
+            id=_brought_id(self.fingerprint, source),
+            role="teacher",
+            arch=arch,
+            depth=depth,
+            width=width,
+            init="random",
+            strategy="scratch",
+            strategy_args={},
+            teacher=None,
+            seed=0,
+            recipe={},
+            data_fingerprint=self.fingerprint,
+            params=found.facts.params,
+            macs=found.facts.macs,
+            activation_bytes=found.sizes.get("activation_bytes", 0),
+            weight_bytes=found.sizes.get("weight_bytes", 4 * found.facts.params),
+            weight_bytes_int8=found.sizes.get("weight_bytes_int8", 0),
+            cost_s=found.facts.pass_s / folds + BRINGING_S,
+            fold=self.fold,
+            data_group=self.group,
+            teacher_group=None,
+            brought={**source.as_json(), GROUP: _brought_id(self.group, found.source)},
+        )
+
     def students(
         self, block: Students, teachers: Sequence[Point], where: str, refused: Counter[str]
     ) -> Iterator[Point]:
@@ -127,7 +169,7 @@ class _Maker:
                     for init in block.init:
                         for strategy, args in strategies:
                             for teacher in self._teachers_of(
-                                arch, depth, width, init, strategy, teachers, where, refused
+                                arch, depth, width, init, strategy, args, teachers, where, refused
                             ):
                                 for seed in seeds:
                                     yield self.point(
@@ -141,6 +183,7 @@ class _Maker:
         width: int,
         init: str,
         strategy: str,
+        args: Mapping[str, Any],
         teachers: Sequence[Point],
         where: str,
         refused: Counter[str],
@@ -151,11 +194,16 @@ class _Maker:
         if not teachers:
             what = f"strategy {strategy}" if needs_teacher(strategy) else f"init {init}"
             raise InputError(f"{where}: {what} needs a teacher, and the space has none: add a teachers block")
-        if not inits.needs_teacher(init):
-            return list(teachers)
         able: list[Point | None] = []
+        features = "feature" in STRATEGIES[strategy](**args).terms
         for t in teachers:
-            if why := inits.why_not(t.arch, t.depth, t.width, arch, depth, width):
+            if features and t.brought and not source_of(t.brought).has_features:
+                refused[f"{strategy} from teacher {t.name}: it gives no features"] += 1
+            elif not inits.needs_teacher(init):
+                able.append(t)
+            elif t.brought and not t.brought["same_input"]:
+                refused[f"{init} from teacher {t.name}: it is no model on the same windows"] += 1
+            elif why := inits.why_not(t.arch, t.depth, t.width, arch, depth, width):
                 refused[f"{init} {arch}-{depth}x{width} from teacher {t.name}: {why}"] += 1
             else:
                 able.append(t)
@@ -203,12 +251,20 @@ class _Maker:
     def group_of(self, teacher: Point) -> str:
         """What the same teacher of every fold is called: its id, had it been trained on the data of all."""
         t = teacher
+        if t.brought:
+            return str(t.brought[GROUP])
         identity = [t.arch, t.depth, t.width, t.init, t.strategy, dict(sorted(t.strategy_args.items()))]
         return self._hash(self.group, "teacher", [*identity, None, t.seed])
 
     def _hash(self, data: str, role: str, identity: Sequence[Any]) -> str:
         text = self.fixed[data, role] + json.dumps(identity)
         return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+
+
+def _brought_id(data: str, source: Source) -> str:
+    """The id of a brought teacher on these data: no recipe changes it."""
+    text = json.dumps([data, "brought", source.identity()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
 def _chosen(

@@ -10,6 +10,8 @@ from pathlib import Path
 from kd.errors import InputError
 from kd.signals.prepare import Data, DataConfig, folds, group_fingerprint, prepare
 from orchestrator.space import spaces
+from orchestrator.space.brought import absolute, find_all
+from orchestrator.space.brought_schema import Brought
 from orchestrator.space.folds import of_fold, windows_of
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.planning import make_plan
@@ -66,7 +68,7 @@ class Opened:
         if spaces.documents(self.store.path) != self.known:
             known = spaces.load_spaces(self.store.path)
             prepared, group = _prepared(self.space, known, self.data, self.cache_dir)
-            plan, _ = _plan_all(self.space, self.file, self.store, prepared, group)
+            plan, _ = _plan_all(self.space, self.file, self.store, prepared, group, self.cache_dir)
         spaces.keep(self.store.path, self.space)
         return plan
 
@@ -98,7 +100,7 @@ def open_space(
     spaces.refuse_stranger(read, file, earlier)
     known = spaces.documents(folder)
     prepared, group = _prepared(read, earlier, config, cache_dir, say)
-    plan, new = _plan_all(read, file, store, prepared, group)
+    plan, new = _plan_all(read, file, store, prepared, group, cache_dir, say)
     return Opened(read, store, cache_dir, config, prepared, plan, file, new, known)
 
 
@@ -120,7 +122,13 @@ def _prepared(
 
 
 def _plan_all(
-    space: SearchSpace, file: Path, store: Store, windows: Data | Mapping[int, Data], group: str | None
+    space: SearchSpace,
+    file: Path,
+    store: Store,
+    windows: Data | Mapping[int, Data],
+    group: str | None,
+    cache_dir: Path,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[Plan, frozenset[str]]:
     """The union of a sweep's spaces and this one, and the points that only this one names.
 
@@ -128,7 +136,7 @@ def _plan_all(
     """
     known = spaces.load_spaces(store.path)
     spaces.refuse_stranger(space, file, known)
-    mine = make_plan(space, windows, group)
+    mine = make_plan(space, windows, group, find_all(space, windows, cache_dir, say))
     _refuse_other_data(store, mine)
     points: dict[str, Point] = {}
     refused: list[str] = []
@@ -137,7 +145,7 @@ def _plan_all(
             plan = mine
         else:
             try:
-                plan = make_plan(other, windows, group)
+                plan = make_plan(other, windows, group, find_all(other, windows, cache_dir))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
         points |= {p.id: points.get(p.id, p) for p in plan.points}
@@ -151,6 +159,12 @@ def _plan_all(
 
 def space_of(space: str, overrides: Sequence[str], out: str | None) -> tuple[SearchSpace, Path, Path]:
     """The search space, its sweep directory and the space's file, without touching the data."""
+    read, folder, file = _read(space, overrides, out)
+    return absolute(read), folder, file
+
+
+def _read(space: str, overrides: Sequence[str], out: str | None) -> tuple[SearchSpace, Path, Path]:
+    """The same, without a look at the files of brought teachers."""
     file, folder = Path(space), None
     if not file.is_file():
         folder = next((f for f in (file, Path("sweeps") / space) if (f / "space.yaml").is_file()), None)
@@ -161,6 +175,13 @@ def space_of(space: str, overrides: Sequence[str], out: str | None) -> tuple[Sea
         read = read.model_copy(update={"data": read.data.model_copy(update={"path": path})})
     assert read.name is not None
     return read, Path(out) if out else folder or Path("sweeps") / read.name, file
+
+
+def data_of(space: str, overrides: Sequence[str]) -> tuple[DataConfig, Path]:
+    """The data of a space whose ready outputs need not be there yet, and where their windows lie."""
+    read, folder, _ = _read(space, overrides, None)
+    there = [b for b in read.teachers if not isinstance(b, Brought) or b.kind not in ("outputs", "mean")]
+    return absolute(read.model_copy(update={"teachers": there})).data_config(), cache_of(folder)
 
 
 def cache_of(folder: Path) -> Path:

@@ -20,8 +20,9 @@ from pydantic import (
     AliasChoices,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     create_model,
 )
@@ -37,6 +38,8 @@ from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
+from orchestrator.space.brought_schema import Brought, kinds_of
+from orchestrator.space.fields import Number, Real, Strict, Whole
 from orchestrator.space.slot import GPU_SHARE, Slot
 from orchestrator.store.metric import DEFAULT, METRICS, OLDER, Headline
 from orchestrator.words import escaped
@@ -78,22 +81,6 @@ def _architecture(name: str) -> str:
     return name
 
 
-def _number(value: Any) -> Any:
-    """YAML reads yes, no, on, off as true and false, and Python true as 1."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "Input should be a number; YAML reads yes and on as true")
-    return value
-
-
-Number = BeforeValidator(_number)
-Whole = Annotated[int, Number]
-Real = Annotated[float, Number]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 def _checked(of: Any) -> Any:
     """The type of a dataclass's field, its numbers none that are true, false or beyond what is possible."""
     if get_origin(of) is tuple:
@@ -110,7 +97,7 @@ def _model(of: type, leave_out: Sequence[str] = (), **replaced: Any) -> type[Bas
             parts[field.name] = (_checked(field.type), field.default)
         elif field.default_factory is not dataclasses.MISSING:
             parts[field.name] = (_checked(field.type), Field(default_factory=field.default_factory))
-    return create_model(f"{of.__name__}Model", __base__=_Model, **(parts | replaced))
+    return create_model(f"{of.__name__}Model", __base__=Strict, **(parts | replaced))
 
 
 MOST_POINTS = 1_000_000  # of all grids; ten times what was ever planned
@@ -160,7 +147,7 @@ RECIPE_FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not
 # a recipe with only what differs
 Changes: type[BaseModel] = create_model(
     "Changes",
-    __base__=_Model,
+    __base__=Strict,
     **{f.name: (_checked(f.type) | None, None) for f in RECIPE_FIELDS},  # type: ignore[call-overload]
 )
 Training = _model(
@@ -171,7 +158,7 @@ Training = _model(
 )
 
 
-class Data(_Model):
+class Data(Strict):
     """Which recordings, and how they become windows: `kd.signals.prepare.DataConfig` less the classes."""
 
     source: str = "synthetic"
@@ -180,25 +167,34 @@ class Data(_Model):
     preprocess: PreprocessModel = Field(default_factory=PreprocessModel)  # type: ignore[valid-type]
     split: SplitModel = Field(default_factory=SplitModel)  # type: ignore[valid-type]
     augment: AugmentModel = Field(default_factory=AugmentModel)  # type: ignore[valid-type]
+    lead_s: Annotated[float, Field(ge=0, le=3600), Number] = DataConfig.lead_s
 
 
-class Task(_Model):
+class Task(Strict):
     """A model's outputs: one of `classes` heart rates, 1 BPM apart from `min_bpm`."""
 
     min_bpm: Positive = 30
     classes: Annotated[int, Field(ge=3, le=100_000), Number] = 180
 
 
-class Teachers(_Model):
+class Teachers(Strict):
     """A grid of teachers."""
 
     arch: Archs
     depth: Ints
     width: Ints
-    seeds: Seeds = [0]
+    seeds: Seeds = Field([0])
 
 
-class Students(_Model):
+# where pydantic tried which; said nowhere
+GRID, BROUGHT = "\0grid", "\0brought"
+TeacherEntry = Annotated[
+    Annotated[Teachers, Tag(GRID)] | Annotated[Brought, Tag(BROUGHT)],
+    Discriminator(lambda v: BROUGHT if isinstance(v, Brought) or kinds_of(v) else GRID),
+]
+
+
+class Students(Strict):
     """A grid of students. strategies, seeds, teachers (ids, or names like resnet1d-8x32): of this block only.
 
     init: "random", or "pruned" or a variant (`kd.models.inits`) from each teacher that can.
@@ -213,7 +209,7 @@ class Students(_Model):
     teachers: Names | None = None
 
 
-class Resources(_Model):
+class Resources(Strict):
     """What one running pack holds. gpus: a number, maybe a fraction; auto: a quarter where there is a GPU."""
 
     cpus: Annotated[float, Field(ge=0, le=100_000), Number] = 1.0
@@ -231,17 +227,17 @@ Metric = Literal["by-subject", "by-window", "p90-subject"]
 assert set(get_args(Metric)) == set(METRICS)
 
 
-class SearchSpace(_Model):
+class SearchSpace(Strict):
     """One sweep as a person writes it. `load_space` reads it, `space_text` writes it."""
 
     # also the sweep directory's name
     name: Annotated[str, Field(pattern=r"^[^./\x00-\x1f-][^/\x00-\x1f]*$", max_length=200)] | None = None
     data: Data = Field(default_factory=Data)
     task: Task = Field(default_factory=Task)
-    teachers: Annotated[list[Teachers], BeforeValidator(_listed)] = Field(default_factory=list)
+    teachers: Annotated[list[TeacherEntry], BeforeValidator(_listed)] = Field(default_factory=list)
     students: Annotated[list[Students], BeforeValidator(_listed)] = Field(default_factory=list)
     strategies: Strategies = Field(default_factory=lambda: {"scratch": [dict[str, list[float]]()]})
-    seeds: Seeds = [0]
+    seeds: Seeds = Field([0])
     metric: Metric | None = None  # by-subject; said, it is also what early stopping goes by
     metric_weights: dict[str, Annotated[float, Field(ge=0, le=1e6), Number]] = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)  # type: ignore[valid-type]
@@ -259,7 +255,18 @@ class SearchSpace(_Model):
             augment=Augment(**data.augment.model_dump()),  # type: ignore[attr-defined]
             min_bpm=self.task.min_bpm,
             classes=self.task.classes,
+            lead_s=data.lead_s,
         )
+
+    @property
+    def grids(self) -> list[Teachers]:
+        """The teachers that are trained here."""
+        return [block for block in self.teachers if isinstance(block, Teachers)]
+
+    @property
+    def brought(self) -> list[Brought]:
+        """The teachers that are brought."""
+        return [block for block in self.teachers if isinstance(block, Brought)]
 
     @property
     def headline(self) -> Headline:
@@ -359,7 +366,8 @@ def _most_points(space: SearchSpace) -> int:
     def sets(strategies: Strategies) -> int:
         return sum(map(_combinations, strategies.values()))
 
-    teachers = sum(len(b.arch) * len(b.depth) * len(b.width) * len(b.seeds) for b in space.teachers)
+    teachers = sum(len(b.arch) * len(b.depth) * len(b.width) * len(b.seeds) for b in space.grids)
+    teachers += len(space.brought)
     students = sum(
         len(b.arch)
         * len(b.depth)
@@ -469,9 +477,10 @@ def _explain(path: Path, lines: Lines, errors: Sequence[Any]) -> str:
     """What pydantic found, one line each: file, line, key, and what to do."""
     said = []
     for error in errors:
-        key = error["loc"]
+        key = tuple(part for part in error["loc"] if part not in (GRID, BROUGHT))
         if error["type"] == "extra_forbidden":
-            text = f"unknown key{_hint(str(key[-1]), _known(key[:-1]))}"
+            known = _known(key[:-1]) if BROUGHT not in error["loc"] else list(Brought.model_fields)
+            text = f"unknown key{_hint(str(key[-1]), known)}"
         else:
             text = f"{error['msg']} (got {error['input']!r:.60})"
             if error["input"] is None:

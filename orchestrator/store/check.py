@@ -82,7 +82,16 @@ def damage_of(store: Store, id: str) -> str | None:
 
 
 def check_model(store: Store, result: dict[str, Any]) -> None:
-    """Raise InputError, naming the point and the remedy, if its model is not the one that was trained."""
+    """Raise InputError, naming the point and the remedy, if its model is not the one that was trained.
+
+    Also of a brought teacher: what takes the sweep's windows are only models that were trained on them.
+    """
+    brought = result.get("brought") or {}
+    if brought and not (brought["kind"] == "model" and brought["same_input"]):
+        raise InputError(
+            f"point {result['id']} is the brought teacher {brought['name']}, no model of this sweep: choose "
+            "a student"
+        )
     if why := _model_damage(store, result):
         id = result["id"]
         raise InputError(f"point {id}: {why}: train it again with {store.retry(id)}, then `kdsweep run`")

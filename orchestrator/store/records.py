@@ -34,6 +34,7 @@ ANY, NUMBER, NOT_NEGATIVE, WHOLE, POSITIVE, TIME = (
     "int > 0",
     "ISO time",
 )
+COUNT = "int >= 0"
 OBJECT: dict[str, Any] = {}
 # A key that ends with ? may be missing or null. Keys that aren't named may hold anything.
 RESULT = {
@@ -47,7 +48,7 @@ RESULT = {
     "strategy_args": OBJECT,
     "teacher": Maybe(str),
     "seed": WHOLE,
-    "params": POSITIVE,
+    "params": COUNT,  # 0: of a brought teacher, not known
     "mae_bpm": NOT_NEGATIVE,
     "train_seconds": NOT_NEGATIVE,
     "macs?": POSITIVE,
@@ -80,6 +81,7 @@ RESULT = {
     "engine?": str,
     "model_sha256?": str,
     "teacher_sha256?": str,
+    "brought?": OBJECT,
     "finished_at?": TIME,
 }
 ERROR = {"type": str, "message": str, "epoch?": WHOLE, "traceback?": str, "failures?": WHOLE}
@@ -175,9 +177,11 @@ def _is(value: Any, spec: str | type) -> bool:
             return isinstance(value, str) and datetime.fromisoformat(value) is not None
         except ValueError:
             return False
-    if isinstance(value, bool) or not isinstance(value, int if spec in (WHOLE, POSITIVE) else int | float):
+    if isinstance(value, bool) or not isinstance(
+        value, int if spec in (WHOLE, POSITIVE, COUNT) else int | float
+    ):
         return False
-    least = 1 if spec == POSITIVE else 0 if spec == NOT_NEGATIVE else -math.inf
+    least = 1 if spec == POSITIVE else 0 if spec in (NOT_NEGATIVE, COUNT) else -math.inf
     return (
         -1e300 < value < 1e300 and value >= least and (value > 0 or spec != ABOVE_0)
     )  # NaN compares as False

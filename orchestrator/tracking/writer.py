@@ -23,6 +23,7 @@ from orchestrator.tracking.client import connect, experiment_id, told
 from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.memory import key, locked, recall, remember, sweep_id
 from orchestrator.tracking.tags import BY_METRIC, FINAL, FINISHED_AT, METRIC, POINT, SPACE, SWEEP, space_tags
+from orchestrator.words import model_name
 
 PARENT = "mlflow.parentRunId"
 DATABASE = "mlflow.db"  # in the sweep directory
@@ -174,7 +175,7 @@ class Tracker:
             PARENT: self.parent,
             "mlflow.source.name": "kdsweep",
         }
-        name = f"{what} {point.arch} {point.depth}x{point.width} {id[:6]}"
+        name = f"{what} {model_name(point.arch, point.depth, point.width, '{} {}x{}')} {id[:6]}"
         return str(self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id)
 
     def _log(
@@ -322,6 +323,7 @@ def _params(point: Any, result: dict[str, Any]) -> dict[str, str]:
     }
     flat |= {k: getattr(point, k) for k in ("data_fingerprint", "data_group", "teacher_group")}
     flat |= {f"strategy.{key}": value for key, value in point.strategy_args.items()}
+    flat |= {f"brought.{key}": point.brought[key] for key in ("name", "kind") if point.brought}
     flat |= {f"recipe.{key}": value for key, value in point.recipe.items()}
     flat |= {key: result[key] for key in ("recipe_version", "device") if key in result}
     return {key: str(value) for key, value in flat.items() if value is not None}

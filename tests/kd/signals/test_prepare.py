@@ -75,6 +75,7 @@ WINDOWS_CHANGE = [
     {"augment": Augment(copies=1, mix_channels=False)},
     {"min_bpm": 40},
     {"classes": 100},
+    {"lead_s": 2.0},
 ]
 SAME = [
     ({"options": {"minutes": 1, "subjects": 4}}, {}),

@@ -77,7 +77,7 @@ def trained(small_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Traine
             "git_commit": "abc",
             "finished_at": "2026-01-01T00:00:00.000+00:00",
         }
-        result = {k: v for k, v in asdict(point).items() if k != "cost_s"} | figures
+        result = {k: v for k, v in asdict(point).items() if k not in ("cost_s", "brought")} | figures
         Store(folder).write_result(point.id, result)
     ran = CliRunner().invoke(fit, [str(folder)], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output

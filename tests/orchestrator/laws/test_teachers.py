@@ -71,3 +71,10 @@ def test_too_few_teachers_say_how_many_to_train() -> None:
 
 def test_without_teachers_nothing_is_said() -> None:
     assert teacher_effect([]) == []
+
+
+def test_a_brought_teacher_of_unknown_size_is_left_out() -> None:
+    results = students(lambda x: -0.05 * x, teachers=4)
+    results[0]["params"] = 0
+    (found,) = teacher_effect(results)
+    assert found["teachers"] == 3

@@ -1,0 +1,230 @@
+"""Brought teachers from a space's file to trained students, without Ray."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kd.errors import InputError
+from kd.teachers.ready import write_index
+from orchestrator.run.worker import PackTrainer, Setup
+from orchestrator.space.packs import Pack
+from orchestrator.space.plan import Plan
+from orchestrator.space.resolve import Opened, open_space
+
+DATA = "{options: {subjects: 6, minutes: 1.5}, split: {scheme: kfold, folds: 3}}"
+SPACE = """\
+name: NAME
+data: DATA
+teachers: TEACHERS
+students: {arch: mlp, depth: 1, width: 4}
+strategies: {soft: {}, hard: {}}
+training: {max_epochs: 2, batch_size: 32}
+"""
+PORT = """\
+import torch
+
+class Port:
+    fs = 50
+    window_s = 10
+
+    def load(self, weights):
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Conv1d(1, 4, 9, 5), torch.nn.AdaptiveAvgPool1d(3), torch.nn.Flatten()
+        )
+        return self.net
+
+    def outputs(self, x):
+        assert x.shape[1:] == (1, 500)
+        return self.net(x)
+"""
+
+
+def opened(tmp_path: Path, teachers: str, name: str = "s", data: str = DATA) -> Opened:
+    text = SPACE.replace("TEACHERS", teachers).replace("NAME", name).replace("DATA", data)
+    (tmp_path / f"{name}.yaml").write_text(text)
+    return open_space(str(tmp_path / f"{name}.yaml"), (), str(tmp_path / name))
+
+
+def trainer_of(space: Opened, tmp_path: Path) -> PackTrainer:
+    return PackTrainer(
+        Setup(
+            sweep_dir=str(space.store.path),
+            pace_dir=str(tmp_path),
+            cache_dir=str(space.cache_dir),
+            data=space.data,
+            threads=1,
+            gpu=False,
+            slice_s=0.0,
+            checkpoint_every_s=1e9,
+            git_commit=None,
+        )
+    )
+
+
+def train(space: Opened, tmp_path: Path) -> list[dict]:
+    """Every point, teachers first, and what happened."""
+    space.keep()
+    space.plan.save(space.store.path / "plan.json")
+    trainer = trainer_of(space, tmp_path)
+    points = Plan.load(space.store.path / "plan.json").points
+    assert points == space.plan.points
+    served, events = Counter(p.teacher for p in points if p.teacher), []
+    for point in points:
+        trainer.take(Pack.of([point], served))
+        while trainer.ids:
+            events += trainer.advance(0.0)["events"]
+    return events
+
+
+def results(space: Opened) -> list[dict]:
+    return list(space.store.results())
+
+
+def test_a_port_becomes_a_teacher_of_every_fold(tmp_path: Path) -> None:
+    (tmp_path / "port.py").write_text(PORT)
+    teachers = (
+        f"{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding, input: {{band_hz: [0.5, 12]}}}}"
+    )
+    space = opened(tmp_path, teachers)
+    assert space.data.lead_s == 2.0
+    assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
+    brought = [r for r in results(space) if r["role"] == "teacher"]
+    assert len(brought) == 3
+    assert {r["brought"]["name"] for r in brought} == {"enc"}
+    for result in brought:
+        folder, data = space.store.folder(result["id"]), space.folds[result["fold"]]
+        assert np.load(folder / "logits.npy").shape == (len(data.train), 180)
+        assert np.load(folder / "features.npy").shape == (len(data.train), 12)
+        assert result["params"] == 4 * 9 + 4
+    # one pass for all folds, a head for each
+    assert len(list((space.cache_dir / "teachers").glob("*/out.npy"))) == 1
+    assert len({r["model_sha256"] for r in brought}) == 3
+    students = [r for r in results(space) if r["role"] == "student"]
+    assert {r["teacher_group"] for r in students} == {brought[0]["brought"]["group"]}
+    assert all(r["teacher_sha256"] for r in students)
+    again = opened(tmp_path, teachers)
+    assert [p.id for p in again.plan.points] == [p.id for p in space.plan.points]
+
+
+def test_a_point_of_another_sweep_teaches_as_if_it_were_trained_here(tmp_path: Path) -> None:
+    first = opened(tmp_path, "{arch: resnet1d, depth: 2, width: 8}", "first")
+    train(first, tmp_path)
+    teacher = next(p for p in first.plan.points if p.role == "teacher")
+    second = opened(tmp_path, f"{{name: mine, sweep: '{tmp_path}/first', point: {teacher.id}}}", "second")
+    events = train(second, tmp_path)
+    assert [e for e in events if e["kind"] == "failed"] == []
+    ours, theirs = (
+        {(r["fold"], r["role"], r["strategy"]): r for r in results(space)} for space in (second, first)
+    )
+    assert ours.keys() == theirs.keys()
+    for key, r in ours.items():
+        other = theirs[key]
+        assert r["mae_bpm"] == pytest.approx(other["mae_bpm"], abs=1e-3)
+        if key[1] == "teacher":
+            assert r["model_sha256"] == other["model_sha256"]  # each fold's own
+            a, b = (np.load(s.store.folder(x["id"]) / "logits.npy") for s, x in ((second, r), (first, other)))
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_ready_outputs_and_a_mean_of_two(tmp_path: Path) -> None:
+    data = DATA.replace("split", "augment: {copies: 1}, split")
+    plain = opened(tmp_path, "{arch: mlp, depth: 1, width: 4}", "plain", data)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        n = write_index(plain.data, plain.cache_dir, folder / "windows.parquet")
+        np.save(folder / "logits.npy", np.random.default_rng(i).normal(size=(n, 180)).astype(np.float32))
+    single = ", ".join(f"{{name: {folder.name}, outputs: {folder}}}" for folder in folders)
+    teachers = f"[{single}, {{name: both, mean: [a, b]}}]"
+    space = opened(tmp_path, teachers, "ready", data)
+    assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
+    logits = {
+        (r["fold"], r["brought"]["name"]): np.load(space.store.folder(r["id"]) / "logits.npy")
+        for r in results(space)
+        if r["role"] == "teacher"
+    }
+    for fold in range(3):
+        mean = (logits[fold, "a"] + logits[fold, "b"]) / 2
+        np.testing.assert_allclose(logits[fold, "both"], mean, atol=1e-6)
+    other = DATA.replace("minutes: 1.5", "minutes: 2.0")
+    with pytest.raises(InputError, match=r"teacher a: .* holds outputs of other windows \(hash"):
+        opened(tmp_path, teachers, "other", other)
+
+
+def test_json_of_a_result_says_where_the_teacher_is_from(tmp_path: Path) -> None:
+    (tmp_path / "port.py").write_text(PORT)
+    space = opened(tmp_path, f"{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding}}")
+    (point, *_) = [p for p in space.plan.points if p.role == "teacher"]
+    assert point.name == "enc"
+    assert json.loads(json.dumps(dict(point.brought)))["kind"] == "port"
+    (tmp_path / "port.py").write_text(PORT.replace("4, 9, 5", "4, 9, 4"))
+    other = opened(tmp_path, f"{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding}}")
+    assert not {p.id for p in other.plan.points} & {p.id for p in space.plan.points}
+
+
+def test_a_student_of_a_brought_teacher_is_refitted_on_everybody(tmp_path: Path) -> None:
+    from orchestrator.edge.refit import refit_point
+
+    (tmp_path / "port.py").write_text(PORT)
+    data = "{options: {subjects: 6, minutes: 1.5}}"
+    space = opened(tmp_path, f"{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding}}", data=data)
+    train(space, tmp_path)
+    student = next(r for r in results(space) if r["role"] == "student")
+    made = refit_point(space.store.path, student["id"])
+    assert made["teacher_sha256"]
+    assert made["subjects_by_dataset"] == {"synthetic": 6}
+
+
+def test_a_port_is_tuned_per_fold_and_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "port.py").write_text(PORT)
+    tune = "finetune: {epochs: 3, lr: 0.01, layers: 1}"
+    teachers = f"[{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding, {tune}}}]"
+    data = DATA.replace("folds: 3", "folds: 3, use: [0]")
+    whole, killed = opened(tmp_path, teachers, "whole", data), opened(tmp_path, teachers, "killed", data)
+    assert [e for e in train(whole, tmp_path) if e["kind"] == "failed"] == []
+    teacher = next(p for p in killed.plan.points if p.role == "teacher")
+    killed.store.path.mkdir()
+    trainer = trainer_of(killed, tmp_path)
+    trainer.take(Pack.of([teacher], {}))
+    while not (
+        trainer.runs and trainer.runs.members[0].max_epochs == 3 and trainer.runs.members[0].epoch == 2
+    ):
+        trainer.advance(0.0)
+    trainer.pause()
+    assert (killed.store.folder(teacher.id) / "checkpoint.pt").exists()
+    assert [e for e in train(killed, tmp_path) if e["kind"] == "failed"] == []
+    assert not (killed.store.folder(teacher.id) / "checkpoint.pt").exists()
+    one, two = (space.store.result(teacher.id) for space in (whole, killed))
+    assert one["epochs"] == 3
+    assert one["model_sha256"] == two["model_sha256"]
+    plain = opened(tmp_path, teachers.replace(f", {tune}", ""), "plain", data)
+    assert teacher.id not in {p.id for p in plain.plan.points}
+    train(plain, tmp_path)
+    (frozen,) = [r for r in results(plain) if r["role"] == "teacher"]
+    a, b = (
+        np.load(s.store.folder(i) / "features.npy") for s, i in ((whole, teacher.id), (plain, frozen["id"]))
+    )
+    assert a.shape == b.shape
+    assert (a != b).any()
+
+
+def test_a_student_of_one_sweep_teaches_another(tmp_path: Path) -> None:
+    data = "{options: {subjects: 6, minutes: 1.5}}"
+    first = opened(tmp_path, "{arch: mlp, depth: 1, width: 8}", "first", data)
+    train(first, tmp_path)
+    student = next(r for r in results(first) if r["role"] == "student")
+    second = opened(
+        tmp_path,
+        f"{{name: small, sweep: '{tmp_path}/first', point: {student['id']}}}",
+        "second",
+        data.replace("}}", "}, preprocess: {window_s: 6, low_hz: 0.7}}"),  # other windows than its own
+    )
+    assert second.data.lead_s == 2.0
+    assert [e for e in train(second, tmp_path) if e["kind"] == "failed"] == []
+    (teacher,) = [r for r in results(second) if r["role"] == "teacher"]
+    assert (teacher["arch"], teacher["width"], teacher["params"]) == ("mlp", 4, student["params"])
+    assert not teacher["brought"]["same_split"]
