@@ -10,7 +10,7 @@ from orchestrator.answers.evidence import Measured, measured_of
 TIE = 0.002  # ln error: of students this close to the best, the smallest is named
 SURE = 0.5  # P(within `NEAR_SHARE` of the best) below which the evidence can't decide
 NEAR_SHARE = 0.02  # of the error, and never less than NEAR_BPM
-MOST_REGRET = 0.02  # expected, as a share of the error
+MOST_REGRET = 0.04  # expected, as a share of the error
 NAMED = 3  # contenders in a sentence
 
 
