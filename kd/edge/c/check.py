@@ -67,7 +67,7 @@ def _answers(library: Path, windows: Any, classes: int) -> tuple[Any, Any]:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
         raise InputError(f"the C code fails here, at {' '.join(command)}:\n{said}")
