@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,9 @@ FLAGS = [
     "-fno-math-errno",
     "-c",
 ]
+# QEMU's board for it; none has an M0+, but an M3 runs its instructions
+BOARDS = {"m0plus": "mps2-an385", "m4": "mps2-an386", "m7": "mps2-an500", "m55": "mps3-an547"}
+BARE_METAL = Path(__file__).parent / "bare_metal"
 # architecture, depth, width, preprocessing, channels of the sensor
 STUDENTS = [
     ("resnet1d", 1, 1, Preprocess(), 1),
@@ -126,6 +130,33 @@ def test_it_builds_without_a_warning_for_microcontrollers(written, target, tmp_p
     command = ["arm-none-eabi-gcc", *TARGETS[target].split(), *FLAGS, folder / "kdsweep_student.c"]
     done = subprocess.run([*command, "-o", tmp_path / "s.o"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("arm-none-eabi-gcc", "qemu-system-arm")),
+    reason="needs Debian's gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm",
+)
+@pytest.mark.parametrize("target", BOARDS)
+def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, tmp_path):
+    """main.c as it is shipped, with newlib's printf: the same answers by another processor's arithmetic."""
+    _, folder, _ = written
+    sources = [BARE_METAL / "start.c", folder / "main.c", folder / "kdsweep_student.c"]
+    link = [
+        "-nostartfiles",
+        "-Wl,--gc-sections",
+        "--specs=rdimon.specs",
+        "-T",
+        BARE_METAL / "board.ld",
+        "-lm",
+    ]
+    link += ["-T", str(BARE_METAL / "board.ld")]
+    command = ["arm-none-eabi-gcc", *TARGETS[target].split(), "-std=gnu99", "-O2", "-fno-math-errno"]
+    subprocess.run([*command, *sources, *link, "-o", tmp_path / "s.elf"], check=True, capture_output=True)
+    board = ["qemu-system-arm", "-M", BOARDS[target], "-nographic", "-serial", "null", "-monitor", "none"]
+    board += ["-semihosting-config", "enable=on,target=native", "-kernel", str(tmp_path / "s.elf")]
+    done = subprocess.run(board, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok: 4 of 4 windows" in done.stdout + done.stderr
 
 
 def test_c_that_answers_otherwise_is_refused(tmp_path):
