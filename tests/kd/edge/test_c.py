@@ -141,14 +141,7 @@ def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, tmp_pa
     """main.c as it is shipped, with newlib's printf: the same answers by another processor's arithmetic."""
     _, folder, _ = written
     sources = [BARE_METAL / "start.c", folder / "main.c", folder / "kdsweep_student.c"]
-    link = [
-        "-nostartfiles",
-        "-Wl,--gc-sections",
-        "--specs=rdimon.specs",
-        "-T",
-        BARE_METAL / "board.ld",
-        "-lm",
-    ]
+    link = ["-nostartfiles", "-Wl,--gc-sections", "--specs=rdimon.specs", "-lm"]
     link += ["-T", str(BARE_METAL / "board.ld")]
     command = ["arm-none-eabi-gcc", *TARGETS[target].split(), "-std=gnu99", "-O2", "-fno-math-errno"]
     subprocess.run([*command, *sources, *link, "-o", tmp_path / "s.elf"], check=True, capture_output=True)
