@@ -20,10 +20,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class Network:
-    """calls: C statements; places in them are {0}, {1} of `places`. constants: name -> values, any shape.
+    """calls: functions and their arguments, some of them a Place. constants: name -> values, any shape.
 
-    places: (offset from the bottom, or None; size), in values: None lies at the top. arena: values.
-    channels_last: whether the input window is (S, C) in the arena, or (C, S). logits_at_top: where they lie.
+    arena: its size in values. channels_last: whether the window lies in it as (S, C), or as (C, S).
+    logits_at_top: at which end they lie.
     """
 
     channels_last: bool
