@@ -20,6 +20,7 @@ from orchestrator.store.find import sweep_folder
 @click.option(
     "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output directory."
 )
+@click.option("--c", "with_c", is_flag=True, help="Include the float32 student as C99 for microcontrollers.")
 @click.option("--with-recordings", is_flag=True, help="Include the test subjects' raw recordings.")
 @click.option(
     "--register", "registering", is_flag=True, help="Also register the model in MLflow's model registry."
@@ -37,6 +38,7 @@ def export(
     sweep: str,
     point: str | None,
     out: Path,
+    with_c: bool,
     with_recordings: bool,
     registering: bool,
     name: str | None,
@@ -75,7 +77,7 @@ def export(
         echo(text, err=True)
 
     opened = open_space(str(folder), [], None, say).of_fold(fold)
-    test = export_point(opened, result, out, with_recordings=with_recordings, say=say)
+    test = export_point(opened, result, out, with_recordings=with_recordings, with_c=with_c, say=say)
     done = {"folder": str(out), "point": result["id"], **test}
     if registering:
         uri = tracking_uri or default_uri(store)

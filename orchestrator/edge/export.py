@@ -44,12 +44,19 @@ def chosen_by(answer: dict[str, Any], store: Store) -> dict[str, Any]:
 
 
 def export_point(
-    opened: Opened, result: dict[str, Any], out: Path, *, with_recordings: bool, say: Say
+    opened: Opened,
+    result: dict[str, Any],
+    out: Path,
+    *,
+    with_recordings: bool,
+    with_c: bool = False,
+    say: Say,
 ) -> dict[str, Any]:
     """Write the folder `out`, whole or not at all; what preprocess.json says under "test".
 
     The exported pipeline is run on the tested subjects' raw recordings first: InputError if its error isn't
-    the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic.
+    the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic. with_c: put
+    the student as C99 into its folder `c`.
     """
     from kd.edge import export, onnxfile
     from kd.edge.c_header import c_header
@@ -90,11 +97,30 @@ def export_point(
         write_text(folder / "kdsweep_model.h", c_header(config, result["id"]))
         if with_recordings or opened.data.source == "synthetic":
             export.write_recordings(folder / RECORDINGS, recordings, config["label_lag_s"])
-        write_text(folder / "README.md", card(opened, result, config, _measured(folder, store, result)))
+        measured = _measured(folder, store, result)
+        if with_c:
+            say("writing the student as C, and running it")
+            inputs = min(len(r.ppg) for r in recordings)
+            windows = verification_windows(data)
+            measured["c"] = _write_c(model, result, config, inputs, folder / "c", windows)
+        write_text(folder / "README.md", card(opened, result, config, measured))
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
     return test
+
+
+def _write_c(
+    model: Any, result: dict[str, Any], config: dict[str, Any], inputs: int, folder: Path, windows: Any
+) -> dict[str, Any]:
+    """The student as C; its bytes, and under "checked" how far it is from torch, None without a compiler."""
+    from kd.edge.c.check import check
+    from kd.edge.c.source import write_c
+
+    title = f"Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}, {result['id']}"
+    folder.mkdir()
+    sizes = write_c(model, result["arch"], config, inputs, title, folder)
+    return {**sizes, "checked": check(folder, model, windows, config["class_centres_bpm"])}
 
 
 def _expected(model: Any, result: dict[str, Any], data: Any) -> float:

@@ -21,6 +21,7 @@ def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measure
         _cost(result, measured),
         _training(opened, result),
         _use(config),
+        *([_c(config, measured["c"])] if "c" in measured else []),
         _limits(opened, result, config),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
@@ -190,6 +191,41 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
         f"Windows of {config['window_s']:g} s every {config['stride_s']:g} s at {config['fs']:g} Hz, "
         f"band-passed {low:g} to {high:g} Hz. Decode by expectation over the classes, never by argmax: "
         "int8 logits tie."
+    )
+
+
+def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
+    yield "## C"
+    yield ""
+    yield (
+        f"`c/kdsweep_student.c` and `.h` are the float32 model and everything round it, from samples at "
+        f"{config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without malloc; of the C "
+        "library they use memcpy, memset, expf, sqrtf, isfinite and, for a stride of no whole number of "
+        "samples, llrint. The filter runs forward only, as `stream.py` does with `causal=True`, in double. "
+        "Nothing is resampled: samples must come at that rate."
+    )
+    yield ""
+    yield "| RAM and flash | bytes |"
+    yield "|---|---|"
+    yield f"| arena (`KDS_ARENA_BYTES`) | {c['arena_bytes']:,} |"
+    yield f"| the stream's state (`kds_stream`), about | {c['state_bytes']:,} |"
+    yield f"| weights | {c['constant_bytes']:,} |"
+    yield ""
+    if checked := c["checked"]:
+        yield (
+            f"Built and run at export: `make test` passed, and on {checked['windows']:,} windows the logits "
+            f"differ from torch by at most {checked['off']:.1e} of the largest, "
+            f"BPM by {checked['off_bpm']:.1e}."
+        )
+    else:
+        yield "Not run at export: there was no cc or no make. Run `make test` in `c/`."
+    yield ""
+    yield "    make -C c test    # on your machine; c/Makefile says how for a microcontroller"
+    yield ""
+    yield (
+        "In firmware: compile `kdsweep_student.c` with your flags (or include `kdsweep_student.cmake`), call "
+        "`kds_start` once and `kds_push` for every sample; where it returns 1 there is a new heart rate. "
+        "`main.c` shows the calls and runs `vectors.h`, made-up signals; put your own output for its printf."
     )
 
 

@@ -40,8 +40,9 @@ def exported(tiny_sweep, tmp_path_factory):
     out = sweep.parent / "shipped"
     elsewhere = sweep.parent / "elsewhere"
     elsewhere.mkdir()
+    register = ("--register", "--name", "watch", "--json")
     with contextlib.chdir(elsewhere):
-        said = invoke(str(sweep), result["id"][:8], "-o", str(out), "--register", "--name", "watch", "--json")
+        said = invoke(str(sweep), result["id"][:8], "-o", str(out), "--c", *register)
     assert not list(elsewhere.iterdir())  # MLflow's artifacts stay with the sweep
     assert said.exit_code == 0
     return sweep, result, out, json.loads(said.stdout)
@@ -55,8 +56,8 @@ def run_example(out, *arguments: str):
 
 def test_the_folder_is_complete_and_says_nothing_of_this_machine(exported):
     _, result, out, said = exported
-    assert {p.name for p in out.iterdir()} == FILES
-    for path in out.iterdir():
+    assert {p.name for p in out.iterdir()} == FILES | {"c"}
+    for path in (p for p in out.rglob("*") if p.is_file()):
         assert str(out.parent).encode() not in path.read_bytes(), path.name
     assert said["mae_bpm"] == pytest.approx(result["mae_bpm"], abs=1e-3)
 
@@ -114,6 +115,18 @@ def test_the_card_says_what_matters(exported):
         "Latency is not measured",
     ):
         assert text in card, text
+
+
+def test_the_c_passes_its_test_from_its_folder_alone(exported, tmp_path):
+    _, result, out, _ = exported
+    alone = shutil.copytree(out / "c", tmp_path / "c")
+    done = subprocess.run(["make", "test"], cwd=alone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok: 4 of 4 windows" in done.stdout
+    assert result["id"] in (alone / "kdsweep_student.h").read_text()
+    card = (out / "README.md").read_text()
+    assert "Built and run at export: `make test` passed" in card
+    assert f"| arena (`KDS_ARENA_BYTES`) | {result['activation_bytes']:,} |" in card
 
 
 def test_the_registered_model_answers_as_the_file(exported):

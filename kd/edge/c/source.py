@@ -1,0 +1,178 @@
+"""The files of a student in C: `kdsweep_student.c` and `.h`, a test program with vectors, what builds it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from torch import nn
+
+from kd.edge.c.network import network
+from kd.errors import InputError
+from kd.files import write_text
+from kd.shipped import grid, stream
+from kd.training.teacher import as_tensor, outputs
+
+VECTORS = 4  # windows; each is copied into the test program
+TEMPLATES = {
+    "kdsweep_student.c": "student.c.j2",
+    "kdsweep_student.h": "student.h.j2",
+    "main.c": "main.c.j2",
+    "vectors.h": "vectors.h.j2",
+    "Makefile": "Makefile.j2",
+    "kdsweep_student.cmake": "kdsweep_student.cmake.j2",
+}
+
+
+class Reference:
+    """The model in torch, as `kd.shipped.stream` calls one; keeps every window and its logits."""
+
+    def __init__(self, model: nn.Module, config: Mapping[str, Any]) -> None:
+        self.model, self.config = model.eval(), config
+        self.centres = np.asarray(config["class_centres_bpm"], np.float64)
+        self.windows: list[Any] = []
+        self.logits: list[Any] = []
+
+    def __call__(self, windows: Any) -> Any:
+        """BPM (N,) of windows (N, channels, samples)."""
+        windows = np.ascontiguousarray(windows, np.float32)
+        logits = outputs(self.model, as_tensor(windows))[0].numpy()
+        self.windows += list(windows)
+        self.logits += list(logits)
+        return decoded(logits, self.centres)[0]
+
+
+def decoded(logits: Any, centres: Any) -> tuple[Any, Any]:
+    """BPM (N,) and the classes' standard deviation about it (N,), of logits (N, K), in float64."""
+    logits = np.asarray(logits, np.float64)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    bpm = p @ centres
+    return bpm, np.sqrt((p * (centres - bpm[:, None]) ** 2).sum(1))
+
+
+def write_c(
+    model: nn.Module, arch: str, config: Mapping[str, Any], inputs: int, title: str, folder: Path
+) -> dict[str, int]:
+    """Write the files into `folder`; bytes of the arena, the stream's state and the weights.
+
+    config: what preprocess.json says. inputs: the sensor's channels, of which the mean is the model's input,
+    if it was trained so; else they are the model's. Raises InputError for an architecture or a stride that C
+    can't have.
+    """
+    if config["stride_s"] * config["fs"] < 1:
+        raise InputError(
+            f"a window every {config['stride_s']:g} s is more than one a sample at {config['fs']:g} Hz: "
+            "no C export; train with a longer preprocess.stride_s"
+        )
+    _, channels, samples = config["input"]["shape"]
+    mean = config["channels"] == "mean"
+    inputs = inputs if mean else channels
+    net = network(model, arch, channels, samples)
+    sos, stride = config["filter"]["sos"], config["stride_s"] * config["fs"]
+    names = {
+        "title": title,
+        "fs": _float(config["fs"]),
+        "fs_exact": repr(float(config["fs"])),
+        "stride_s": repr(float(config["stride_s"])),
+        "stride": round(stride) if abs(stride - round(stride)) < 1e-9 else 0,
+        "window_s": f"{config['window_s']:g}",
+        "low": f"{config['filter']['band_hz'][0]:g}",
+        "high": f"{config['filter']['band_hz'][1]:g}",
+        "samples": samples,
+        "channels": channels,
+        "inputs": inputs,
+        "mean": mean,
+        "classes": len(config["class_centres_bpm"]),
+        "lowest": config["class_centres_bpm"][0],
+        "sections": len(sos),
+        "zscore": config["normalise"] == "zscore",
+        "sos": _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in sos], repr),
+        "sos_start": _table(config["filter"]["zi"], repr),
+        "resnet": any(name == "convolve" for name, _ in net.calls),
+        "channels_last": net.channels_last,
+        "constants": [(name, values.ravel()) for name, values in net.constants.items()],
+        "statements": net.statements(),
+        "logits_at": net.arena - len(config["class_centres_bpm"]) if net.logits_at_top else 0,
+        "arena_bytes": 4 * net.arena,
+        **_vectors(model, config, inputs),
+    }
+    environment = _environment()
+    for name, template in TEMPLATES.items():
+        write_text(folder / name, environment.get_template(template).render(names))
+    return {
+        "arena_bytes": 4 * net.arena,
+        "state_bytes": inputs * (16 * len(sos) + 4 * samples + 4 + 16 * mean) + 24,
+        "constant_bytes": 4 * sum(v.size for v in net.constants.values()),
+    }
+
+
+def made_up_signal(config: Mapping[str, Any], channels: int, vectors: int = VECTORS) -> Any:
+    """A pulse whose rate climbs, with noise, drift and a sensor's large level: (channels, samples), float32.
+
+    Made up, so that no recording of a person goes into a firmware's tests. One sample is missing (NaN).
+    """
+    last = grid.first_sample(grid.start_s(vectors - 1, config["stride_s"]), config["fs"], config["fs"])
+    length = int(last) + config["samples"]
+    t, rng = np.arange(length) / config["fs"], np.random.default_rng(0)
+    phase = 2 * np.pi * (1.1 * t + 0.02 * t**2)
+    rows = [np.sin(phase + c) + 0.4 * np.sin(2 * phase + c) for c in range(channels)]
+    signal = 2000 + 10 * np.array(rows) + rng.standard_normal((channels, length)).cumsum(1)
+    signal[:, length // 3] = np.nan
+    return signal.astype(np.float32)
+
+
+def _vectors(model: nn.Module, config: Mapping[str, Any], inputs: int) -> dict[str, Any]:
+    """What vectors.h says: the signal, and what the live stream in Python cuts and hears."""
+    signal = made_up_signal(config, inputs)
+    reference = Reference(model, config)
+    live = stream.Stream(reference, config["fs"], inputs, causal=True)  # type: ignore[arg-type]
+    heard = list(live.push(signal))
+    if len(heard) != VECTORS:
+        raise AssertionError(f"{len(heard)} windows in a signal made for {VECTORS}")
+    bpm, sd = decoded(np.array(reference.logits), reference.centres)
+    return {
+        "vectors": VECTORS,
+        "signal_length": signal.shape[1],
+        "signal": _table(signal.T, _float),
+        "windows": _table([w.ravel() for w in reference.windows], _float),
+        "logits": _table(reference.logits, _float),
+        "bpm": "{" + ", ".join(map(_float, bpm)) + "}",
+        "sd": "{" + ", ".join(map(_float, sd)) + "}",
+    }
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kd.edge.c", ""),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        comment_start_string="{##",
+        comment_end_string="##}",
+        autoescape=False,  # it is C
+    )
+    environment.filters["rows"] = lambda values: "\n".join(_lines(values))
+    return environment
+
+
+def _lines(values: Any, each: int = 8) -> Iterator[str]:
+    """Numbers as lines of C."""
+    texts = [_float(v) for v in np.ravel(values)]
+    for i in range(0, len(texts), each):
+        yield "    " + ", ".join(texts[i : i + each]) + ("," if i + each < len(texts) else "")
+
+
+def _table(rows: Any, text: Any) -> str:
+    """Rows of numbers as the inside of a C initialiser."""
+    return "".join("    {" + ", ".join(text(float(v)) for v in row) + "},\n" for row in rows)
+
+
+def _float(value: float) -> str:
+    """A C float literal with all the digits a float32 has."""
+    if np.isnan(value):
+        return "NAN"
+    text = f"{float(value):.9g}"
+    return (text if any(c in text for c in ".e") else text + ".0") + "f"
