@@ -76,7 +76,9 @@ class _Epoch(ctypes.Structure):
 
 
 def fits(shape: Shape, weights: Weights) -> bool:
-    """Whether the engine knows this architecture and these loss terms."""
+    """Whether the engine knows this architecture and these loss terms; windows without labels it doesn't."""
+    if weights.unlabelled_share:
+        return False
     others = [weights.of(term) for name, term in TERMS.items() if name not in KNOWN_TERMS]
     return shape.arch in ARCHITECTURES and not any(any(values) for values in others)
 

@@ -35,6 +35,7 @@ from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig, check_options
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
+from kd.signals.unlabelled import Unlabelled
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
 from orchestrator.space.slot import GPU_SHARE, Slot
@@ -170,6 +171,9 @@ Training = _model(
 )
 
 
+UnlabelledModel = _model(Unlabelled)
+
+
 class Data(_Model):
     """Which recordings, and how they become windows: `kd.signals.prepare.DataConfig` less the classes."""
 
@@ -179,6 +183,7 @@ class Data(_Model):
     preprocess: PreprocessModel = Field(default_factory=PreprocessModel)  # type: ignore[valid-type]
     split: SplitModel = Field(default_factory=SplitModel)  # type: ignore[valid-type]
     augment: AugmentModel = Field(default_factory=AugmentModel)  # type: ignore[valid-type]
+    unlabelled: UnlabelledModel | None = None  # type: ignore[valid-type]
 
 
 class Task(_Model):
@@ -248,7 +253,7 @@ class SearchSpace(_Model):
 
     def data_config(self) -> DataConfig:
         """What `kd.signals.prepare` takes, of folds the first. Raises InputError for values that clash."""
-        data = self.data
+        data, without = self.data, self.data.unlabelled
         return DataConfig(
             source="auto" if data.path and data.source == "synthetic" else data.source,
             path=data.path,
@@ -256,6 +261,7 @@ class SearchSpace(_Model):
             preprocess=Preprocess(**data.preprocess.model_dump()),  # type: ignore[attr-defined]
             split=Split(**data.split.model_dump(exclude={"use"})),  # type: ignore[attr-defined]
             augment=Augment(**data.augment.model_dump()),  # type: ignore[attr-defined]
+            unlabelled=Unlabelled(**without.model_dump()) if without else None,
             min_bpm=self.task.min_bpm,
             classes=self.task.classes,
         )
@@ -285,13 +291,16 @@ class SearchSpace(_Model):
 
 
 def strategy_points(
-    strategies: Mapping[str, Sequence[Mapping[str, list[float]]]],
+    strategies: Mapping[str, Sequence[Mapping[str, list[float]]]], unlabelled: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every strategy with every combination of its arguments, defaults filled in."""
+    """Every strategy with every combination of its arguments, defaults filled in.
+
+    unlabelled: whether there are recordings without labels.
+    """
     for name, grids in strategies.items():
         for grid in grids:
             for values in product(*grid.values()):
-                yield name, full_args(name, dict(zip(grid, values, strict=True)))
+                yield name, full_args(name, dict(zip(grid, values, strict=True)), unlabelled)
 
 
 def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
@@ -317,7 +326,7 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
             "give fewer values"
         )
     for key, strategies in _strategies(space):
-        _check_strategies(path, lines, key, strategies)
+        _check_strategies(path, lines, key, strategies, space.data.unlabelled is not None)
     for i, block in enumerate(space.students):
         for init in block.init:
             if init not in INITS:
@@ -370,7 +379,9 @@ def _combinations(grids: Sequence[Mapping[str, Sequence[float]]]) -> int:
     return sum(math.prod(map(len, grid.values())) for grid in grids)
 
 
-def _check_strategies(path: Path, lines: Lines, key: tuple[Any, ...], strategies: Strategies) -> None:
+def _check_strategies(
+    path: Path, lines: Lines, key: tuple[Any, ...], strategies: Strategies, unlabelled: bool
+) -> None:
     for name, grids in strategies.items():
         where = f"{_place(path, lines, (*key, name))}: {_dotted((*key, name))}"
         if name not in STRATEGIES:
@@ -378,7 +389,7 @@ def _check_strategies(path: Path, lines: Lines, key: tuple[Any, ...], strategies
         if (sets := _combinations(grids)) > MOST_ARGUMENTS:
             raise InputError(f"{where}: {sets:,} sets of arguments, more than {MOST_ARGUMENTS:,}: give fewer")
         try:
-            list(strategy_points({name: grids}))
+            list(strategy_points({name: grids}, unlabelled))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
@@ -485,6 +496,7 @@ def _known(key: tuple[Any, ...]) -> list[str]:
         "preprocess": PreprocessModel,
         "split": SplitModel,
         "augment": AugmentModel,
+        "unlabelled": UnlabelledModel,
         "task": Task,
         "teachers": Teachers,
         "students": Students,
