@@ -23,9 +23,9 @@ from kd.errors import InputError
 from kd.files import load_array, read_json, write_json
 from kd.recordings import Recording
 from kd.signals.augment import Augment, augmented
+from kd.signals.fingerprints import fingerprints
 from kd.signals.labels import faults
 from kd.signals.preprocess import Preprocess
-from kd.signals.unlabelled import fingerprints
 from kd.signals.windows import BESIDE, cut, subject_label
 
 STALE_S = 24 * 3600.0  # an unfinished folder this old belongs to nobody any more

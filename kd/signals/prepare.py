@@ -216,49 +216,21 @@ def _unlabelled(
     if config.unlabelled is None:
         return [], {}
     source = _as_source(config)
-    where = f"data.unlabelled ({source.path or source.source})"
     folder = Path(cache_dir) / "cut" / f"{_pool_folder(source, cache_dir).name}-unlabelled"
     if not folder.exists():
-        recordings = unlabelled_recordings(config, progress)
-        pool.build(
-            folder,
-            recordings,
-            source.preprocess,
-            source.augment,
-            source.bpm_range,
-            progress,
-            labelled=False,
-        )
-    found = pool.load(folder)
-    if found.originals[0].shape[1] != cut.originals[0].shape[1]:
-        raise InputError(
-            f"{where} has {found.originals[0].shape[1]} channels, the labelled recordings have "
-            f"{cut.originals[0].shape[1]}: set data.preprocess.channels to mean or first"
-        )
+        recordings, how = unlabelled_recordings(config, progress), (source.preprocess, source.augment)
+        pool.build(folder, recordings, *how, source.bpm_range, progress, labelled=False)
     signals = pool.signals(folder, lambda: unlabelled_recordings(config))
     known = pool.signals(_pool_folder(config, cache_dir), lambda: each_recording(config))
-    tested = {s.partition("/")[0] for s, side in side_of.items() if side == "test"}
-    out = unlabelled.held_out(
-        [part.subject for part in found.parts],
-        signals,
-        [(part.subject, signal) for part, signal in zip(cut.parts, known, strict=True)],
+    return unlabelled.chosen(
+        config.unlabelled,
+        (pool.load(folder), signals),
+        (cut, known),
         side_of,
-        tested if config.split.scheme == "lodo" else (),
+        lodo=config.split.scheme == "lodo",
+        fs=config.preprocess.fs,
+        bpm_range=config.bpm_range,
     )
-    rows = [(p, x) for p, x, _ in found.select({p.subject for p in found.parts} - out, copies=False)]
-    left_out = {unlabelled.OTHER_SIDE: sum(part.windows for part in found.parts if part.subject in out)}
-    if not sum(len(x) for _, x in rows):
-        raise InputError(
-            f"{where}: no window is left to train on: {left_out[unlabelled.OTHER_SIDE]:,} are of subjects "
-            "who are validated or tested on; add recordings of others, or leave data.unlabelled out"
-        )
-    if config.unlabelled.gate == "quality":
-        values = [unlabelled.quality(x, config.preprocess.fs, config.bpm_range) for _, x in rows]
-        clear = unlabelled.best(np.concatenate(values), config.unlabelled.keep)
-        ends = np.cumsum([len(x) for _, x in rows])
-        rows = [(p, x[clear[end - len(x) : end]]) for (p, x), end in zip(rows, ends, strict=True)]
-        left_out[unlabelled.POOR] = int((~clear).sum())
-    return rows, left_out
 
 
 def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progress: Progress | None) -> None:

@@ -4,7 +4,6 @@ They are never validated or tested on, and whoever is validated or tested elsewh
 them. Knows no loss.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.signals.pool import Array, Part, Pool
 from kd.signals.windows import WindowSet
 
 GATES = ("none", "entropy", "quality")
-CHUNK_S = 30.0  # of a fingerprint; ours: two people's signals don't agree in every digit for so long
 NEAR_HZ = 0.25  # of a peak: half the width of a Hann window's main lobe over 8 s
 OTHER_SIDE, POOR = "subject validated or tested on", "poor signal"  # why a window isn't trained on
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -66,35 +63,21 @@ class Extra:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def fingerprints(recording: Recording) -> list[str]:
-    """Hashes of a signal's whole stretches of CHUNK_S, channel by channel; of a shorter one, of all of it.
-
-    A copy under another name has the same, and one that ends early or has fewer channels shares some. Of
-    stretches without change, as of a sensor that is off, there are none.
-    """
-    size = min(max(int(CHUNK_S * recording.fs), 1), recording.ppg.shape[1])
-    found = []
-    for channel in np.ascontiguousarray(recording.ppg, np.float32):
-        for start in range(0, len(channel) - size + 1, size):
-            chunk = channel[start : start + size]
-            if np.isfinite(chunk).all() and np.ptp(chunk) > 0:
-                found.append(hashlib.sha256(chunk.tobytes()).hexdigest()[:16])
-    return found
-
-
 def held_out(
     subjects: Sequence[str],
     signals: Sequence[Collection[str]],
     elsewhere: Sequence[tuple[str, Collection[str]]],
     side_of: Mapping[str, str],
-    devices: Collection[str] = (),
+    lodo: bool = False,
 ) -> set[str]:
     """The subjects ("dataset/subject") of unlabelled recordings that no model of this split may see.
 
     subjects, signals: of each unlabelled recording, whose it is and its fingerprints. elsewhere: the same of
-    each labelled one; side_of: their sides. devices: data sets that are tested as new ones. One is out who
-    is validated or tested by name, or whose signal is that of one who is, also by way of a third recording.
+    each labelled one; side_of: their sides. One is out who is validated or tested by name, or whose signal
+    is that of one who is, also by way of a third recording; lodo: and all of a data set that is tested, as
+    it stands for a device that nobody has seen.
     """
+    devices = {s.partition("/")[0] for s, side in side_of.items() if side == "test"} if lodo else set()
     out = {s for s in subjects if side_of.get(s, "train") != "train" or s.partition("/")[0] in devices}
     tainted = {h for s, signal in elsewhere if side_of.get(s, "train") != "train" for h in signal}
     while True:
@@ -105,6 +88,44 @@ def held_out(
         if not more:
             return out
         out |= more
+
+
+def chosen(
+    config: Unlabelled,
+    found: tuple[Pool, Sequence[Collection[str]]],
+    cut: tuple[Pool, Sequence[Collection[str]]],
+    side_of: Mapping[str, str],
+    *,
+    lodo: bool,
+    fs: float,
+    bpm_range: tuple[float, float],
+) -> tuple[list[tuple[Part, Array]], dict[str, int]]:
+    """The windows x (n, C, S) that are trained on, recording by recording; reason -> windows left out.
+
+    found, cut: windows without and with labels, and the fingerprints of their recordings. Others as of
+    `held_out` and `quality`. Raises InputError when nothing is left.
+    """
+    parts, where = found[0].parts, f"data.unlabelled ({config.path or config.source})"
+    if found[0].originals[0].shape[1] != cut[0].originals[0].shape[1]:
+        raise InputError(
+            f"{where} has {found[0].originals[0].shape[1]} channels, the labelled recordings have "
+            f"{cut[0].originals[0].shape[1]}: set data.preprocess.channels to mean or first"
+        )
+    elsewhere = [(part.subject, signal) for part, signal in zip(cut[0].parts, cut[1], strict=True)]
+    out = held_out([part.subject for part in parts], found[1], elsewhere, side_of, lodo)
+    rows = [(p, x) for p, x, _ in found[0].select({p.subject for p in parts} - out, copies=False)]
+    left_out = {OTHER_SIDE: sum(part.windows for part in parts if part.subject in out)}
+    if not sum(len(x) for _, x in rows):
+        raise InputError(
+            f"{where}: no window is left to train on, {left_out[OTHER_SIDE]:,} are of subjects who are "
+            "validated or tested on: add recordings of others, or leave data.unlabelled out"
+        )
+    if config.gate == "quality":
+        clear = best(np.concatenate([quality(x, fs, bpm_range) for _, x in rows]), config.keep)
+        ends = np.cumsum([len(x) for _, x in rows])
+        rows = [(p, x[clear[end - len(x) : end]]) for (p, x), end in zip(rows, ends, strict=True)]
+        left_out[POOR] = int((~clear).sum())
+    return rows, left_out
 
 
 def quality(x: Array, fs: float, bpm_range: tuple[float, float]) -> npt.NDArray[np.float64]:

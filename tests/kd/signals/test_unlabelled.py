@@ -9,9 +9,10 @@ import pytest
 from kd.errors import InputError
 from kd.recordings import Recording
 from kd.signals import pool, synthetic
+from kd.signals.fingerprints import fingerprints
 from kd.signals.prepare import DataConfig, each_recording, fingerprint, group_fingerprint, prepare
 from kd.signals.splits import Split
-from kd.signals.unlabelled import OTHER_SIDE, POOR, Unlabelled, best, fingerprints, held_out, quality
+from kd.signals.unlabelled import OTHER_SIDE, POOR, Unlabelled, best, held_out, quality
 from kd.signals.windows import make_windows
 
 SPLIT = Split(test=("wrist/s000",), val=("wrist/s001",))
