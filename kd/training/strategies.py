@@ -124,6 +124,8 @@ def full_args(strategy: str, given: Mapping[str, Any], unlabelled: bool = False)
         if name == "warmup_fraction" and value > 1:
             raise InputError(f"strategy {strategy}: warmup_fraction is {value!r}: use a fraction from 0 to 1")
     args = {name: type(known[name])(given.get(name, default)) for name, default in known.items()}
+    if args.get("unlabelled_share") == 0:  # whatever they would count
+        args["unlabelled_weight"] = UNLABELLED["unlabelled_weight"]
     if not any(weights(strategy, args).terms.values()):
         raise InputError(f"strategy {strategy}: every weight is 0: set at least one above 0")
     return args

@@ -150,7 +150,7 @@ class Runs:
             member.teacher.check_unchanged()
         member.train_seconds += time.monotonic() - start
         found = {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
-        if member.teacher is not None and self.data.unlabelled is not None:
+        if member.teacher is not None and member.spec.strategy_args.get("unlabelled_share"):
             found["unlabelled_windows"] = len(member.teacher.besides)
         return found
 

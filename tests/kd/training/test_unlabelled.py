@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from kd.errors import InputError
 from kd.signals.prepare import DataConfig, prepare
 from kd.signals.splits import Split
 from kd.signals.unlabelled import Unlabelled
 from kd.training import losses
+from kd.training.fused import fits
 from kd.training.objective import Labels, Objective
 from kd.training.orders import Orders
 from kd.training.recipe import Recipe, Spec
-from kd.training.strategies import UNLABELLED, weights
+from kd.training.stack import Shape
+from kd.training.strategies import UNLABELLED, full_args, weights
 from kd.training.teacher import entropy
 from kd.training.terms import Weights
 from kd.training.train import Run, Runs
@@ -81,7 +84,8 @@ def test_every_strategy_with_a_teacher_learns_from_them(strategy, data, teacher,
         run = Run(student(strategy, **args), data, tmp_path / name, teacher_folder=teacher)
         figures = train(run)
         assert np.isfinite(figures["mae_bpm"])
-        assert figures["unlabelled_windows"] == len(data.unlabelled.windows)
+        seen = None if name == "none" else len(data.unlabelled.windows)
+        assert figures.get("unlabelled_windows") == seen
         assert run.steps_per_epoch == len(data.train) // (32 if name == "none" else 16)
         shas[name] = figures["model_sha256"]
     assert len(set(shas.values())) == 3
@@ -164,6 +168,26 @@ def test_label_terms_see_labels_only_and_the_others_weigh_what_they_should():
     ours.sum().backward()
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[0, 4:].abs().sum() > 0
+
+
+def test_the_engine_leaves_them_to_torch():
+    shape = Shape("resnet1d", 2, 4, 1, 200, 180)
+    assert fits(shape, weights("soft", {"unlabelled_share": 0.0}))
+    assert not fits(shape, weights("soft", {"unlabelled_share": 0.5}))
+
+
+def test_arguments_are_there_where_there_are_recordings_without_labels():
+    assert full_args("soft", {}) == {"ce": 0.5, "weight": 0.5, "temperature": 4.0}
+    assert full_args("soft", {}, unlabelled=True) == {**full_args("soft", {}), **UNLABELLED}
+    assert full_args("scratch", {}, unlabelled=True) == {}
+    none = [full_args("dkd", {"unlabelled_share": 0, "unlabelled_weight": w}, True) for w in (1, 2)]
+    assert none[0] == none[1]
+    with pytest.raises(InputError, match=r"there are none: add data\.unlabelled"):
+        full_args("soft", {"unlabelled_share": 0.5})
+    with pytest.raises(InputError, match="a share below 1"):
+        full_args("soft", {"unlabelled_share": 1}, unlabelled=True)
+    with pytest.raises(InputError, match="scratch has no 'unlabelled_share'"):
+        full_args("scratch", {"unlabelled_share": 0.5}, unlabelled=True)
 
 
 def test_the_weights_of_a_strategy_hold_its_share():
