@@ -68,17 +68,16 @@ class _Epoch(ctypes.Structure):
             (name, FLOAT)
             for name in (
                 *("clip", "sigma", "ce", "hard", "soft", "tckd", "nckd", "feature"),
-                *("temperature", "ramp"),
+                *("temperature", "ramp", "unlabelled_weight"),
             )
         ),
         ("window", INT),
+        ("unlabelled", INT),
     ]
 
 
 def fits(shape: Shape, weights: Weights) -> bool:
-    """Whether the engine knows this architecture and these loss terms; windows without labels it doesn't."""
-    if weights.unlabelled_share:
-        return False
+    """Whether the engine knows this architecture and these loss terms."""
     others = [weights.of(term) for name, term in TERMS.items() if name not in KNOWN_TERMS]
     return shape.arch in ARCHITECTURES and not any(any(values) for values in others)
 
@@ -220,4 +219,6 @@ class FusedStack(Stack):
             temperature=weights.temperature,
             window=weights.window,
             ramp=float(self._ramp[0]),
+            unlabelled_weight=weights.unlabelled_weight,
+            unlabelled=self.unlabelled,
         )

@@ -111,9 +111,9 @@ class Stack:
         self.batch = min(specs[0].recipe.batch_size, windows)
         self.weights = [weights(spec.strategy, spec.strategy_args) for spec in specs]
         share = self.weights[0].unlabelled_share if len(x) > len(bpm) else 0.0
-        unlabelled = min(round(share * self.batch), self.batch - 1)  # of each batch
-        self.steps = windows // (self.batch - unlabelled)  # per epoch
-        self.objective = Objective(self.weights, labels, teachers, dtype, unlabelled)
+        self.unlabelled = min(round(share * self.batch), self.batch - 1)  # the last of each batch
+        self.steps = windows // (self.batch - self.unlabelled)  # per epoch
+        self.objective = Objective(self.weights, labels, teachers, dtype, self.unlabelled)
         self.labels, self.teachers = labels, list(teachers)
         self.model = shape.build(self.members).to(self.device, dtype)
         self._keys = list(self.model.state_dict())  # a plain model's too
@@ -129,11 +129,11 @@ class Stack:
         self.orders = Orders(
             [spec.seed for spec in self.specs],
             len(bpm),
-            self.steps * (self.batch - unlabelled),
+            self.steps * (self.batch - self.unlabelled),
             ahead=self.device.type == "cuda",
             steps=self.steps,
-            more=self.steps * unlabelled,
-            besides=[teacher.besides for teacher in teachers if teacher] if unlabelled else [],
+            more=self.steps * self.unlabelled,
+            besides=[teacher.besides for teacher in teachers if teacher] if self.unlabelled else [],
         )
         self._orders = torch.zeros(
             self.members, self.steps, self.batch, dtype=torch.int32, device=self.device

@@ -11,11 +11,9 @@ from kd.signals.prepare import DataConfig, prepare
 from kd.signals.splits import Split
 from kd.signals.unlabelled import Unlabelled
 from kd.training import losses
-from kd.training.fused import fits
 from kd.training.objective import Labels, Objective
 from kd.training.orders import Orders
 from kd.training.recipe import Recipe, Spec
-from kd.training.stack import Shape
 from kd.training.strategies import UNLABELLED, full_args, weights
 from kd.training.teacher import entropy
 from kd.training.terms import Weights
@@ -168,12 +166,6 @@ def test_label_terms_see_labels_only_and_the_others_weigh_what_they_should():
     ours.sum().backward()
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[0, 4:].abs().sum() > 0
-
-
-def test_the_engine_leaves_them_to_torch():
-    shape = Shape("resnet1d", 2, 4, 1, 200, 180)
-    assert fits(shape, weights("soft", {"unlabelled_share": 0.0}))
-    assert not fits(shape, weights("soft", {"unlabelled_share": 0.5}))
 
 
 def test_arguments_are_there_where_there_are_recordings_without_labels():
