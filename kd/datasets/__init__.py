@@ -7,7 +7,8 @@ A format is a module with
     files(found)        of the files found at a path, those it reads, sorted; empty = none of this format
     load(files, **options) -> Iterator[Recording]   raises InputError naming the file
 Adding one is a module and a line here. Labels are handed on as they are, 0 and 300 too: who cuts windows
-tests them. Only a loader whose labels are means (MEANS) takes bpm_range, and leaves out other readings first.
+tests them. Only a loader whose labels are means (MEANS) takes bpm_range, and leaves out other readings first;
+only one that can do without labels (WITHOUT_LABELS) takes labelled=False.
 Files come from strangers: what a reader takes from them goes through `checks`, and formats whose parsers can
 crash are parsed in a process of their own, as `matlab` does.
 """
@@ -37,6 +38,7 @@ FORMATS: Mapping[str, ModuleType] = {
     "galaxyppg": galaxyppg,
 }
 MEANS = ("bidmc", "galaxyppg")
+WITHOUT_LABELS = ("recordings_npz",)
 
 
 def recognise(path: Path | str) -> str:
@@ -75,10 +77,16 @@ def each(
     options: Mapping[str, Any] | None = None,
     *,
     bpm_range: tuple[float, float] = BPM_RANGE,
+    labelled: bool = True,
 ) -> Iterator[Recording]:
-    """The recordings at `path`, of the format `name`, one after another; otherwise as `load`."""
+    """The recordings at `path`, of the format `name`, one after another; otherwise as `load`.
+
+    labelled: if not, hr says nothing, and in formats WITHOUT_LABELS it may be missing.
+    """
     path = Path(path)
-    limits = {"bpm_range": bpm_range} if name in MEANS else {}
+    limits: dict[str, Any] = {"bpm_range": bpm_range} if name in MEANS else {}
+    if not labelled and name in WITHOUT_LABELS:
+        limits["labelled"] = False
     found, known = _files(path, name), full_options(name, options or {})
     names: set[tuple[str, str]] = set()
     subjects: dict[str, tuple[str, str]] = {}

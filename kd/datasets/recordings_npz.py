@@ -35,12 +35,17 @@ def files(found: Sequence[Path]) -> list[Path]:
     return [p for p, inside in names.items() if (told if inside is None else META in inside)]
 
 
-def load(files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[str]) -> Iterator[Recording]:
-    """Every recording of the files. Raises InputError naming file and recording."""
+def load(
+    files: Sequence[Path], *, bidmc_lag_s: float, datasets: str | Sequence[str], labelled: bool = True
+) -> Iterator[Recording]:
+    """Every recording of the files; unless labelled, without reading NAME/hr, its hr NaN.
+
+    Raises InputError naming file and recording.
+    """
     chosen = {datasets} if isinstance(datasets, str) else set(datasets)
     there = set()
     for file in files:
-        for recording in _recordings(file, bidmc_lag_s):
+        for recording in _recordings(file, bidmc_lag_s, labelled):
             there.add(recording.dataset)
             if not chosen or recording.dataset in chosen:
                 yield recording
@@ -58,7 +63,7 @@ def _names(path: Path) -> set[str] | None:
         return None
 
 
-def _recordings(path: Path, bidmc_lag_s: float) -> Iterator[Recording]:
+def _recordings(path: Path, bidmc_lag_s: float, labelled: bool) -> Iterator[Recording]:
     with open_npz(path) as archive:
         if META not in archive.names:
             raise InputError(f"{path}: no {META} in it, which lists the recordings: build the file again")
@@ -69,7 +74,7 @@ def _recordings(path: Path, bidmc_lag_s: float) -> Iterator[Recording]:
             dataset = next(entry["dataset"] for entry in entries if entry["name"] == twice)
             raise InputError(f"{path}: {META}: two recordings are called {dataset}/{twice}: rename one")
         for entry in entries:
-            yield _recording(path, archive, entry, bidmc_lag_s)
+            yield _recording(path, archive, entry, bidmc_lag_s, labelled)
 
 
 def _entries(path: Path, meta: Any) -> list[dict[str, Any]]:
@@ -112,14 +117,24 @@ def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _recording(path: Path, archive: Npz, entry: dict[str, Any], bidmc_lag_s: float) -> Recording:
+def _recording(
+    path: Path, archive: Npz, entry: dict[str, Any], bidmc_lag_s: float, labelled: bool
+) -> Recording:
     name = entry["name"]
     keys = (f"{name}/ppg", f"{name}/hr")
-    for key in keys:
+    for key in keys[: 1 + labelled]:
         if key not in archive.names:
-            raise InputError(f"{path}: {META} lists {name}, but {key} is missing: add it or remove the entry")
-    ppg, hr = (checks.float32(archive.read(key)) for key in keys)
-    recording = Recording(**entry, ppg=ppg, hr=hr)
+            more = "" if key == keys[0] else ", or give recordings without labels as data.unlabelled"
+            raise InputError(
+                f"{path}: {META} lists {name}, but {key} is missing: add it or remove the entry{more}"
+            )
+    ppg = checks.float32(archive.read(keys[0]))
+    if not labelled:
+        checks.signal_shape(f"{path}: {keys[0]}", ppg.shape)
+        times = {key: value for key, value in entry.items() if key not in TIMES}
+        recording = Recording(**times, ppg=ppg, hr=np.full(1, np.nan, np.float32))
+        return checks.checked(recording, f"{path}: {keys[0]}", f"{path}: {name}")
+    recording = Recording(**entry, ppg=ppg, hr=checks.float32(archive.read(keys[1])))
     checks.checked(recording, *(f"{path}: {key}" for key in keys))
     if recording.dataset == "BIDMC" and bidmc_lag_s:
         # What the monitor shows for a window was true that much earlier: move the labels back in time.

@@ -1,7 +1,8 @@
 """All windows of a data config, cut once for every split: streamed to a folder, recording by recording.
 
 A folder holds x.npy (N, channels, samples) and bpm.npy (N,), with copies also copies_x.npy and
-copies_bpm.npy, and pool.json, which says whose they are. Knows no split.
+copies_bpm.npy, pool.json, which says whose they are, and signals.json, the recordings' fingerprints.
+Knows no split.
 """
 
 import contextlib
@@ -22,12 +23,14 @@ from kd.errors import InputError
 from kd.files import load_array, read_json, write_json
 from kd.recordings import Recording
 from kd.signals.augment import Augment, augmented
+from kd.signals.fingerprints import fingerprints
 from kd.signals.labels import faults
 from kd.signals.preprocess import Preprocess
 from kd.signals.windows import BESIDE, cut, subject_label
 
 STALE_S = 24 * 3600.0  # an unfinished folder this old belongs to nobody any more
 REMEDY = "delete this folder"
+SIGNALS = "signals.json"
 Array = npt.NDArray[Any]
 
 
@@ -147,15 +150,18 @@ def build(
     bpm_range: tuple[float, float],
     progress: Callable[[str], None] | None = None,
     lead_s: float = 0.0,
+    *,
+    labelled: bool = True,
 ) -> None:
     """Cut recordings and their copies into `folder`, which appears whole or not at all.
 
-    lead_s: as of `windows.cut`.
+    lead_s: as of `windows.cut`. labelled: if not, labels are not read, and those of all windows are NaN.
 
     Never holds more than one recording's windows. Raises InputError for recordings that make no sense.
     """
     parts: list[Part] = []
     dropped: dict[str, dict[str, int]] = {}
+    signals: list[list[str]] = []
     mislabelled, names = False, ["", "copies_"] if augment.copies else [""]
     with whole(folder) as temporary, contextlib.ExitStack() as stack:
         x, bpm = (
@@ -164,7 +170,7 @@ def build(
 
         def written(some: Iterable[Recording], at: int, tested: bool) -> Iterator[tuple[Recording, int, Any]]:
             for recording, part, labels, reasons in cut(
-                some, preprocess, bpm_range, tested=tested, lead_s=lead_s
+                some, preprocess, bpm_range, tested=tested, lead_s=lead_s, labelled=labelled
             ):
                 x[at].append(part)
                 bpm[at].append(labels)
@@ -175,16 +181,18 @@ def build(
                 progress(f"cutting windows: recording {len(parts) + 1}")
             if reasons:
                 dropped[f"{recording.dataset}/{recording.name}"] = reasons
-            mislabelled |= BESIDE in reasons or bool(recording.readings_left_out)
+            mislabelled |= labelled and (BESIDE in reasons or bool(recording.readings_left_out))
             copies = augmented([recording], augment, preprocess, bpm_range)
             more = sum(count for _, count, _ in written(copies, 1, tested=True))
-            outside = bool(faults(recording, bpm_range).outside)
+            outside = labelled and bool(faults(recording, bpm_range).outside)
+            signals.append(fingerprints(recording))
             parts.append(Part(subject_label(recording), recording.dataset, windows, more, outside))
         if not parts:
             raise InputError("no recordings to cut into windows")
         stack.close()
         content = {"parts": [asdict(r) for r in parts], "dropped": dropped, "mislabelled": mislabelled}
         write_json(temporary / "pool.json", content)
+        write_json(temporary / SIGNALS, {"signals": signals})
 
 
 def load(folder: Path) -> Pool:
@@ -199,6 +207,20 @@ def load(folder: Path) -> Pool:
         return Pool(originals, copies, parts, said["dropped"], said["mislabelled"])
     except (OSError, EOFError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(f"{folder}: the cached windows can't be read ({error}): {REMEDY}") from error
+
+
+def signals(folder: Path, recordings: Callable[[], Iterable[Recording]]) -> list[list[str]]:
+    """The fingerprints of the recordings of `folder`, part by part.
+
+    recordings: gives them again, for a folder of a version that kept none.
+    """
+    path = folder / SIGNALS
+    if not path.exists():
+        write_json(path, {"signals": [fingerprints(recording) for recording in recordings()]})
+    try:
+        return [[str(text) for text in part] for part in read_json(path)["signals"]]
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        raise InputError(f"{path}: can't be read ({error}): delete this file") from error
 
 
 def _arrays(folder: Path, name: str, windows: int) -> tuple[Array, Array]:

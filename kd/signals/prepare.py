@@ -6,6 +6,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +21,13 @@ from kd import datasets
 from kd.errors import InputError
 from kd.files import load_array, read_json, write_json
 from kd.recordings import Recording
-from kd.signals import pool, splits, synthetic
+from kd.signals import pool, splits, synthetic, unlabelled
 from kd.signals.augment import Augment
 from kd.signals.pool import ArrayWriter, Pool
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
 from kd.signals.stage import staged
+from kd.signals.unlabelled import Extra, Unlabelled
 from kd.signals.windows import Dropped, WindowSet, make_windows
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
@@ -41,7 +43,8 @@ class DataConfig:
     """Which recordings, how they are cut, who is trained and tested on.
 
     source: "synthetic", the name of a format (kd.datasets.FORMATS), or "auto" to recognise it at `path`.
-    options: of the generator (kd.signals.synthetic.Synthetic) or of the format's loader.
+    options: of the generator (kd.signals.synthetic.Synthetic) or of the format's loader. unlabelled:
+    recordings that are trained on besides, without labels.
     """
 
     source: str = "synthetic"  # needs no download
@@ -50,6 +53,7 @@ class DataConfig:
     preprocess: Preprocess = field(default_factory=Preprocess)
     split: Split = field(default_factory=Split)
     augment: Augment = field(default_factory=Augment)
+    unlabelled: Unlabelled | None = None
     min_bpm: int = 30  # the lowest class; WildPPG's code
     classes: int = 180  # 30..209 BPM, 1 BPM each; the paper's number, WildPPG's range
     lead_s: float = 0.0  # seconds before each window that must be recorded, too: teachers' windows are longer
@@ -74,6 +78,12 @@ class Data:
     dropped: Dropped
     min_bpm: int
     classes: int
+    unlabelled: Extra | None = None
+
+    @property
+    def taught_x(self) -> pool.Array:
+        """All windows a teacher is asked about, (N + U, C, S): of `train`, then those without labels."""
+        return self.train.x if self.unlabelled is None else self.unlabelled.x
 
 
 def fingerprint(config: DataConfig, cache_dir: Path | None = None, labels_version: int = 1) -> str:
@@ -87,6 +97,8 @@ def fingerprint(config: DataConfig, cache_dir: Path | None = None, labels_versio
 
 def check_options(config: DataConfig) -> None:
     """Raise InputError for options that the source doesn't take; of "auto" the data tell, so not here."""
+    if config.unlabelled is not None:
+        check_options(_as_source(config))
     if config.source == "synthetic":
         _synthetic(config)
     elif config.source != "auto":
@@ -131,7 +143,7 @@ def prepare(
     names = {version: fingerprint(config, cache_dir, version) for version in (1, LABELS_VERSION)}
     folder = Path(cache_dir) / "windows" / names[LABELS_VERSION]
     if not folder.exists():
-        _divide(_pool(config, cache_dir, progress), config, folder, progress)
+        _divide(_pool(config, cache_dir, progress), config, folder, Path(cache_dir), progress)
     if node_dir is not None:
         folder = staged(folder, node_dir, progress or (lambda line: None))
     return _load(folder, names, config)
@@ -158,20 +170,29 @@ def load_recordings(config: DataConfig, progress: Progress | None = None) -> lis
     return list(each_recording(config, progress))
 
 
-def each_recording(config: DataConfig, progress: Progress | None = None) -> Iterator[Recording]:
-    """The same, one after another."""
+def each_recording(
+    config: DataConfig, progress: Progress | None = None, labelled: bool = True
+) -> Iterator[Recording]:
+    """The same, one after another; labelled as of `kd.datasets.each`."""
     if config.source == "synthetic":
         return synthetic.each(_synthetic(config))
     path = _path(config)
     if progress:
         progress(f"reading {path}")
     name = datasets.recognise(path) if config.source == "auto" else config.source
-    return datasets.each(path, name, config.options, bpm_range=config.bpm_range)
+    return datasets.each(path, name, config.options, bpm_range=config.bpm_range, labelled=labelled)
+
+
+def unlabelled_recordings(config: DataConfig, progress: Progress | None = None) -> Iterator[Recording]:
+    """The recordings of `config.unlabelled`, one after another; none where there is none."""
+    if config.unlabelled is None:
+        return iter(())
+    return each_recording(_as_source(config), progress, labelled=False)
 
 
 def _pool(config: DataConfig, cache_dir: Path, progress: Progress | None) -> Pool:
     """All windows of a config, from their folder or cut into it."""
-    folder = Path(cache_dir) / "cut" / _named(config, cache_dir, LABELS_VERSION, split=None)
+    folder = _pool_folder(config, cache_dir)
     if not folder.exists():
         recordings = each_recording(config, progress)
         pool.build(
@@ -204,15 +225,56 @@ def rows_of(cut: Pool, split: Split) -> dict[str, npt.NDArray[np.int64]]:
     return rows
 
 
-def _divide(cut: Pool, config: DataConfig, folder: Path, progress: Progress | None) -> None:
-    """Write the sides of the config's split: each recording's windows where its subject is."""
+def _pool_folder(config: DataConfig, cache_dir: Path) -> Path:
+    alone = dataclasses.replace(config, unlabelled=None)
+    return Path(cache_dir) / "cut" / _named(alone, cache_dir, LABELS_VERSION, split=None)
+
+
+def _as_source(config: DataConfig) -> DataConfig:
+    """The recordings without labels, as if they were the data."""
+    assert config.unlabelled is not None
+    source = {key: getattr(config.unlabelled, key) for key in ("source", "path", "options")}
+    return dataclasses.replace(config, **source, augment=Augment(), unlabelled=None)
+
+
+def _unlabelled(
+    cut: Pool, config: DataConfig, side_of: Mapping[str, str], cache_dir: Path, progress: Progress | None
+) -> tuple[list[tuple[pool.Part, pool.Array]], dict[str, int]]:
+    """The windows x (n, C, S) without labels that are trained on, by recording; and why not others."""
+    if config.unlabelled is None:
+        return [], {}
+    source = _as_source(config)
+    folder = Path(cache_dir) / "cut" / f"{_pool_folder(source, cache_dir).name}-unlabelled"
+    if not folder.exists():
+        recordings, how = unlabelled_recordings(config, progress), (source.preprocess, source.augment)
+        pool.build(folder, recordings, *how, source.bpm_range, progress, labelled=False)
+    signals = pool.signals(folder, lambda: unlabelled_recordings(config))
+    known = pool.signals(_pool_folder(config, cache_dir), lambda: each_recording(config))
+    return unlabelled.chosen(
+        config.unlabelled,
+        (pool.load(folder), signals),
+        (cut, known),
+        side_of,
+        lodo=config.split.scheme == "lodo",
+        fs=config.preprocess.fs,
+        bpm_range=config.bpm_range,
+    )
+
+
+def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progress: Progress | None) -> None:
+    """Write the sides of the config's split: each recording's windows where its subject is.
+
+    Windows without labels follow those of training, with NaN for labels.
+    """
     side_of = splits.assign_subjects(list(cut.windows), config.split, cut.windows)
     mislabelled = cut.mislabelled
     if cut.copies is not None:  # whoever is not trained on has none
         mislabelled |= any(part.outside for part in cut.parts if side_of.get(part.subject) == "train")
     if progress:
         progress(f"writing {sum(part.windows for part in cut.parts):,} windows")
-    wide = [f"<U{max(len(getattr(part, key)) for part in cut.parts)}" for key in ("subject", "dataset")]
+    more, left_out = _unlabelled(cut, config, side_of, cache_dir, progress)
+    parts = [*cut.parts, *(part for part, _ in more)]
+    wide = [f"<U{max(len(getattr(part, key)) for part in parts)}" for key in ("subject", "dataset")]
     with pool.whole(folder) as temporary:
         for side in SIDES:
             subjects = {subject for subject, at in side_of.items() if at == side}
@@ -220,12 +282,17 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, progress: Progress | No
                 files = [
                     stack.enter_context(ArrayWriter(temporary / f"{side}_{key}.npy")) for key in WINDOW_KEYS
                 ]
-                for part, x, bpm in cut.select(subjects, copies=side == "train"):
+                chosen = cut.select(subjects, copies=side == "train")
+                besides = ((part, x, np.full(len(x), np.nan, np.float32)) for part, x in more)
+                for part, x, bpm in itertools.chain(chosen, besides if side == "train" else ()):
                     owner = np.full(len(bpm), part.subject, wide[0]), np.full(len(bpm), part.dataset, wide[1])
                     for file, rows in zip(files, (x, bpm, *owner), strict=True):
                         file.append(rows)
         write_json(temporary / "dropped.json", cut.dropped)
-        write_json(temporary / "labels.json", {"version": LABELS_VERSION if mislabelled else 1})
+        said: dict[str, Any] = {"version": LABELS_VERSION if mislabelled else 1}
+        if config.unlabelled is not None:
+            said |= {"unlabelled": sum(len(x) for _, x in more), "left_out": left_out}
+        write_json(temporary / "labels.json", said)
 
 
 def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
@@ -237,12 +304,27 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
             for side in SIDES
         }
         dropped = Dropped(read_json(folder / "dropped.json"))
-        name = names[read_json(folder / "labels.json")["version"]]
+        labels = read_json(folder / "labels.json")
+        name = names[labels["version"]]
+        extra = None
+        if config.unlabelled is not None:
+            taught, end = sides["train"], len(sides["train"]) - labels["unlabelled"]
+            sides["train"] = WindowSet(*(getattr(taught, key)[:end] for key in WINDOW_KEYS))
+            without = WindowSet(*(getattr(taught, key)[end:] for key in WINDOW_KEYS))
+            sure = config.unlabelled.keep if config.unlabelled.gate == "entropy" else 1.0
+            extra = Extra(without, taught.x, sure, labels["left_out"])
     except (OSError, EOFError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{folder}: the cached windows can't be read ({error}): delete this folder"
         ) from error
-    return Data(**sides, fingerprint=name, dropped=dropped, min_bpm=config.min_bpm, classes=config.classes)
+    return Data(
+        **sides,
+        fingerprint=name,
+        dropped=dropped,
+        min_bpm=config.min_bpm,
+        classes=config.classes,
+        unlabelled=extra,
+    )
 
 
 def _named(
@@ -262,6 +344,9 @@ def _named(
         identity["labels"] = labels_version
     if config.lead_s:
         identity["lead_s"] = config.lead_s
+    if (more := config.unlabelled) is not None:
+        source = _source_identity(_as_source(config), cache_dir)
+        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep}
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -119,15 +119,17 @@ def cut(
     *,
     tested: bool = False,
     lead_s: float = 0.0,
+    labelled: bool = True,
 ) -> Iterator[tuple[Recording, npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]]:
     """Each recording, its windows (N, channels, samples), their labels (N,), and what was dropped.
 
     lead_s: seconds before each window that must be recorded, too: a teacher's window is so much longer.
+    labelled: if not, windows are cut over the whole signal, whatever labels there are, and theirs are NaN.
     Other arguments and errors as of `make_windows`, which holds them all.
     """
     channels: int | None = None
     for recording in recordings:
-        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested, lead_s)
+        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested, lead_s, labelled)
         if preprocess.channels == "all" and channels not in (None, found := recording.ppg.shape[0]):
             raise InputError(
                 f"preprocess.channels is all, but recordings have {sorted({channels or 0, found})} channels: "
@@ -137,17 +139,31 @@ def cut(
         yield recording, x, bpm, reasons
 
 
+def whole_signal(recording: Recording, preprocess: Preprocess) -> grid.Labels:
+    """Where labels would be if every window of the signal had one."""
+    window_s, stride_s = preprocess.window_s, preprocess.stride_s
+    number = math.floor((recording.seconds - window_s) / stride_s + 1e-9) + 1
+    return grid.Labels(max(number, 0), 0.0, window_s, stride_s)
+
+
 def labels_of(recording: Recording) -> grid.Labels:
     """When the recording's labels were true."""
     return grid.Labels(len(recording.hr), recording.hr_start_s, recording.hr_window_s, recording.hr_stride_s)
 
 
 def _windows(
-    recording: Recording, preprocess: Preprocess, bpm_range: tuple[float, float], tested: bool, lead_s: float
+    recording: Recording,
+    preprocess: Preprocess,
+    bpm_range: tuple[float, float],
+    tested: bool,
+    lead_s: float,
+    labelled: bool,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]:
     """Windows x (N, C, S), labels (N,) and what was dropped, of one recording."""
-    starts, bpm, reasons = kept(recording, preprocess, bpm_range, tested=tested, lead_s=lead_s)
-    if not _holds_one(recording, preprocess):
+    starts, bpm, reasons = kept(
+        recording, preprocess, bpm_range, tested=tested, lead_s=lead_s, labelled=labelled
+    )
+    if not _holds_one(recording, preprocess, labelled):
         channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
         return np.zeros((0, channels, preprocess.samples), np.float32), bpm, reasons
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
@@ -159,9 +175,10 @@ def _windows(
     )
 
 
-def _holds_one(recording: Recording, preprocess: Preprocess) -> bool:
-    """Whether there are labels, and signal for a window."""
-    starts = grid.labelled_starts(labels_of(recording), preprocess.window_s, preprocess.stride_s)
+def _holds_one(recording: Recording, preprocess: Preprocess, labelled: bool) -> bool:
+    """Whether there are labels, where they are asked for, and signal for a window."""
+    labels = labels_of(recording) if labelled else whole_signal(recording, preprocess)
+    starts = grid.labelled_starts(labels, preprocess.window_s, preprocess.stride_s)
     rates = recording.fs, preprocess.fs
     return len(starts) > 0 and grid.covered(recording.ppg.shape[1], preprocess.window_s, *rates)
 
@@ -173,26 +190,29 @@ def kept(
     *,
     tested: bool = False,
     lead_s: float = 0.0,
+    labelled: bool = True,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32], dict[str, int]]:
     """When the windows that are kept start, seconds (N,), their labels (N,), and what was dropped.
 
     Filters nothing. Arguments as of `cut`. Raises InputError for a recording that makes no sense.
     """
     _check(recording)
-    labels, window_s, rates = labels_of(recording), preprocess.window_s, (recording.fs, preprocess.fs)
+    window_s, rates = preprocess.window_s, (recording.fs, preprocess.fs)
+    labels = labels_of(recording) if labelled else whole_signal(recording, preprocess)
     starts = grid.labelled_starts(labels, window_s, preprocess.stride_s)
-    if not _holds_one(recording, preprocess):
+    if not _holds_one(recording, preprocess, labelled):
         return np.zeros(0), np.zeros(0, np.float32), {NOT_COVERED: len(starts)} if len(starts) else {}
 
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
     missing = ~np.isfinite(ppg)
     first = grid.first_sample(starts, *rates)
     fits = (first >= 0) & (first + preprocess.samples <= grid.resampled(recording.ppg.shape[1], *rates))
-    every, centres = grid.readings(recording.hr, -math.inf, math.inf), starts + window_s / 2
-    mixed = grid.labels_at(
-        every, labels, centres
-    )  # with labels outside the classes: only to say what is lost
-    bpm = mixed if tested else grid.labels_at(grid.readings(every, *bpm_range), labels, centres)
+    mixed = bpm = np.full(len(starts), np.nan, np.float32)
+    if labelled:
+        every, centres = grid.readings(recording.hr, -math.inf, math.inf), starts + window_s / 2
+        # with labels outside the classes: only to say what is lost
+        mixed = grid.labels_at(every, labels, centres)
+        bpm = mixed if tested else grid.labels_at(grid.readings(every, *bpm_range), labels, centres)
     has_gap = grid.count_in(np.any(missing, axis=0), starts, window_s, recording.fs) > 0
     # Even at 30 BPM a pulse rises and falls 4 times in 8 s; a sensor that is off, or at its limit, doesn't.
     moves = [np.diff(channel, append=channel[-1:]) != 0 for channel in ppg]
@@ -207,10 +227,10 @@ def kept(
         (NOT_COVERED, ~fits),
         (LEAD, starts < lead_s - 1e-6),
         (MISSING, has_gap),
-        (NO_LABEL, np.isnan(mixed)),
+        (NO_LABEL, labelled & np.isnan(mixed)),
         (OUTSIDE, outside),
         (FLAT, flat),
-        (BESIDE, np.isnan(bpm)),  # last: these and no others would have had a wrong label
+        (BESIDE, labelled & np.isnan(bpm)),  # last: these and no others would have had a wrong label
     ]
     for reason, bad in checks:
         if count := int((keep & bad).sum()):

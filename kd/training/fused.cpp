@@ -98,8 +98,8 @@ struct Epoch {
   const int32_t* orders;
   float *flat, *gradient, *mean, *square, *running;
   int64_t steps, size, decayed;
-  float clip, sigma, ce, hard, soft, tckd, nckd, feature, temperature, ramp;
-  int64_t window;
+  float clip, sigma, ce, hard, soft, tckd, nckd, feature, temperature, ramp, unlabelled_weight;
+  int64_t window, unlabelled;
 };
 
 struct Saved { std::vector<float> mean, inverse, scale, bias; };  // of a norm, by channel
@@ -495,7 +495,9 @@ static void backward(Net& N, const float* flat, float* gradient) {
 
 static inline vec tempered(const float* z, int c, float inverse) { return load(z + c * LT) * inverse; }
 
-static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, vec bpm, float* dz, vec* work) {
+// own, theirs: how much each window counts in terms that need its label, and in those that need a teacher.
+static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, vec bpm, vec own, vec theirs,
+                   float* dz, vec* work) {
   vec total = {};
   vec *p = work, *q = p + K, *r = q + K;
   for (int c = 0; c < K; c++) store(dz + c * LT, vec{});
@@ -524,9 +526,9 @@ static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, ve
       for (int c = 0; c < K; c++) {
         vec target = e.sigma > 0 ? q[c] * norm : pick(label == c, all(1), vec{});
         far += target * (log_sum - load(z + c * LT));
-        store(dz + c * LT, e.ce * (p[c] * share - target));
+        store(dz + c * LT, e.ce * own * (p[c] * share - target));
       }
-      total += e.ce * far;
+      total += e.ce * own * far;
     }
     if (e.hard != 0) {
       vec best = teacher[0];
@@ -540,9 +542,9 @@ static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, ve
       for (int c = 0; c < K; c++) {
         ivec here = which == c;
         at = pick(here, load(z + c * LT), at);
-        store(dz + c * LT, load(dz + c * LT) + e.hard * (p[c] * share - pick(here, all(1), vec{})));
+        store(dz + c * LT, load(dz + c * LT) + e.hard * theirs * (p[c] * share - pick(here, all(1), vec{})));
       }
-      total += e.hard * (log_sum - at);
+      total += e.hard * theirs * (log_sum - at);
     }
   }
   if (e.soft == 0 && e.tckd == 0 && e.nckd == 0) return total;
@@ -564,9 +566,9 @@ static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, ve
     for (int c = 0; c < K; c++) {
       vec share = q[c] * ti;
       kl += share * ((teacher[c] * it - tl) - (tempered(z, c, it) - zl));
-      store(dz + c * LT, load(dz + c * LT) + e.soft * T * (p[c] * zi - share));
+      store(dz + c * LT, load(dz + c * LT) + e.soft * T * theirs * (p[c] * zi - share));
     }
-    total += e.soft * T * T * kl;
+    total += e.soft * T * T * theirs * kl;
   }
   if (e.tckd != 0 || e.nckd != 0) {
     int window = (int)e.window;
@@ -588,7 +590,7 @@ static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, ve
     vec log_ps = log(rs) + zr - zl, log_pt = log(rt) + tr - tl;  // log p(other classes)
     vec pt = exp(log_pt), is = 1.0f / rs, iq = 1.0f / rt, apart = log_pt - log_ps;
     vec tckd = pt * apart, nckd = {};
-    float a = e.tckd * e.ramp * T, b = e.nckd * e.ramp * T;
+    vec a = e.tckd * e.ramp * T * theirs, b = e.nckd * e.ramp * T * theirs;
     for (int c = 0; c < K; c++) {
       ivec in = near(c);
       vec log_s = tempered(z, c, it) - zl, log_t = teacher[c] * it - tl;
@@ -607,6 +609,10 @@ static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, ve
 static double head(Net& N, const Epoch& e, const int32_t* order) {
   int K = (int)N.s.classes, n = (int)N.s.batch, threads = N.threads;
   bool taught = e.hard != 0 || e.soft != 0 || e.tckd != 0 || e.nckd != 0, learns = e.feature != 0;
+  // The last windows of a batch may have no label; in means over n, factors make those over labels, and weighted ones.
+  int labelled = n - (int)e.unlabelled;
+  float by_label = (float)n / labelled, by_teacher = n / (labelled + e.unlabelled_weight * e.unlabelled);
+  auto weight = [&](int j) { return by_teacher * (j < labelled ? 1.0f : e.unlabelled_weight); };
   affine(N, e.flat, N.s.fc, N.s.fc_bias, N.features, N.logits);
   std::vector<double> sums(N.tiles, 0.0);
   PARALLEL
@@ -614,18 +620,28 @@ static double head(Net& N, const Epoch& e, const int32_t* order) {
     std::vector<vec> work(5 * (size_t)K);
     vec* teacher = work.data() + 4 * (size_t)K;
     for (int h = 0; h < 2; h++) {
-      vec bpm, lane = N.lanes[2 * t + h];
+      vec bpm, own, theirs, lane = N.lanes[2 * t + h];
       int64_t at[V];
       for (int i = 0; i < V; i++) {
         int j = t * LT + h * V + i;
         at[i] = order[std::min(j, n - 1)];
         bpm[i] = e.bpm[at[i]];
+        own[i] = j < labelled ? by_label : 0.0f;
+        theirs[i] = weight(j);
       }
       if (taught)
         for (int c = 0; c < K; c++)
           for (int i = 0; i < V; i++) teacher[c][i] = e.teacher_logits[at[i] * K + c];
+      if (e.unlabelled)  // the teacher's class stands in for the label
+        for (int i = 0; i < V; i++) {
+          if (own[i] != 0) continue;
+          int most = 0;
+          for (int c = 1; taught && c < K; c++)
+            if (teacher[c][i] > teacher[most][i]) most = c;
+          bpm[i] = e.centres[most];
+        }
       float *z = N.logits.at(t, 0) + h * V, *dz = N.d_logits.at(t, 0) + h * V;
-      vec loss = loss_of(e, K, z, teacher, bpm, dz, work.data());
+      vec loss = loss_of(e, K, z, teacher, bpm, own, theirs, dz, work.data());
       for (int c = 0; c < K; c++) store(dz + c * LT, pick(lane > 0, load(dz + c * LT) / (float)n, vec{}));
       sums[t] += sum(pick(lane > 0, loss, vec{}));
     }
@@ -643,8 +659,8 @@ static double head(Net& N, const Epoch& e, const int32_t* order) {
           for (int j = 0; j < LT; j++) {
             int i = t * LT + j;
             float d = i < n ? N.connected.at(t, f)[j] - e.teacher_features[(int64_t)order[i] * F + f] : 0.0f;
-            N.d_connected.at(t, f)[j] = scale * d;
-            loss += (double)e.feature * d * d / F;
+            N.d_connected.at(t, f)[j] = scale * weight(i) * d;
+            loss += (double)e.feature * weight(i) * d * d / F;
           }
       affine_backward(N, e.flat, e.gradient, N.s.connector, N.s.connector_bias, N.features, N.d_connected, N.d_features, true);
     }

@@ -68,10 +68,11 @@ class _Epoch(ctypes.Structure):
             (name, FLOAT)
             for name in (
                 *("clip", "sigma", "ce", "hard", "soft", "tckd", "nckd", "feature"),
-                *("temperature", "ramp"),
+                *("temperature", "ramp", "unlabelled_weight"),
             )
         ),
         ("window", INT),
+        ("unlabelled", INT),
     ]
 
 
@@ -218,4 +219,6 @@ class FusedStack(Stack):
             temperature=weights.temperature,
             window=weights.window,
             ramp=float(self._ramp[0]),
+            unlabelled_weight=weights.unlabelled_weight,
+            unlabelled=self.unlabelled,
         )

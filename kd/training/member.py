@@ -18,7 +18,7 @@ from kd.training.objective import learns_features
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
-from kd.training.strategies import STRATEGIES
+from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, TeacherOutputs
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
@@ -115,7 +115,7 @@ class Member:
         return start
 
     def _fresh(self, shape: Shape, teacher_folder: Path | None, data: Data) -> Start:
-        weights = STRATEGIES[self.spec.strategy](**self.spec.strategy_args)
+        weights = weights_of(self.spec.strategy, self.spec.strategy_args)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.spec.seed)  # points that differ only in strategy or teacher start alike
             state, connector = shape.build().state_dict(), {}

@@ -116,8 +116,15 @@ class Job:
         device: torch.device,
         width: int = 0,
         connected: Few | None = None,
+        unlabelled: int = 0,
     ) -> None:
         self.few, self.width, self.needs, self.ramped = few, width, needs_of(name), TERMS[name].ramped
+        without = OF_TEACHER & set(self.needs) and "target" not in self.needs
+        self.unlabelled = unlabelled if without else 0
+        self.labelled_only = unlabelled > self.unlabelled
+        self._unlabelled_weight = torch.tensor(
+            [[weights[m].unlabelled_weight] for m in few.members], device=device, dtype=dtype
+        )  # (theirs, 1)
         self.function: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(losses, name)
         self._connected = connected and Few(few.members, connected.members, device)
         mine = [weights[m] for m in few.members]
@@ -134,13 +141,25 @@ class Job:
             self._settings[setting] = values[0] if len(set(values)) == 1 else on_device(values)
 
     def values(self, batch: Batch, ramp: Tensor) -> Tensor:
-        """The batch means of what the function gives, weighed, (theirs,)."""
+        """The batch means of what the function gives, weighed, (theirs,).
+
+        In means, windows without labels count as much as their weight says.
+        """
         given = self.function(*(INPUTS[name](self, batch) for name in self.needs))
         total: Any = 0.0
         for loss, weight in zip(given if isinstance(given, tuple) else (given,), self._weights, strict=True):
             if weight is not None:
-                total = loss.view(len(self.few.members), -1).mean(1) * weight + total
+                total = self._mean(loss.view(len(self.few.members), -1)) * weight + total
         return total * self.few.of(ramp) if self.ramped else total
+
+    def _mean(self, losses: Tensor) -> Tensor:
+        """(theirs, N) -> (theirs,)."""
+        if not self.unlabelled:
+            return losses.mean(1)
+        ones = torch.ones_like(losses[:, : -self.unlabelled])
+        rest = self._unlabelled_weight.expand(-1, self.unlabelled).to(losses.dtype)
+        weight = torch.cat([ones, rest], 1)
+        return (losses * weight).sum(1) / weight.sum(1)
 
     def setting(self, name: str, n: int) -> Any:
         """A number that all share, as it is; else one per row, (theirs * n, 1)."""
@@ -160,13 +179,22 @@ INPUTS: dict[str, Callable[[Any, Batch], Any]] = {
     "student_features": lambda job, batch: job.connected_features(batch),
     "teacher_features": lambda job, batch: job.few.features(batch.index),
     "target": lambda job, batch: batch.labels.target(job.few.of(batch.bpm).flatten()),
-    "label": lambda job, batch: batch.labels.index(job.few.of(batch.bpm).flatten()),
+    "label": lambda job, batch: _label(job, batch),
     "temperature": lambda job, batch: job.setting("temperature", batch.bpm.shape[1]),
     "window": lambda job, batch: job.setting("window", batch.bpm.shape[1]),
 }
 FEATURES = {"student_features", "teacher_features"}
 OF_TEACHER = {"teacher_logits", *FEATURES}  # without a teacher there is no width to connect features to
 SETTINGS = ("temperature", "window")
+
+
+def _label(job: Job, batch: Batch) -> Tensor:
+    """The true class; of a window without label the one its teacher holds most likely, (theirs * N,)."""
+    bpm = job.few.of(batch.bpm).flatten()
+    if not job.unlabelled:
+        return batch.labels.index(bpm)
+    taught = job.few.logits(batch.index).argmax(1)  # type: ignore[attr-defined]  # a job of a teacher's
+    return torch.where(bpm.isnan(), taught, batch.labels.index(bpm.nan_to_num()))
 
 
 def needs_of(name: str) -> tuple[str, ...]:
@@ -186,7 +214,8 @@ class Objective:
     """The loss of each member of a stack: the batch mean of its weighted terms.
 
     A term is computed for the members that give it a weight, so that a weight of 0 can't spoil a sum with
-    0 * inf. weights, teachers: one per member.
+    0 * inf. weights, teachers: one per member. unlabelled: how many windows of each batch, its last, have no
+    label (NaN): only terms that need a teacher see them.
     """
 
     def __init__(
@@ -195,8 +224,10 @@ class Objective:
         labels: Labels,
         teachers: Sequence[TeacherOutputs | None],
         dtype: torch.dtype = torch.float32,
+        unlabelled: int = 0,
     ) -> None:
         self.labels, self.members, self._dtype = labels, len(weights), dtype
+        self.unlabelled = unlabelled
         device = labels.centres.device
         widths = {
             m: teacher.features.shape[1]
@@ -226,7 +257,7 @@ class Objective:
                     else Few(group, range(len(weights)), device)
                 )
                 connected = self.featured.get(width)
-                self._jobs.append(Job(name, few, weights, dtype, device, width, connected))
+                self._jobs.append(Job(name, few, weights, dtype, device, width, connected, unlabelled))
         busy = {m for job in self._jobs for m in job.few.members}
         for m, w in enumerate(weights):
             if m not in busy:
@@ -240,8 +271,12 @@ class Objective:
         features: for each group of `featured` its members' features, (theirs, N, F), connected to the
         teachers' width. ramp: (M,) in 0..1, scales the ramped terms (DKD's warm-up).
         """
-        batch = Batch(logits, features, bpm, index, self.labels)
+        batch = labelled = Batch(logits, features, bpm, index, self.labels)
+        if n := self.unlabelled:
+            theirs = {width: rows[:, :-n] for width, rows in features.items()}
+            labelled = Batch(logits[:, :-n], theirs, bpm[:, :-n], index[:, :-n], self.labels)
         total = torch.zeros(self.members, dtype=self._dtype, device=logits.device)
         for job in self._jobs:
-            total = job.few.add(total, job.values(batch, ramp))
+            seen = labelled if job.labelled_only else batch
+            total = job.few.add(total, job.values(seen, ramp))
         return total

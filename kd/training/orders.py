@@ -12,14 +12,28 @@ class Orders:
 
     seeds: one per member. windows: there are so many; the first `drawn` of a permutation are used.
     ahead: for a GPU: in pinned memory, and a thread draws the next epoch's while it trains.
+    besides: other windows of each member, permuted too, and again when all have been drawn; of the rows
+    (steps, batch) that `drawn` and `more` of these make, they are the last columns.
     """
 
-    def __init__(self, seeds: Sequence[int], windows: int, drawn: int, *, ahead: bool) -> None:
-        self._seeds, self._windows = list(seeds), windows
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        windows: int,
+        drawn: int,
+        *,
+        ahead: bool,
+        steps: int = 1,
+        more: int = 0,
+        besides: Sequence[Tensor] = (),
+    ) -> None:
+        self._seeds, self._windows, self._drawn = list(seeds), windows, drawn
+        self._steps, self._more, self._besides = steps, more, besides
         pinned = ahead and torch.cuda.is_available()
         # Two, so that one is written while the other is still being copied.
         self._tables = [
-            torch.empty(len(seeds), drawn, dtype=torch.int32, pin_memory=pinned) for _ in range(1 + ahead)
+            torch.empty(len(seeds), drawn + more, dtype=torch.int32, pin_memory=pinned)
+            for _ in range(1 + ahead)
         ]
         self._held = [[-1] * len(seeds) for _ in self._tables]  # the epoch that each row is of
         self._copied: list[torch.cuda.Event | None] = [None] * len(self._tables)
@@ -57,5 +71,12 @@ class Orders:
             if held[m] != epoch:
                 generator = torch.Generator().manual_seed(self._seeds[m] * 1_000_003 + epoch)
                 order = torch.randperm(self._windows, generator=generator, dtype=torch.int32)
-                table[m] = order[: table.shape[1]]
+                rows = table[m].view(self._steps, -1)
+                labelled = self._drawn // self._steps
+                rows[:, :labelled] = order[: self._drawn].view(self._steps, labelled)
+                if self._more:
+                    own = self._besides[m]
+                    rounds = -(-self._more // len(own))
+                    picked = [torch.randperm(len(own), generator=generator) for _ in range(rounds)]
+                    rows[:, labelled:] = own[torch.cat(picked)[: self._more]].view(self._steps, -1)
                 held[m] = epoch

@@ -21,7 +21,7 @@ from kd.training.layout import Layout
 from kd.training.objective import Labels, Objective
 from kd.training.orders import Orders
 from kd.training.recipe import Recipe, Spec
-from kd.training.strategies import STRATEGIES
+from kd.training.strategies import weights
 from kd.training.teacher import EVAL_BATCH, TeacherOutputs
 
 WARMUP_STEPS = 3  # before a CUDA graph is captured, as torch's documentation asks
@@ -68,15 +68,18 @@ def together(spec: Spec) -> tuple[object, ...]:
     return (
         (spec.arch, spec.depth, spec.width),
         (recipe.batch_size, recipe.windows_per_epoch, recipe.label_sigma_bpm),
+        spec.strategy_args.get("unlabelled_share", 0.0),
     )
 
 
 class Stack:
     """M models in training. `epoch()` trains each for one; the caller keeps count of what that means.
 
-    x (N, C, S), bpm (N,): the training windows, on the device they are trained on. teachers: the outputs each
-    member learns from. precision: "float32"; on CUDA also "tf32" or "bf16" (activations; weights, losses and
-    the optimiser stay float32). convolution: one of `layers.CONVOLUTIONS`, for several members.
+    x (N, C, S), bpm (N,): the training windows, on the device they are trained on; x may go on with windows
+    without labels, of which members see as many as their `unlabelled_share` says, while an epoch goes over
+    those with labels. teachers: the outputs each member learns from. precision: "float32"; on CUDA also
+    "tf32" or "bf16" (activations; weights, losses and the optimiser stay float32). convolution: one of
+    `layers.CONVOLUTIONS`, for several members.
     """
 
     engine = "torch"  # what computes the epochs; another one is in `fused.py`
@@ -102,12 +105,15 @@ class Stack:
         if convolution not in CONVOLUTIONS:
             raise ValueError(f"unknown convolution {convolution!r}: use {', '.join(CONVOLUTIONS)}")
         self.specs, self.shape, self.members = list(specs), shape, len(specs)
-        self.x, self.bpm, self.device, self.dtype, self.precision = x, bpm, x.device, dtype, precision
+        self.x, self.device, self.dtype, self.precision = x, x.device, dtype, precision
+        self.bpm = torch.cat([bpm, bpm.new_full((len(x) - len(bpm),), torch.nan)])
         windows = min(specs[0].recipe.windows_per_epoch or len(bpm), len(bpm))
         self.batch = min(specs[0].recipe.batch_size, windows)
-        self.steps = windows // self.batch  # per epoch
-        self.weights = [STRATEGIES[spec.strategy](**spec.strategy_args) for spec in specs]
-        self.objective = Objective(self.weights, labels, teachers, dtype)
+        self.weights = [weights(spec.strategy, spec.strategy_args) for spec in specs]
+        share = self.weights[0].unlabelled_share if len(x) > len(bpm) else 0.0
+        self.unlabelled = min(round(share * self.batch), self.batch - 1)  # the last of each batch
+        self.steps = windows // (self.batch - self.unlabelled)  # per epoch
+        self.objective = Objective(self.weights, labels, teachers, dtype, self.unlabelled)
         self.labels, self.teachers = labels, list(teachers)
         self.model = shape.build(self.members).to(self.device, dtype)
         self._keys = list(self.model.state_dict())  # a plain model's too
@@ -120,9 +126,15 @@ class Stack:
             for width, few in self.objective.featured.items()
         }
         self._own(starts)
-        drawn = self.steps * self.batch
-        seeds = [spec.seed for spec in self.specs]
-        self.orders = Orders(seeds, len(bpm), drawn, ahead=self.device.type == "cuda")
+        self.orders = Orders(
+            [spec.seed for spec in self.specs],
+            len(bpm),
+            self.steps * (self.batch - self.unlabelled),
+            ahead=self.device.type == "cuda",
+            steps=self.steps,
+            more=self.steps * self.unlabelled,
+            besides=[teacher.besides for teacher in teachers if teacher] if self.unlabelled else [],
+        )
         self._orders = torch.zeros(
             self.members, self.steps, self.batch, dtype=torch.int32, device=self.device
         )

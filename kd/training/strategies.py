@@ -4,6 +4,7 @@ One training step serves them all (`kd.training.objective`). Adding a strategy i
 STRATEGIES; its keyword arguments, with their defaults, are what a search space may set.
 """
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -67,20 +68,47 @@ STRATEGIES: dict[str, Callable[..., Weights]] = {
 }
 
 
+# What all strategies with a teacher take where there are recordings without labels. Ours: half of each batch,
+# its windows as dear as others.
+UNLABELLED = {"unlabelled_share": 0.5, "unlabelled_weight": 1.0}
+
+
+def weights(strategy: str, args: Mapping[str, Any]) -> Weights:
+    """What a strategy with these arguments weighs."""
+    own = {name: value for name, value in args.items() if name not in UNLABELLED}
+    return dataclasses.replace(
+        STRATEGIES[strategy](**own),
+        unlabelled_share=args.get("unlabelled_share", 0.0),
+        unlabelled_weight=args.get("unlabelled_weight", 1.0),
+    )
+
+
 def needs_teacher(strategy: str) -> bool:
     """Whether points of this strategy multiply by teachers."""
     return strategy != "scratch"
 
 
-def defaults(strategy: str) -> dict[str, float]:
-    """What a search space may set for a strategy, with the values used otherwise."""
-    return {name: p.default for name, p in inspect.signature(STRATEGIES[strategy]).parameters.items()}
+def defaults(strategy: str, unlabelled: bool = False) -> dict[str, float]:
+    """What a search space may set for a strategy, with the values used otherwise.
+
+    unlabelled: whether there are recordings without labels.
+    """
+    own = {name: p.default for name, p in inspect.signature(STRATEGIES[strategy]).parameters.items()}
+    return own | UNLABELLED if unlabelled and needs_teacher(strategy) else own
 
 
-def full_args(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with the defaults filled in, so that equal points have equal arguments. InputError if bad."""
-    known = defaults(strategy)
+def full_args(strategy: str, given: Mapping[str, Any], unlabelled: bool = False) -> dict[str, Any]:
+    """`given` with the defaults filled in, so that equal points have equal arguments. InputError if bad.
+
+    unlabelled: as of `defaults`.
+    """
+    known = defaults(strategy, unlabelled)
     for name, value in given.items():
+        if name in UNLABELLED and name not in known and needs_teacher(strategy):
+            raise InputError(
+                f"strategy {strategy}: {name} is of windows without labels, and there are none: add "
+                "data.unlabelled, or leave it out"
+            )
         if name not in known:
             takes = ", ".join(known) or "no arguments"
             raise InputError(f"strategy {strategy} has no {name!r}: it takes {takes}")
@@ -91,9 +119,13 @@ def full_args(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
             )
         if name == "window" and value != int(value):
             raise InputError(f"strategy {strategy}: window is {value!r}: use a whole number of classes")
+        if name == "unlabelled_share" and value >= 1:
+            raise InputError(f"strategy {strategy}: unlabelled_share is {value!r}: use a share below 1")
         if name == "warmup_fraction" and value > 1:
             raise InputError(f"strategy {strategy}: warmup_fraction is {value!r}: use a fraction from 0 to 1")
     args = {name: type(known[name])(given.get(name, default)) for name, default in known.items()}
-    if not any(STRATEGIES[strategy](**args).terms.values()):
+    if args.get("unlabelled_share") == 0:  # whatever they would count
+        args["unlabelled_weight"] = UNLABELLED["unlabelled_weight"]
+    if not any(weights(strategy, args).terms.values()):
         raise InputError(f"strategy {strategy}: every weight is 0: set at least one above 0")
     return args

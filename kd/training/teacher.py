@@ -19,7 +19,11 @@ Forward = Callable[[Tensor], tuple[Tensor, Tensor]]  # logits and features of wi
 
 
 class TeacherOutputs:
-    """A frozen teacher as its students see it: logits (N, K) and features (N, F) by training-window index."""
+    """A frozen teacher as its students see it: logits (N, K) and features (N, F) by training-window index.
+
+    windows: N, of which the first `labelled` have labels (all by default). besides: the indices of the
+    others that students see, the share `sure` of them with the lowest entropy.
+    """
 
     def __init__(
         self,
@@ -28,6 +32,9 @@ class TeacherOutputs:
         windows: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        *,
+        labelled: int | None = None,
+        sure: float = 1.0,
     ) -> None:
         if folder is None or not (folder / LOGITS).exists():
             raise InputError(
@@ -45,10 +52,21 @@ class TeacherOutputs:
                 f"delete {folder} and train it again"
             )
 
+        self.besides = torch.arange(windows if labelled is None else labelled, windows, dtype=torch.int32)
+        if sure < 1 and len(self.besides):
+            surest = entropy(self.logits[-len(self.besides) :]).cpu().argsort(stable=True)
+            self.besides = self.besides[surest[: max(round(sure * len(surest)), 1)].sort().values]
+
     def check_unchanged(self) -> None:
         """A teacher is frozen: assert that nobody trained it while a student learned from it."""
         if sha256(self.model) != self.sha256:
             raise AssertionError(f"{self.model} changed while a student learned from it")
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Of the distributions that logits (N, K) are of, (N,) in nats; some at a time, as they are many."""
+    parts = (part.float().log_softmax(1) for part in logits.split(EVAL_BATCH))
+    return torch.cat([-(log_p.exp() * log_p).sum(1) for log_p in parts])
 
 
 def write_teacher_outputs(forward: Forward, x: Tensor, folder: Path) -> None:

@@ -33,14 +33,18 @@ class Weights:
     """How much each loss term counts; one that isn't named counts 0. A term of weight 0 is never computed.
 
     temperature: of soft, tckd and nckd. window: half-width, in classes, of the decoupled target part.
-    warmup_fraction: share of the epochs over which ramped terms grow from 0 to their weight. Raises
-    ValueError for a name that no entry of TERMS has.
+    warmup_fraction: share of the epochs over which ramped terms grow from 0 to their weight.
+    unlabelled_share: of a batch's windows, how many have no label; unlabelled_weight: how much one of them
+    counts, beside one with a label, in terms that need no label. Raises ValueError for a name that no entry
+    of TERMS has.
     """
 
     terms: Mapping[str, float]
     temperature: float = 1.0
     window: int = 0
     warmup_fraction: float = 0.0
+    unlabelled_share: float = 0.0
+    unlabelled_weight: float = 1.0
 
     def __post_init__(self) -> None:
         known = [name for term in TERMS.values() for name in term.weights]

@@ -28,7 +28,8 @@ from kd.training.member import CHECKPOINT, HISTORY, Diverged, Member, Row
 from kd.training.objective import Labels
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
-from kd.training.strategies import STRATEGIES, needs_teacher
+from kd.training.strategies import needs_teacher
+from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, Forward, TeacherOutputs, as_tensor, batches, write_teacher_outputs
 from kd.training.validation import BySubject
 
@@ -67,13 +68,16 @@ class Runs:
         self.shape = self.shape_of(first, channels, samples, data.classes)
         centres = metrics.class_centres(data.min_bpm, data.classes).to(self.device)
         self.labels = Labels(centres, first.recipe.label_sigma_bpm)
-        self.x, self.bpm = self._tensor(data.train.x), self._tensor(data.train.bpm)
+        self.x, self.bpm = self._tensor(data.taught_x), self._tensor(data.train.bpm)
         self._val_x, self._val = self._tensor(data.val.x), BySubject(data.val)
         self.members: list[Member] = []
         teachers: dict[Path | None, TeacherOutputs] = {}
+        sure = data.unlabelled.sure if data.unlabelled else 1.0
         for spec, folder, from_folder in zip(specs, folders, from_folders, strict=True):
             if needs_teacher(spec.strategy) and from_folder not in teachers:
-                teachers[from_folder] = TeacherOutputs(spec, from_folder, len(data.train), self.device, dtype)
+                teachers[from_folder] = TeacherOutputs(
+                    spec, from_folder, len(self.x), self.device, dtype, labelled=len(data.train), sure=sure
+                )
             teacher = teachers[from_folder] if needs_teacher(spec.strategy) else None
             self.members.append(Member(spec, folder, teacher))
         starts = [
@@ -150,7 +154,10 @@ class Runs:
         if member.teacher is not None:
             member.teacher.check_unchanged()
         member.train_seconds += time.monotonic() - start
-        return {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
+        found = {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
+        if member.teacher is not None and member.spec.strategy_args.get("unlabelled_share"):
+            found["unlabelled_windows"] = len(member.teacher.besides)
+        return found
 
     def best_state(self, i: int) -> dict[str, Tensor]:
         """A point's weights after its best epoch, as the state dict of a plain model."""
@@ -186,7 +193,7 @@ class Runs:
     def _engine_fits(self, members: Sequence[Member]) -> bool:
         plain = len(members) == 1 and self.device.type == "cpu" and self._dtype == torch.float32
         spec = members[0].spec
-        return plain and fits(self.shape, STRATEGIES[spec.strategy](**spec.strategy_args))
+        return plain and fits(self.shape, weights_of(spec.strategy, spec.strategy_args))
 
     def _shrink(self) -> None:
         """Rebuild the stack without the points that are over, if that pays."""

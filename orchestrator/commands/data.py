@@ -136,7 +136,50 @@ def examine_space(
 
     for dataset in found["datasets"]:
         found["datasets"][dataset]["split"] = divided(dataset)
-    return {"space": space, **found, "split": divided(), "copies": config.augment.copies}
+    more = {"unlabelled": _unlabelled(config, recordings, windows, progress)} if config.unlabelled else {}
+    return {"space": space, **found, "split": divided(), "copies": config.augment.copies, **more}
+
+
+def _unlabelled(
+    config: "DataConfig", labelled: "list[Recording]", windows: "WindowSet", progress: Progress | None
+) -> dict[str, Any]:
+    """What there is of recordings without labels, and what is left out of it, before any gate."""
+    import numpy as np
+
+    from kd.signals.fingerprints import fingerprints
+    from kd.signals.prepare import unlabelled_recordings
+    from kd.signals.splits import assign_subjects
+    from kd.signals.unlabelled import OTHER_SIDE, held_out
+    from kd.signals.windows import cut, subject_label
+
+    assert config.unlabelled is not None
+    subjects, counts = np.unique(windows.subject, return_counts=True)
+    names = [str(subject) for subject in subjects]
+    side_of = assign_subjects(names, config.split, dict(zip(names, counts.tolist(), strict=True)))
+    of: list[tuple[str, list[str], float, int]] = []
+    dropped: Counter[str] = Counter()
+    recordings = unlabelled_recordings(config, progress)
+    for r, x, _, reasons in cut(recordings, config.preprocess, config.bpm_range, labelled=False):
+        of.append((subject_label(r), fingerprints(r), r.seconds, len(x)))
+        dropped.update(reasons)
+    out = held_out(
+        [subject for subject, _, _, _ in of],
+        [signal for _, signal, _, _ in of],
+        [(subject_label(r), fingerprints(r)) for r in labelled],
+        side_of,
+        config.split.scheme == "lodo",
+    )
+    return {
+        "path": config.unlabelled.path,
+        "recordings": len(of),
+        "subjects": len({subject for subject, _, _, _ in of}),
+        "hours": round(sum(seconds for _, _, seconds, _ in of) / 3600, 3),
+        "windows": sum(n for subject, _, _, n in of if subject not in out),
+        "left_out": {OTHER_SIDE: sum(n for subject, _, _, n in of if subject in out)},
+        "dropped": {"windows": dropped.total(), "by_reason": dict(dropped)},
+        "gate": config.unlabelled.gate,
+        "keep": config.unlabelled.keep,
+    }
 
 
 def _findings(
@@ -255,6 +298,8 @@ def in_words(found: dict[str, Any]) -> str:
     lines += ["", *_labels_in_words(found, rows, wide)]
     if "split" in found:
         lines += ["", *_split_in_words(found, rows, wide)]
+    if "unlabelled" in found:
+        lines += ["", *_unlabelled_in_words(found["unlabelled"])]
     if found["hr_bpm"]:
         lines += ["", "heart rate, windows for each 10 BPM", *bars(found["hr_bpm"]["histogram"])]
     dropped = found["dropped"]
@@ -308,6 +353,19 @@ def _split_in_words(found: dict[str, Any], rows: list[tuple[str, dict[str, Any]]
         lines.append(f"{name:{wide}}  " + "  ".join(f"{cell:>15}" for cell in cells))
     if found["copies"]:
         lines.append(f"for training, {found['copies']} changed copies of each training recording are added")
+    return lines
+
+
+def _unlabelled_in_words(found: dict[str, Any]) -> list[str]:
+    """What is trained on without labels."""
+    lines = [
+        f"without labels: {found['windows']:,} windows to train on; {found['recordings']:,} recordings of "
+        f"{found['subjects']:,} subjects, {found['hours']:.2f} hours",
+        *(f"{n:8,}  left out: {why}" for why, n in found["left_out"].items() if n),
+        *(f"{n:8,}  dropped: {reason}" for reason, n in _most_first(found["dropped"])),
+    ]
+    if found["gate"] != "none":
+        lines.append(f"of these, the {found['keep']:.0%} that the gate ({found['gate']}) holds best are seen")
     return lines
 
 

@@ -109,12 +109,14 @@ def as_dict(opened: Opened) -> dict[str, Any]:
         "metric_weights": dict(opened.plan.headline.weights),
         "data_fingerprint": opened.windows.fingerprint,
         "windows": {side: len(getattr(opened.windows, side)) for side in SIDES},
+        **_unlabelled(opened.windows),
         "folds": [
             {
                 "fold": fold,
                 "data_fingerprint": data.fingerprint,
                 **{side: len(getattr(data, side)) for side in SIDES},
                 "test_subjects": len(np.unique(data.test.subject)),
+                **_unlabelled(data),
                 **_counts(p for p in points if p["fold"] == fold),
             }
             for fold, data in opened.folds.items()
@@ -211,8 +213,23 @@ def _plural(n: int, noun: str) -> str:
     return f"{n} {noun}{'s' * (n != 1)}"
 
 
+def _unlabelled(data: Data) -> dict[str, Any]:
+    """Windows without labels, where there are any: trained on, and left out."""
+    if data.unlabelled is None:
+        return {}
+    said = {"windows": len(data.unlabelled.windows), "left_out": dict(data.unlabelled.left_out)}
+    return {"unlabelled": {**said, "share_seen": data.unlabelled.sure}}
+
+
 def _windows(data: Data) -> str:
-    return f"{len(data.train):,} train, {len(data.val):,} validation, {len(data.test):,} test"
+    more = data.unlabelled
+    said = f"{len(data.train):,} train, {len(data.val):,} validation, {len(data.test):,} test"
+    if more is None:
+        return said
+    out = [f"{n:,} left out: {why}" for why, n in more.left_out.items() if n]
+    if more.sure < 1:
+        out.append(f"students see the {more.sure:.0%} that their teacher is surest of")
+    return f"{said}, {len(more.windows):,} without labels" + (f" ({'; '.join(out)})" if out else "")
 
 
 def _counts(points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -271,5 +288,5 @@ def _differing(p: Point) -> str:
     """Strategy arguments that aren't the defaults."""
     from kd.training.strategies import defaults
 
-    usual = defaults(p.strategy)
+    usual = defaults(p.strategy, unlabelled=True)
     return " ".join(f"{k}={v:g}" for k, v in p.strategy_args.items() if v != usual[k])

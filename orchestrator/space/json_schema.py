@@ -123,7 +123,7 @@ def _strategy(name: str) -> Json:
     """Arguments of a strategy: none, a grid of values, or a list of grids."""
     number = {"type": "number"}
     values = {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
-    usual = defaults(name)
+    usual = defaults(name, unlabelled=True)
     grid = {
         "type": "object",
         "additionalProperties": False,

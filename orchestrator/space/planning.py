@@ -19,7 +19,7 @@ from kd.models.sizes import size
 from kd.signals.prepare import Data
 from kd.teachers.source import Source, source_of
 from kd.training.recipe import RECIPE_VERSION
-from kd.training.strategies import STRATEGIES, needs_teacher
+from kd.training.strategies import needs_teacher, weights
 from orchestrator.space.brought import Found
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.schema import SearchSpace, Students, strategy_points
@@ -111,9 +111,13 @@ class _Maker:
         channels, samples = data.train.x.shape[1:]
         self.shape = {"channels": channels, "samples": samples, "classes": data.classes}
         self.recipes = {role: space.recipe(role) for role in ("teacher", "student")}
+        self.unlabelled = data.unlabelled is not None
         windows = len(data.train)
-        self.windows = {
-            role: r["max_epochs"] * (min(r["windows_per_epoch"] or windows, windows) + len(data.val))
+        self.windows = {  # trained on, and validated on
+            role: (
+                r["max_epochs"] * min(r["windows_per_epoch"] or windows, windows),
+                r["max_epochs"] * len(data.val),
+            )
             for role, r in self.recipes.items()
         }
         self.fixed = {  # what all points of a role share in their hash, by data and role
@@ -161,7 +165,7 @@ class _Maker:
     def students(
         self, block: Students, teachers: Sequence[Point], where: str, refused: Counter[str]
     ) -> Iterator[Point]:
-        strategies = list(strategy_points(block.strategies or self.space.strategies))
+        strategies = list(strategy_points(block.strategies or self.space.strategies, self.unlabelled))
         seeds = block.seeds or self.space.seeds
         for arch in block.arch:
             for depth in block.depth:
@@ -195,7 +199,7 @@ class _Maker:
             what = f"strategy {strategy}" if needs_teacher(strategy) else f"init {init}"
             raise InputError(f"{where}: {what} needs a teacher, and the space has none: add a teachers block")
         able: list[Point | None] = []
-        features = "feature" in STRATEGIES[strategy](**args).terms
+        features = "feature" in weights(strategy, args).terms
         for t in teachers:
             if features and t.brought and not source_of(t.brought).has_features:
                 refused[f"{strategy} from teacher {t.name}: it gives no features"] += 1
@@ -224,6 +228,8 @@ class _Maker:
         """One point with its id, exact sizes and estimated cost."""
         identity = [arch, depth, width, init, strategy, dict(sorted(args.items()))]
         s = size(arch, depth, width, **self.shape)
+        trained, validated = self.windows[role]
+        trained /= 1 - args.get("unlabelled_share", 0.0)
         return Point(
             id=self._hash(self.fingerprint, role, [*identity, teacher.id if teacher else None, seed]),
             role=role,
@@ -242,7 +248,7 @@ class _Maker:
             activation_bytes=s.activation_bytes,
             weight_bytes=s.weight_bytes,
             weight_bytes_int8=s.weight_bytes_int8,
-            cost_s=self.windows[role] * (WINDOW_S + MAC_S * s.macs),
+            cost_s=(trained + validated) * (WINDOW_S + MAC_S * s.macs),
             fold=self.fold,
             data_group=self.group,
             teacher_group=self.group_of(teacher) if teacher else None,

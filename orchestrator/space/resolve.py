@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kd.errors import InputError
 from kd.signals.prepare import Data, DataConfig, folds, group_fingerprint, prepare
@@ -170,9 +171,15 @@ def _read(space: str, overrides: Sequence[str], out: str | None) -> tuple[Search
         folder = next((f for f in (file, Path("sweeps") / space) if (f / "space.yaml").is_file()), None)
         file = folder / "space.yaml" if folder else file
     read = load_space(file, overrides)
+    absolute: dict[str, Any] = {}
     if read.data.path:
-        path = str(Path(read.data.path).expanduser().absolute())
-        read = read.model_copy(update={"data": read.data.model_copy(update={"path": path})})
+        absolute["path"] = str(Path(read.data.path).expanduser().absolute())
+    more: Any = read.data.unlabelled
+    if more and more.path:
+        path = str(Path(more.path).expanduser().absolute())
+        absolute["unlabelled"] = more.model_copy(update={"path": path})
+    if absolute:
+        read = read.model_copy(update={"data": read.data.model_copy(update=absolute)})
     assert read.name is not None
     return read, Path(out) if out else folder or Path("sweeps") / read.name, file
 

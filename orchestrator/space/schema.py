@@ -36,6 +36,7 @@ from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig, check_options
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
+from kd.signals.unlabelled import Unlabelled
 from kd.training.recipe import Recipe
 from kd.training.strategies import STRATEGIES, full_args
 from orchestrator.space.brought_schema import Brought, kinds_of
@@ -158,6 +159,9 @@ Training = _model(
 )
 
 
+UnlabelledModel = _model(Unlabelled)
+
+
 class Data(Strict):
     """Which recordings, and how they become windows: `kd.signals.prepare.DataConfig` less the classes."""
 
@@ -168,6 +172,7 @@ class Data(Strict):
     split: SplitModel = Field(default_factory=SplitModel)  # type: ignore[valid-type]
     augment: AugmentModel = Field(default_factory=AugmentModel)  # type: ignore[valid-type]
     lead_s: Annotated[float, Field(ge=0, le=3600), Number] = DataConfig.lead_s
+    unlabelled: UnlabelledModel | None = None  # type: ignore[valid-type]
 
 
 class Task(Strict):
@@ -245,7 +250,7 @@ class SearchSpace(Strict):
 
     def data_config(self) -> DataConfig:
         """What `kd.signals.prepare` takes, of folds the first. Raises InputError for values that clash."""
-        data = self.data
+        data, without = self.data, self.data.unlabelled
         return DataConfig(
             source="auto" if data.path and data.source == "synthetic" else data.source,
             path=data.path,
@@ -253,6 +258,7 @@ class SearchSpace(Strict):
             preprocess=Preprocess(**data.preprocess.model_dump()),  # type: ignore[attr-defined]
             split=Split(**data.split.model_dump(exclude={"use"})),  # type: ignore[attr-defined]
             augment=Augment(**data.augment.model_dump()),  # type: ignore[attr-defined]
+            unlabelled=Unlabelled(**without.model_dump()) if without else None,
             min_bpm=self.task.min_bpm,
             classes=self.task.classes,
             lead_s=data.lead_s,
@@ -298,13 +304,16 @@ class SearchSpace(Strict):
 
 
 def strategy_points(
-    strategies: Mapping[str, Sequence[Mapping[str, list[float]]]],
+    strategies: Mapping[str, Sequence[Mapping[str, list[float]]]], unlabelled: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every strategy with every combination of its arguments, defaults filled in."""
+    """Every strategy with every combination of its arguments, defaults filled in.
+
+    unlabelled: whether there are recordings without labels.
+    """
     for name, grids in strategies.items():
         for grid in grids:
             for values in product(*grid.values()):
-                yield name, full_args(name, dict(zip(grid, values, strict=True)))
+                yield name, full_args(name, dict(zip(grid, values, strict=True)), unlabelled)
 
 
 def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
@@ -330,7 +339,12 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
             "give fewer values"
         )
     for key, strategies in _strategies(space):
-        _check_strategies(path, lines, key, strategies)
+        _check_strategies(path, lines, key, strategies, space.data.unlabelled is not None)
+    if space.brought and space.data.unlabelled:
+        raise InputError(
+            f"{_place(path, lines, ('data', 'unlabelled'))}: data.unlabelled: brought teachers have no "
+            "outputs for windows without labels: leave them out, or train the teachers here"
+        )
     for i, block in enumerate(space.students):
         for init in block.init:
             if init not in INITS:
@@ -384,7 +398,9 @@ def _combinations(grids: Sequence[Mapping[str, Sequence[float]]]) -> int:
     return sum(math.prod(map(len, grid.values())) for grid in grids)
 
 
-def _check_strategies(path: Path, lines: Lines, key: tuple[Any, ...], strategies: Strategies) -> None:
+def _check_strategies(
+    path: Path, lines: Lines, key: tuple[Any, ...], strategies: Strategies, unlabelled: bool
+) -> None:
     for name, grids in strategies.items():
         where = f"{_place(path, lines, (*key, name))}: {_dotted((*key, name))}"
         if name not in STRATEGIES:
@@ -392,7 +408,7 @@ def _check_strategies(path: Path, lines: Lines, key: tuple[Any, ...], strategies
         if (sets := _combinations(grids)) > MOST_ARGUMENTS:
             raise InputError(f"{where}: {sets:,} sets of arguments, more than {MOST_ARGUMENTS:,}: give fewer")
         try:
-            list(strategy_points({name: grids}))
+            list(strategy_points({name: grids}, unlabelled))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
@@ -500,6 +516,7 @@ def _known(key: tuple[Any, ...]) -> list[str]:
         "preprocess": PreprocessModel,
         "split": SplitModel,
         "augment": AugmentModel,
+        "unlabelled": UnlabelledModel,
         "task": Task,
         "teachers": Teachers,
         "students": Students,

@@ -78,7 +78,7 @@ def _apart(one: SearchSpace, other: SearchSpace) -> Iterator[tuple[str, Any, Any
         yield "name", one.name, other.name
     a, b = (flat(dataclasses.asdict(space.data_config())) for space in (one, other))
     for key in sorted(a.keys() | b.keys()):
-        if key != "path" and a.get(key) != b.get(key):
+        if key not in ("path", "unlabelled.path") and a.get(key) != b.get(key):
             where = "task" if key in ("min_bpm", "classes") else "data"
             yield f"{where}.{key}", a.get(key), b.get(key)
 
@@ -93,7 +93,8 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _content(space: SearchSpace) -> dict[str, Any]:
     content = space.model_dump(mode="json", exclude={"resources"})
-    content["data"].pop("path", None)
+    for source in (content["data"], content["data"]["unlabelled"] or {}):
+        source.pop("path", None)
     return content
 
 

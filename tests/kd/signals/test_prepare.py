@@ -135,6 +135,7 @@ def test_every_field_of_every_setting_is_in_the_lists_above():
     assert options == {f.name for f in dataclasses.fields(synthetic.Synthetic)}
     assert {f.name for f in dataclasses.fields(DataConfig)} == {
         *("source", "path"),  # the tests of files, below
+        "unlabelled",  # test_unlabelled.py
         *(name for change in WINDOWS_CHANGE for name in change),
     }
 

@@ -51,6 +51,7 @@ def inputs(spec: Spec, shape: Shape, draw: int) -> tuple[Any, ...]:
     teacher = SimpleNamespace(
         logits=3 * torch.randn(70, CLASSES, generator=generator),
         features=torch.randn(70, 11, generator=generator),
+        besides=torch.arange(40, 70, dtype=torch.int32),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw)
@@ -67,7 +68,8 @@ def as_dtype(given: tuple[Any, ...], dtype: torch.dtype) -> Stack:
     """The same in torch."""
     specs, shape, starts, teachers, x, bpm = given
     teachers = [
-        t and SimpleNamespace(logits=t.logits.to(dtype), features=t.features.to(dtype)) for t in teachers
+        t and SimpleNamespace(logits=t.logits.to(dtype), features=t.features.to(dtype), besides=t.besides)
+        for t in teachers
     ]
     labels = Labels(class_centres(30, CLASSES), specs[0].recipe.label_sigma_bpm)
     return Stack(specs, shape, starts, teachers, x.to(dtype), bpm.to(dtype), labels, dtype=dtype)
@@ -116,6 +118,27 @@ def test_loss_gradients_and_outputs_are_those_of_float64(shape, strategy, engine
         assert mine._running.numpy() == pytest.approx(reference._running.numpy(), rel=1e-5, abs=1e-6)
     usual = sorted(torch_off)[1]  # of deep and tiny nets it is more, and varies with torch's threads
     assert min(mine_off) <= max(5e-6, usual)
+
+
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "scratch"])
+@pytest.mark.parametrize("shape", SHAPES[1:2] + SHAPES[-2:-1], ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}")
+def test_windows_without_labels_weigh_what_torch_gives_them(shape, strategy, engine) -> None:
+    """As above, of 70 windows the last 30 without labels."""
+    arch, depth, width, channels, samples = shape
+    mine_off = []
+    for draw, (batch, share, weight) in enumerate(((33, 0.3, 0.4), (16, 0.5, 2.0), (21, 0.75, 1.0))):
+        recipe = Recipe(max_epochs=30, batch_size=batch, label_sigma_bpm=1.5 if draw else 0.0)
+        spec = Spec("s", "student", arch, depth, width, strategy=strategy, recipe=recipe)
+        spec.strategy_args.update(STRATEGIES[strategy], unlabelled_share=share, unlabelled_weight=weight)
+        *given, bpm = inputs(spec, Shape(arch, depth, width, channels, samples, CLASSES), draw)
+        given = (*given, bpm[:40])
+        mine, reference = as_fused(given, engine), as_dtype(given, torch.float64)
+        assert mine.steps == 40 // (batch - round(share * batch))
+        loss, got = mine.gradients([1])
+        expected_loss, expected = gradients(reference)
+        assert loss == pytest.approx(expected_loss, rel=2e-6)
+        mine_off.append(off(got, expected))
+    assert min(mine_off) <= 5e-6
 
 
 def off(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from kd.errors import InputError
 from orchestrator.commands import main as cli
 from orchestrator.commands.data import bars, examine, examine_space, in_words
 
@@ -231,3 +232,20 @@ def test_checking_imports_nothing_heavy(mixed):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_recordings_without_labels_are_counted_and_those_of_tested_people_apart(spoiled, tmp_path):
+    from kd.signals.prepare import prepare
+    from orchestrator.space.resolve import space_of
+
+    space, path = spoiled
+    overrides = ["data.augment.copies=0", f"data.unlabelled.path={path}"]
+    with pytest.raises(InputError, match="a share below 1"):
+        examine_space(str(space), [*overrides, "data.unlabelled.gate=quality"])
+    found = examine_space(str(space), overrides)["unlabelled"]
+    data = prepare(space_of(str(space), overrides, None)[0].data_config(), tmp_path)
+    assert found["windows"] == len(data.unlabelled.windows) > 0
+    assert found["left_out"] == data.unlabelled.left_out
+    text = CliRunner().invoke(cli.cli, ["data", "check", str(space), *overrides]).stdout
+    assert f"without labels: {found['windows']:,} windows to train on" in text
+    assert "left out: subject validated or tested on" in text

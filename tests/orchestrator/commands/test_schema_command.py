@@ -110,7 +110,9 @@ def test_names_and_defaults_are_those_of_the_registries() -> None:
     strategies = defs["Strategies"]["properties"]
     assert set(strategies) == set(STRATEGIES)
     for name, said in strategies.items():
-        assert {k: v["default"] for k, v in said["anyOf"][1]["properties"].items()} == defaults(name)
+        assert {k: v["default"] for k, v in said["anyOf"][1]["properties"].items()} == defaults(
+            name, unlabelled=True
+        )
         assert said["description"]
     arch, init = (defs["Students"]["properties"][key]["anyOf"][0]["enum"] for key in ("arch", "init"))
     assert set(arch) == set(ARCHITECTURES)
