@@ -25,10 +25,10 @@ from orchestrator.space.plan import Plan, Point
 from orchestrator.space.schema import SearchSpace, Students, strategy_points
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
-# Seconds a window takes in one epoch on one CPU core, fixed + per MAC: a rule of thumb. Least squares over
-# the quickstart's grid on one split (83 points) on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models
-# look too dear, and their packs shorter. Finished points correct the scale.
-WINDOW_S, MAC_S = 6e-5, 1.5e-10
+# Seconds a window takes in one epoch on one CPU core by the compiled engine, fixed + per MAC: a rule of
+# thumb, from ResNets 4x8 to 8x32 of wrist.yaml on an AMD EPYC with AVX-512, within 12 %; MLPs take less,
+# torch two to eight times as long. Finished points correct the scale.
+WINDOW_S, MAC_S = 1.2e-5, 7e-11
 BRINGING_S = 1.0  # of a brought teacher beside its pass: evaluating and writing it; a rule of thumb
 GROUP = "group"  # of Point.brought: what all folds call it
 
