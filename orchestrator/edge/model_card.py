@@ -157,6 +157,8 @@ def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
         )
         if t.get("brought") and not t["brought"]["same_split"]:
             yield f"- the teacher is brought ({t['brought']['kind']}): {UNSEEN}"
+    if more := result.get("unlabelled_windows"):
+        yield f"- {more:,} windows without labels besides, for the terms that need only the teacher"
     how = result.get("epochs_by") or f"best after {result['best_epoch']}"
     yield f"- seed {result['seed']}, {result['epochs']} epochs, {how}"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())

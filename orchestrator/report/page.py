@@ -233,7 +233,9 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
             "teachers",
             "Effect of teacher size",
             "Teachers",
-            ([_sentence(t) for t in few] or ["No student was distilled."]) + _brought(sweep),
+            ([_sentence(t) for t in few] or ["No student was distilled."])
+            + _brought(sweep)
+            + _unlabelled(sweep),
             drawn["teachers"],
             [tables.teachers(sweep)],
             "strategies" if drawn["teachers"] else "",
@@ -268,6 +270,19 @@ def _brought(sweep: Sweep) -> list[str]:
     from_elsewhere = [r for r in sweep.results if r.get("brought") and not r["brought"]["same_split"]]
     names = sorted({sweep.teacher(r["id"]) for r in from_elsewhere})
     return [_sentence(f"{', '.join(names)}: {UNSEEN}")] if names else []
+
+
+def _unlabelled(sweep: Sweep) -> list[str]:
+    """How many students learnt from windows without labels."""
+    learnt = [r["unlabelled_windows"] for r in sweep.results if r.get("unlabelled_windows")]
+    if not learnt:
+        return []
+    few, most = min(learnt), max(learnt)
+    windows = f"{few:,}" if few == most else f"{few:,} to {most:,}"
+    return [
+        f"{len(learnt)} students also learnt from {windows} windows without labels, by the terms that need "
+        "only their teacher."
+    ]
 
 
 def _claims(sweep: Sweep, panels: list[Panel]) -> list[Section]:

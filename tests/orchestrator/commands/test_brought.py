@@ -140,6 +140,21 @@ def test_report_and_card_say_what_cannot_be_known(tmp_path: Path) -> None:
     assert f"the teacher is brought (onnx): {UNSEEN}" in text
 
 
+def test_report_and_card_tell_of_windows_without_labels(tmp_path: Path) -> None:
+    results = [{"unlabelled_windows": n} for n in (1200, 4000)]
+    (said,) = page._unlabelled(SimpleNamespace(results=[*results, {"id": "t"}]))
+    assert said.startswith("2 students also learnt from 1,200 to 4,000 windows without labels")
+    assert page._unlabelled(SimpleNamespace(results=[{"id": "t"}])) == []
+
+    windows = prepare(DataConfig(options={"subjects": 6, "minutes": 1}), tmp_path)
+    opened = SimpleNamespace(windows=windows, store=None, data=SimpleNamespace(source="synthetic"))
+    student = {"strategy": "soft", "strategy_args": {}, "init": "random", "teacher": None, "seed": 0}
+    student |= {"best_epoch": 1, "epochs": 1, "versions": {}, "git_commit": None, "recipe_version": 1}
+    text = "\n".join(model_card._training(opened, student | {"unlabelled_windows": 1200}))
+    assert "- 1,200 windows without labels besides" in text
+    assert "without labels" not in "\n".join(model_card._training(opened, student))
+
+
 def test_names_of_models() -> None:
     assert model_name("resnet1d", 8, 32) == "resnet1d-8x32"
     assert model_name("mine", 1, 1, "{} {}x{}") == "mine"
