@@ -58,13 +58,13 @@ def _text(trials: list[dict[str, Any]]) -> str:
 
 
 def _bias(t: dict[str, Any]) -> str:
-    """On which side the predictions were: "predicted 3.1 % too low on average (9 of 13 arms)"."""
+    """On which side the predictions were: "... were 3.1% too low on average (9 of 13 arms)"."""
     low = t["bias_ln"] > 0
     arms = t["too_low"] if low else t["groups"] - t["too_low"]
     share = abs(expm1(t["bias_ln"]))
     side = "low" if low else "high"
     of = f"{arms} of {t['groups']} arms"
-    return f"with {_sizes(t['left_out'])} held out predicted {share:.1%} too {side} on average ({of})"
+    return f"predictions of the largest {_sizes(t['left_out'])} were {share:.1%} too {side} on average ({of})"
 
 
 def _sizes(n: int) -> str:

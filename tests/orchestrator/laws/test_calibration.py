@@ -95,5 +95,5 @@ def test_the_record_says_on_which_side_predictions_were() -> None:
     record = calibration_record(trials(0.05, 0.04, 0.06, -0.01), 1.0)
     assert record["trials"][0]["bias_ln"] == pytest.approx(0.035)
     assert record["trials"][0]["too_low"] == 3
-    assert "predicted 3.6% too low on average (3 of 4 arms)" in record["text"]
+    assert "predictions of the largest size were 3.6% too low on average (3 of 4 arms)" in record["text"]
     assert "too high on average (2 of 2 arms)" in calibration_record(trials(-0.1, -0.2), 1.0)["text"]
