@@ -32,6 +32,8 @@ TYPICAL = Noise(
     slopes=0.015,
     architectures=0.2,
     level_bpm=4.0,
+    level_params=1e4,
+    exponent=0.3,
 )
 TYPICAL_FROM = "typical noise: 90 recordings of three public sets, 5 folds"
 WORLDS = 4000
@@ -162,8 +164,9 @@ def predict(design: Design, families: Sequence[Family], noise: Noise, rng: int =
         spread = max(spread, curve + own)
     every, seen = np.concatenate(truth, 1), np.concatenate(said, 1)
     named = every[np.arange(WORLDS), seen.argmin(1)]
-    lost = noise.level_bpm * np.expm1(named - every.min(1))
-    near = max(NEAR_BPM, NEAR_SHARE * noise.level_bpm)
+    level = noise.level(float(np.exp(max(f.asked for f in families))))
+    lost = level * np.expm1(named - every.min(1))
+    near = max(NEAR_BPM, NEAR_SHARE * level)
     people = (noise.people**2 + noise.likes**2) * (1 / design.people + 1 / WEARERS)
     few = 1 + 1.04 / max(design.people - 1, 1)  # t for normal, as `people.new_people`
     alone = noise.run**2 * max(1 - 1 / design.folds, 0.0)  # new people wear one run, not the mean over folds
@@ -171,8 +174,8 @@ def predict(design: Design, families: Sequence[Family], noise: Noise, rng: int =
         "p_right": round(float((lost <= 0).mean()), 4),
         "p_within": round(float((lost <= near).mean()), 4),
         "regret_bpm": round(float(lost.mean()), 4),
-        "interval_run_bpm": round(_half(spread, noise.level_bpm), 3),
-        "interval_people_bpm": round(_half(spread + alone + few**2 * people, noise.level_bpm), 3),
+        "interval_run_bpm": round(_half(spread, level), 3),
+        "interval_people_bpm": round(_half(spread + alone + few**2 * people, level), 3),
     }
 
 

@@ -17,12 +17,12 @@ from orchestrator.store.metric import mae_by_subject
 
 @dataclass(frozen=True)
 class Noise:
-    """Components of ln error. Units of `slopes`: per unit of ln size; of `level_bpm`: BPM.
+    """Components of ln error. Units of `slopes`: per unit of ln size.
 
     run: of one training run in one fold, by its seed. own: of an arm's error at one size round its smooth
     curve; common: of a size, in all arms alike. likes: of a subject in one arm. people: between subjects of a
     data set. offsets, slopes: between arms of one architecture. architectures: between architectures.
-    level_bpm: the error of a middling student.
+    level_bpm: the error of a student of `level_params` parameters; exponent: by which errors fall with size.
     """
 
     run: float
@@ -34,6 +34,12 @@ class Noise:
     slopes: float
     architectures: float
     level_bpm: float
+    level_params: float
+    exponent: float
+
+    def level(self, params: float) -> float:
+        """The error to expect of students of so many parameters, BPM."""
+        return float(self.level_bpm * (params / self.level_params) ** -self.exponent)
 
 
 COMPONENTS = tuple(f.name for f in fields(Noise))
@@ -69,8 +75,7 @@ def components(results: Iterable[Mapping[str, Any]], assumed: Noise) -> tuple[No
     runs = [run for arm in arms for run in arm.runs]
     if (people := _between_people(runs)) is not None:
         values["people"] = people
-    if tables:
-        values["level_bpm"] = float(np.exp(np.nanmedian(np.concatenate([t.z.ravel() for t in tables]))))
+    values |= _level(tables)
     if len(tables) > 1:
         values["architectures"] = float(np.std([np.nanmean(t.z) for t in tables], ddof=1))
     return replace(assumed, **values), tuple(name for name in COMPONENTS if name in values)
@@ -149,6 +154,20 @@ def _moments(table: _Table) -> Iterable[tuple[str, float, float]]:
     if n_sizes > 4:
         bent = cell.mean(0) - np.polynomial.Polynomial.fit(u, cell.mean(0), 2)(u)
         yield "common", max(float((bent**2).sum() / (n_sizes - 3)) - scatter / n_arms, 0.0), n_sizes - 3
+
+
+def _level(tables: Sequence[_Table]) -> dict[str, float]:
+    """Errors against sizes, a line in ln through its middle, of the architecture best when largest."""
+    lines = []
+    for table in tables:
+        mean = np.nanmean(table.z, axis=(0, 2, 3))
+        if len(mean) > 1:
+            slope = float(np.polyfit(table.u, mean, 1)[0])
+            lines.append((float(mean[table.u.argmax()]), float(mean.mean()), float(table.u.mean()), -slope))
+    if not lines:
+        return {}
+    _, level, u, exponent = min(lines)
+    return {"level_bpm": float(np.exp(level)), "level_params": float(np.exp(u)), "exponent": exponent}
 
 
 def _between_people(runs: Sequence[Mapping[str, Any]]) -> float | None:

@@ -33,6 +33,8 @@ def known(sweep: CrossedSweep, level_bpm: float) -> Noise:
         slopes=sweep.tilt,
         architectures=0.0,
         level_bpm=level_bpm,
+        level_params=1.0,
+        exponent=0.0,
     )
 
 

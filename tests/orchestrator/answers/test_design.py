@@ -39,7 +39,7 @@ def test_more_people_narrow_the_interval_for_new_people_only_so_far():
     wide = [predict(Design(5, 1, 6, n), [FAMILY], TYPICAL)["interval_people_bpm"] for n in (10, 40, 1000)]
     assert wide == sorted(wide, reverse=True)
     # 20 wearers differ, however many were tested
-    assert wide[-1] > 4.0 * 1.6 * TYPICAL.people / 20**0.5
+    assert wide[-1] > TYPICAL.level(np.exp(HIGH)) * 1.6 * TYPICAL.people / 20**0.5
 
 
 def test_without_noise_the_best_is_always_named():

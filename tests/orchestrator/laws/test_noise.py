@@ -6,7 +6,7 @@ import pytest
 from orchestrator.laws.crossed import CrossedSweep
 from orchestrator.laws.noise import Noise, components
 
-ASSUMED = Noise(9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0)
+ASSUMED = Noise(*[9.0] * 11)
 
 
 def found(**settings):
@@ -35,7 +35,25 @@ def test_without_seeds_folds_tell_of_runs():
 
 def test_one_split_and_one_seed_cannot_tell_of_runs():
     _, measured = found(arms=4, seeds=1, folds=1, subjects=18)
-    assert measured == ("common", "people", "offsets", "slopes", "level_bpm")
+    assert measured == (
+        "common",
+        "people",
+        "offsets",
+        "slopes",
+        "level_bpm",
+        "level_params",
+        "exponent",
+    )
+
+
+def test_errors_fall_with_size_as_they_do():
+    sweep = CrossedSweep(3, arms=4, noise=0.0, deviation=0.0, interaction=0.0)
+    noise, _ = components(sweep.results(), ASSUMED)
+    sizes = sweep.params()
+    truth = np.exp(sweep.curve(sizes)).mean(0)
+    assert noise.level(sizes[2]) == pytest.approx(truth[2], rel=0.15)
+    assert noise.level(sizes[-1]) == pytest.approx(truth[-1], rel=0.25)
+    assert noise.exponent > 0
 
 
 def test_what_results_cannot_tell_is_assumed():
