@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+RELATED = 1e-8  # probabilities that vary less (product of their norms) relate to nothing: as in DIST's code
+EQUAL = 1e-12  # logits of a smaller variance are all equal
+
 
 def cross_entropy(student_logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy with true labels, (N,) in nats.
@@ -43,6 +46,17 @@ def soft(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Te
     log_s = _log_softmax(student_logits, temperature)
     log_t = _log_softmax(teacher_logits, temperature)
     return _square(temperature) * (log_t.exp() * (log_t - log_s)).sum(1)
+
+
+def standardised(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """`soft` of the logits' z-scores, (N,): the teacher's order of the classes, whatever its logits' scale.
+
+    Logits (N, C). Each sample's logits lose their mean and are divided by their standard deviation (over C;
+    the authors' code takes C - 1) before the temperature. Source: Logit Standardization in Knowledge
+    Distillation, Sun et al., CVPR 2024 (arXiv 2403.01407), with T^2 as in the authors' code.
+    """
+    _check_logits(student_logits, teacher_logits)
+    return soft(_z_scores(student_logits), _z_scores(teacher_logits), temperature)
 
 
 def decoupled(
@@ -101,6 +115,41 @@ def feature(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     return (_widen(student_features) - _widen(teacher_features)).square().flatten(1).mean(1)
 
 
+def dist(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Relations between classes and between windows: inter and intra, both (M * N,) and both times T^2.
+
+    Logits (M * N, C): N windows of each of M models. counts: (M, N), how much a window counts in its batch.
+    inter is 1 - Pearson's correlation of the tempered probabilities of student and teacher over a sample's
+    classes; intra, whose mean over a batch (as `counts` says) is what matters, that of each class over the
+    batch, averaged over classes. Source: DIST, Huang et al., NeurIPS 2022 (arXiv 2205.10536), with the T^2 of
+    the authors' code.
+    """
+    _check_logits(student_logits, teacher_logits)
+    # Not exp of _log_softmax, whose rounding is a larger part of how little probabilities vary at high T.
+    s, t = (functional.softmax(_tempered(z, temperature), dim=1) for z in (student_logits, teacher_logits))
+    inter = 1 - _products(s, t, torch.ones_like(s), 1).sum(1)
+    batches = (*counts.shape, s.shape[1])
+    weight = counts.to(s.dtype).unsqueeze(2)  # (M, N, 1)
+    products = _products(s.view(batches), t.view(batches), weight, 1)  # (M, N, C)
+    intra = 1 - weight.sum(1) * products.mean(2)  # (M, N): a class's correlation, shared out to its windows
+    return _square(temperature) * inter, _square(temperature) * intra.flatten()
+
+
+def _products(a: Tensor, b: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """What sums to Pearson's correlation of a and b along an axis when weighed by `weight`; it broadcasts."""
+    root, total = weight.sqrt(), weight.sum(axis, keepdim=True)
+    a, b = (x - (x * weight).sum(axis, keepdim=True) / total for x in (a, b))
+    length_a, length_b = (torch.linalg.vector_norm(x * root, dim=axis, keepdim=True) for x in (a, b))
+    return a * b / (length_a * length_b + RELATED)
+
+
+def _z_scores(logits: Tensor) -> Tensor:
+    """(N, C); zeros where all logits of a sample are equal, with finite gradients."""
+    return functional.layer_norm(_widen(logits), logits.shape[1:], eps=EQUAL)
+
+
 def _widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -110,9 +159,13 @@ def _square(temperature: float | Tensor) -> float | Tensor:
 
 
 def _log_softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    return functional.log_softmax(_tempered(logits, temperature), dim=1)
+
+
+def _tempered(logits: Tensor, temperature: float | Tensor) -> Tensor:
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return functional.log_softmax(_widen(logits) / temperature, dim=1)
+    return _widen(logits) / temperature
 
 
 def _check_logits(student_logits: Tensor, teacher_logits: Tensor | None = None) -> None:

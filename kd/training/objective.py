@@ -156,10 +156,14 @@ class Job:
         """(theirs, N) -> (theirs,)."""
         if not self.unlabelled:
             return losses.mean(1)
-        ones = torch.ones_like(losses[:, : -self.unlabelled])
-        rest = self._unlabelled_weight.expand(-1, self.unlabelled).to(losses.dtype)
-        weight = torch.cat([ones, rest], 1)
+        weight = self.counts(losses.shape[1]).to(losses.dtype)
         return (losses * weight).sum(1) / weight.sum(1)
+
+    def counts(self, n: int) -> Tensor:
+        """How much each of a batch's windows counts in means: 1, or without label its weight, (theirs, n)."""
+        weight = self._unlabelled_weight
+        ones = weight.new_ones(len(self.few.members), n - self.unlabelled)
+        return torch.cat([ones, weight.expand(-1, self.unlabelled)], 1)
 
     def setting(self, name: str, n: int) -> Any:
         """A number that all share, as it is; else one per row, (theirs * n, 1)."""
@@ -172,7 +176,8 @@ class Job:
         return self._connected.of(batch.features[self.width]).flatten(0, 1)
 
 
-# What a loss function may ask for, by the name of its parameter. Rows are (theirs * N, ...).
+# What a loss function may ask for, by the name of its parameter. Rows are (theirs * N, ...), but counts
+# (theirs, N).
 INPUTS: dict[str, Callable[[Any, Batch], Any]] = {
     "student_logits": lambda job, batch: job.few.of(batch.logits).flatten(0, 1),
     "teacher_logits": lambda job, batch: job.few.logits(batch.index),
@@ -182,6 +187,7 @@ INPUTS: dict[str, Callable[[Any, Batch], Any]] = {
     "label": lambda job, batch: _label(job, batch),
     "temperature": lambda job, batch: job.setting("temperature", batch.bpm.shape[1]),
     "window": lambda job, batch: job.setting("window", batch.bpm.shape[1]),
+    "counts": lambda job, batch: job.counts(batch.bpm.shape[1]),
 }
 FEATURES = {"student_features", "teacher_features"}
 OF_TEACHER = {"teacher_logits", *FEATURES}  # without a teacher there is no width to connect features to

@@ -25,6 +25,8 @@ TERMS: dict[str, Term] = {  # by the function's name; a loss is summed in this o
     "soft": Term(("soft",)),
     "decoupled": Term(("tckd", "nckd"), ramped=True),
     "feature": Term(("feature",)),
+    "standardised": Term(("standardised",)),
+    "dist": Term(("inter", "intra")),
 }
 
 
@@ -32,7 +34,7 @@ TERMS: dict[str, Term] = {  # by the function's name; a loss is summed in this o
 class Weights:
     """How much each loss term counts; one that isn't named counts 0. A term of weight 0 is never computed.
 
-    temperature: of soft, tckd and nckd. window: half-width, in classes, of the decoupled target part.
+    temperature: of terms that temper logits. window: half-width, in classes, of the decoupled target part.
     warmup_fraction: share of the epochs over which ramped terms grow from 0 to their weight.
     unlabelled_share: of a batch's windows, how many have no label; unlabelled_weight: how much one of them
     counts, beside one with a label, in terms that need no label. Raises ValueError for a name that no entry

@@ -256,6 +256,21 @@ def test_what_the_engine_does_not_know_is_left_to_torch(small_data, tmp_path, en
     assert type(run(small_data, tmp_path, engine).stack) is Stack
 
 
+@pytest.mark.parametrize("strategy", ["soft_std", "dist"])
+def test_terms_that_the_engine_does_not_know_are_left_to_torch(
+    small_data, tmp_path, engine, strategy
+) -> None:
+    recipe = Recipe(max_epochs=1, batch_size=48)
+    teacher = Run(Spec("t", "teacher", "mlp", 1, 4, recipe=recipe), small_data, tmp_path / "t", engine=engine)
+    teacher.step()
+    assert teacher.finish()["engine"] == "fused"
+    spec = Spec("s", "student", "mlp", 1, 4, strategy=strategy, teacher="t", recipe=recipe)
+    one = Run(spec, small_data, tmp_path / "s", teacher_folder=tmp_path / "t", engine=engine)
+    assert type(one.stack) is Stack
+    one.step()
+    assert one.finish()["engine"] == "torch"
+
+
 def test_it_is_compiled_once_whoever_asks(tmp_path: Path) -> None:
     wrapper = tmp_path / "compiler"
     wrapper.write_text(f'#!/bin/bash\n[[ $* == *--version* ]] || echo once >>{tmp_path}/log\nexec g++ "$@"\n')

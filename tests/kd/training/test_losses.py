@@ -12,6 +12,8 @@ LOSSES = {
     "cross_entropy": lambda s, t, y: losses.cross_entropy(s, y),
     "hard": lambda s, t, y: losses.hard(s, t),
     "soft": lambda s, t, y, T=4.0: losses.soft(s, t, T),
+    "standardised": lambda s, t, y, T=4.0: losses.standardised(s, t, T),
+    "dist": lambda s, t, y, T=4.0: sum(losses.dist(s, t, T, torch.ones(1, len(s)))),
     "decoupled": lambda s, t, y, T=4.0: weighed(s, t, y, T),
     "windowed": lambda s, t, y, T=4.0: weighed(s, t, y, T, window=2),
 }
@@ -93,7 +95,7 @@ def test_gradient_rows_sum_to_zero_and_a_shift_changes_nothing(name, seed):
     assert gradient.abs().max() > 1e-8, "the student gets no gradient"
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "hard", "soft", "decoupled"])
+@pytest.mark.parametrize("name", ["cross_entropy", "hard", "soft", "standardised", "dist", "decoupled"])
 @given(seed=seeds)
 @settings(deadline=None, max_examples=15)
 def test_permuting_the_classes_changes_nothing(name, seed):
@@ -105,7 +107,7 @@ def test_permuting_the_classes_changes_nothing(name, seed):
     )
 
 
-@pytest.mark.parametrize("name", ["soft", "decoupled", "windowed"])
+@pytest.mark.parametrize("name", ["soft", "standardised", "decoupled", "windowed"])
 @given(seed=seeds, T=temperatures)
 @settings(deadline=None, max_examples=20)
 def test_zero_exactly_at_the_teacher_and_positive_elsewhere(name, seed, T):
@@ -167,6 +169,113 @@ def test_feature_is_the_mean_square_per_sample():
     torch.testing.assert_close(losses.feature(a, b), ((a - b) ** 2).mean(1))
     with pytest.raises(ValueError, match="connector"):
         losses.feature(a, b[:, :3])
+
+
+def test_standardised_by_hand():
+    """z-scores of (0, 2) are (-1, 1), and of (3, 1) are (1, -1): KL is 2 tanh(1)."""
+    value = losses.standardised(torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0, 1.0]]), 1.0)
+    torch.testing.assert_close(value, 2 * torch.tensor([1.0]).tanh())
+
+
+@given(seeds, st.floats(0.01, 100), st.floats(-50, 50), temperatures)
+@settings(deadline=None, max_examples=30)
+def test_standardised_is_soft_of_z_scores_whatever_scale_and_shift(seed, scale, shift, T):
+    s, t, _ = batch(seed)
+    value = losses.standardised(s, t, T)
+    z_s, z_t = ((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0) for x in (s, t))
+    torch.testing.assert_close(value, losses.soft(z_s, z_t, T), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(losses.standardised(scale * s + shift, t, T), value, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(losses.standardised(s, scale * t - shift, T), value, rtol=1e-6, atol=1e-6)
+    assert losses.standardised(scale * t + shift, t, T).abs().max() < 1e-6  # a student that has arrived
+    (gradient,) = torch.autograd.grad(value.sum(), s)
+    assert (gradient * s).sum(1).abs().max() < 1e-8  # along its own logits nothing changes
+
+
+def test_standardised_of_equal_logits_is_finite():
+    s = torch.full((2, 6), 3.0, requires_grad=True)
+    value = losses.standardised(s, torch.randn(2, 6), 2.0)
+    (gradient,) = torch.autograd.grad(value.sum(), s)
+    assert value.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+def test_dist_by_hand():
+    """Two windows, two classes: rows and columns of the student run with the teacher's, or against them."""
+    t = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    for s, wanted in ((3 * t, 0.0), (t.flip(1), 2.0)):
+        inter, intra = losses.dist(s, t, 2.0, torch.ones(1, 2))
+        torch.testing.assert_close(inter, torch.full((2,), 4 * wanted))
+        torch.testing.assert_close(intra, torch.full((2,), 4 * wanted))
+    # Both windows are of one kind: nothing varies over the batch, so that nothing is related there.
+    inter, intra = losses.dist(t[[0, 0]], t[[0, 0]], 2.0, torch.ones(1, 2))
+    torch.testing.assert_close(inter, torch.zeros(2))
+    torch.testing.assert_close(intra, torch.full((2,), 4.0))
+
+
+@given(seeds, st.floats(0.5, 4))
+@settings(deadline=None, max_examples=30)
+def test_dist_is_pearsons_correlation_of_rows_and_columns(seed, T):
+    s, t, _ = batch(seed, n=8, classes=6, scale=1.0)
+    inter, intra = losses.dist(s, t, T, torch.ones(2, 4))
+    p_s, p_t = (s / T).softmax(1), (t / T).softmax(1)
+
+    def apart(a, b):
+        return T**2 * (
+            1 - torch.stack([torch.corrcoef(torch.stack([x, y]))[0, 1] for x, y in zip(a, b, strict=True)])
+        )
+
+    torch.testing.assert_close(inter, apart(p_s, p_t), rtol=1e-4, atol=1e-4)
+    both = [apart(p_s[i : i + 4].T, p_t[i : i + 4].T).mean() for i in (0, 4)]  # two models, each its batch
+    torch.testing.assert_close(intra.view(2, 4).mean(1), torch.stack(both), rtol=1e-4, atol=1e-4)
+
+
+@given(seeds, st.integers(0, 3))
+@settings(deadline=None, max_examples=20)
+def test_a_window_that_counts_twice_is_related_like_two(seed, weight):
+    """Of a batch of three the last counts `weight`, which is what so many copies of it count."""
+    s, t, _ = batch(seed, n=3, classes=6, scale=1.0)
+    counts = torch.tensor([[1.0, 1.0, weight]], dtype=s.dtype)
+    _, intra = losses.dist(s, t, 2.0, counts)
+    rows = [0, 1, *[2] * weight]
+    _, copied = losses.dist(s[rows], t[rows], 2.0, torch.ones(1, len(rows)))
+    torch.testing.assert_close((intra * counts[0]).sum() / counts.sum(), copied.mean())
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=20)
+def test_dist_is_zero_at_the_teacher_and_whatever_order_the_windows_have(seed):
+    s, t, _ = batch(seed, n=6, scale=1.0)
+    counts = torch.ones(1, 6)
+    at_teacher = (t + torch.randn(6, 1, dtype=t.dtype)).requires_grad_()
+    values = [x.mean() for x in losses.dist(at_teacher, t, 1.0, counts)]
+    (gradient,) = torch.autograd.grad(sum(values), at_teacher)
+    assert max(map(abs, values)) < 1e-4
+    assert gradient.abs().max() < 1e-4
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    for mine, moved in zip(
+        losses.dist(s, t, 1.0, counts), losses.dist(s[order], t[order], 1.0, counts), strict=True
+    ):
+        assert mine.mean() > 0
+        torch.testing.assert_close(moved, mine[order])
+
+
+def test_dist_of_a_batch_is_the_same_bits_in_any_company():
+    s, t, _ = batch(5, n=21, classes=180)
+    s, t, counts = s.float(), t.float(), torch.ones(3, 7)
+    counts[:, -2:] = 0.3
+    T = torch.tensor([1.0, 2.0, 4.0]).repeat_interleave(7).unsqueeze(1)
+    together = losses.dist(s, t, T, counts)
+    for m in range(3):
+        rows = slice(7 * m, 7 * m + 7)
+        alone = losses.dist(s[rows], t[rows], float(T[rows][0]), counts[m : m + 1])
+        assert all(torch.equal(a, b[rows]) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("function", [losses.standardised, losses.dist])
+def test_the_gradients_of_relations_are_those_of_finite_differences(function):
+    s, t, _ = batch(2, n=4, classes=5, scale=1.0)
+    more = [torch.tensor([[1.0, 1.0, 1.0, 0.5]], dtype=s.dtype)] if function is losses.dist else []
+    assert torch.autograd.gradcheck(lambda x: function(x, t, 2.0, *more), s)
 
 
 def test_refusals():

@@ -123,6 +123,34 @@ def test_a_member_is_the_point_trained_alone(small_data, teachers, tmp_path, sha
             assert float((end - truth).norm() / truth.norm()) < growth
 
 
+@pytest.mark.parametrize("shape", SHAPES[1:3])
+def test_a_member_with_relations_or_standardised_logits_is_the_point_alone(
+    small_data, teachers, tmp_path, shape
+):
+    given = [
+        ("dist", {"temperature": 1.0, "gamma": 1.0}, 1),
+        ("soft_std", {}, 1),
+        ("soft", {}, 0),
+        ("dist", {}, 0),
+        ("soft_std", {"temperature": 3.0}, 0),
+    ]
+    specs = [
+        Spec(f"p{i}", "student", *shape, strategy=strategy, strategy_args=args, teacher=f"t{t}", seed=i)
+        for i, (strategy, args, t) in enumerate(given)
+    ]
+    specs = [dataclasses.replace(spec, recipe=RECIPE) for spec in specs]
+    from_folders = [teachers[t] for *_, t in given]
+    runs = stack(specs, from_folders, small_data, tmp_path, dtype=torch.float64)
+    rows = [runs.step() for _ in range(2)]
+    for i, spec in enumerate(specs):
+        folder = tmp_path / f"alone{i}"
+        alone = Run(spec, small_data, folder, teacher_folder=from_folders[i], dtype=torch.float64)
+        for row in rows:
+            assert row[i]["train_loss"] == pytest.approx(alone.step()["train_loss"], rel=1e-9)
+        mine, own = runs.stack.state(i, 2), alone.stack.state(0, 2)
+        torch.testing.assert_close(flat(mine), flat(own), rtol=0, atol=1e-9)
+
+
 def test_every_members_own_settings_matter(small_data, teachers, tmp_path):
     """Else the test above could pass with members that share what should be each one's own."""
     specs, from_folders = points(teachers)

@@ -7,7 +7,7 @@ from kd.training.strategies import STRATEGIES, defaults, full_args, needs_teache
 from kd.training.terms import TERMS, Weights
 
 
-def test_the_five_strategies_and_the_terms_they_use():
+def test_the_strategies_and_the_terms_they_use():
     used = {name: set(STRATEGIES[name]().terms) for name in STRATEGIES}
     assert used == {
         "scratch": {"ce"},
@@ -15,6 +15,8 @@ def test_the_five_strategies_and_the_terms_they_use():
         "soft": {"ce", "soft"},
         "dkd": {"ce", "tckd", "nckd"},
         "feature": {"ce", "feature"},
+        "soft_std": {"ce", "standardised"},
+        "dist": {"ce", "inter", "intra"},
     }
     assert set().union(*used.values()) == {name for term in TERMS.values() for name in term.weights}
     assert [name for name in STRATEGIES if not needs_teacher(name)] == ["scratch"]
@@ -27,6 +29,12 @@ def test_arguments_reach_their_weights():
     )
     assert STRATEGIES["soft"](ce=0.1, weight=0.9, temperature=2) == Weights(
         {"ce": 0.1, "soft": 0.9}, temperature=2
+    )
+    assert STRATEGIES["soft_std"](ce=0.1, weight=0.9, temperature=2) == Weights(
+        {"ce": 0.1, "standardised": 0.9}, temperature=2
+    )
+    assert STRATEGIES["dist"](ce=0.1, beta=3, gamma=0.5, temperature=2) == Weights(
+        {"ce": 0.1, "inter": 3, "intra": 0.5}, temperature=2
     )
     assert STRATEGIES["hard"](ce=0.1, weight=0.9) == Weights({"ce": 0.1, "hard": 0.9})
     assert STRATEGIES["feature"](ce=0.1, weight=0.9) == Weights({"ce": 0.1, "feature": 0.9})
@@ -43,6 +51,8 @@ def test_the_published_defaults():
         "warmup_fraction": pytest.approx(20 / 240),
     }
     assert defaults("soft") == {"ce": 0.5, "weight": 0.5, "temperature": 4.0}
+    assert defaults("soft_std") == {"ce": 1.0, "weight": 9.0, "temperature": 2.0}
+    assert defaults("dist") == {"ce": 1.0, "beta": 2.0, "gamma": 2.0, "temperature": 4.0}
     assert defaults("scratch") == {}
 
 

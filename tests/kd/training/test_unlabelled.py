@@ -14,7 +14,7 @@ from kd.training import losses
 from kd.training.objective import Labels, Objective
 from kd.training.orders import Orders
 from kd.training.recipe import Recipe, Spec
-from kd.training.strategies import UNLABELLED, full_args, weights
+from kd.training.strategies import STRATEGIES, UNLABELLED, full_args, needs_teacher, weights
 from kd.training.teacher import entropy
 from kd.training.terms import Weights
 from kd.training.train import Run, Runs
@@ -71,7 +71,7 @@ def test_a_teacher_and_scratch_are_what_they_are_without(data, teacher, tmp_path
     assert state(tmp_path / "t") == state(teacher)
 
 
-@pytest.mark.parametrize("strategy", ["hard", "soft", "dkd", "feature"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if needs_teacher(name)])
 def test_every_strategy_with_a_teacher_learns_from_them(strategy, data, teacher, tmp_path):
     shas = {}
     for name, args in {
@@ -166,6 +166,26 @@ def test_label_terms_see_labels_only_and_the_others_weigh_what_they_should():
     ours.sum().backward()
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[0, 4:].abs().sum() > 0
+
+
+def test_relations_over_a_batch_count_windows_without_labels_as_they_should():
+    """Two members: for one such a window counts as much as one with a label, for the other nothing."""
+    generator = torch.Generator().manual_seed(0)
+
+    class Teacher:
+        logits = torch.randn(40, 180, generator=generator)
+        features = torch.randn(40, 5, generator=generator)
+
+    logits = torch.randn(2, 6, 180, generator=generator)
+    index = torch.randint(40, (2, 6), generator=generator)
+    bpm = torch.full((2, 6), 70.0)
+    bpm[:, 4:] = torch.nan
+    given = [Weights({"inter": 1.0, "intra": 2.0}, unlabelled_weight=w) for w in (1.0, 0.0)]
+    ours = Objective(given, LABELS, [Teacher()] * 2, unlabelled=2)(logits, {}, bpm, index, torch.ones(2))
+    for m, seen in ((0, 6), (1, 4)):
+        said = Teacher.logits[index[m, :seen]]
+        inter, intra = losses.dist(logits[m, :seen], said, 1.0, torch.ones(1, seen))
+        torch.testing.assert_close(ours[m], inter.mean() + 2 * intra.mean())
 
 
 def test_arguments_are_there_where_there_are_recordings_without_labels():
