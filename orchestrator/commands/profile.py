@@ -44,6 +44,13 @@ LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit
     type=click.Path(file_okay=False, path_type=Path),
     help="Python environment for --mcu, created if missing.  [default: in the user's cache]",
 )
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    type=click.Choice(["m0plus", "m4", "m7", "m33", "m55"]),
+    help="Also count the instructions of --points in C on an emulated Cortex-M; may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be measured, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json instead of the table.")
 def profile(
@@ -54,6 +61,7 @@ def profile(
     again: bool,
     mcu: bool,
     mcu_env: Path | None,
+    targets: Sequence[str],
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -63,6 +71,10 @@ def profile(
     measurements, so that `kdsweep query --max-latency-ms` also covers unmeasured students. A refitted
     student (`kdsweep refit`) is measured when named; unmeasured, its card has the figures of its point, which
     has the same shape.
+
+    With --target the C of `kdsweep export --c` is built, and run in QEMU on test vectors: instructions (not
+    cycles or wait states), stack, static RAM and flash. It needs Debian's gcc-arm-none-eabi,
+    libnewlib-arm-none-eabi and qemu-system-arm.
     """
     from orchestrator.edge.mcu import default_environment, environment, profile_mcu
     from orchestrator.edge.profile import choose, profile_points, untrained
@@ -88,12 +100,20 @@ def profile(
 
     if mcu:
         environment(mcu_env or default_environment(), say)  # fail before the long part, not after
-    data = open_space(str(store.path), [], None, say).prepared
+    if targets:
+        from kd.edge.emulate import require_tools
+        from orchestrator.edge.firmware import profile_targets
+
+        require_tools()
+    opened = open_space(str(store.path), [], None, say)
+    data = opened.prepared
     document = profile_points(store, ids, data, runs=runs, shapes=shapes, again=again, say=say)
     if mcu:
         named = [word for word in points if word not in ("law", "front")]
         chosen = choose(results, named or ["front"], limits, refitted)
         document = profile_mcu(store, chosen, data, mcu_env or default_environment(), say)
+    if targets:
+        document = profile_targets(opened, ids, targets, again=again, say=say)
     if as_json:
         click.echo(json.dumps(document))
     else:
@@ -141,17 +161,49 @@ def print_profile(document: dict[str, Any]) -> None:
         for arch, laws in document["latency_laws"].get(key, {}).items():
             for precision, law in laws.items():
                 console.print(escaped(f"{arch} {precision}: {law_text(law)}"), highlight=False)
+    print_targets(document, console)
+
+
+def print_targets(document: dict[str, Any], console: Any) -> None:
+    """A table of what was counted on emulated microcontrollers; nothing where nothing was."""
+    from rich.table import Table
+
+    from orchestrator.words import escaped
+
+    points = sorted(document["points"].items(), key=lambda item: (item[1]["params"], item[0]))
+    rows = [(id, p, record) for id, p in points for record in (p.get("targets") or {}).values()]
+    if not rows:
+        return
+    about = escaped(f"In C, float32, on emulated processors. {rows[0][2]['about']}.")
+    console.print(about, highlight=False, soft_wrap=True)
+    console.print("Measured, but for the arena, which is computed and part of static.", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("point", "student", "processor"):
+        table.add_column(name)
+    for name in ("instr. a window", "a MAC", "a sample", "arena B", "static B", "stack B", "flash B"):
+        table.add_column(name, justify="right")
+    for id, p, record in rows:
+        counts = [record["instructions"], record["instructions_per_sample"]]
+        sizes = [record[key] for key in ("arena_bytes", "static_bytes", "stack_bytes", "flash_bytes_c")]
+        window, sample, *sizes_said = (f"{n:,}" for n in counts + sizes)
+        per_mac = f"{record['instructions'] / p['macs']:.2f}"
+        cells = (id, _what(p), record["cpu"], window, per_mac, sample, *sizes_said)
+        table.add_row(*map(escaped, cells))
+    console.print(table)
+
+
+def _what(point: dict[str, Any]) -> str:
+    init = "" if point["init"] == "random" else f" {point['init']}"
+    return f"{point['strategy']}{init} {point['arch']} {point['depth']}x{point['width']}"
 
 
 def _row(id: str, point: dict[str, Any], record: dict[str, Any], runtime: str) -> list[str]:
     first = runtime == "torch"
-    init = "" if point["init"] == "random" else f" {point['init']}"
-    what = f"{point['strategy']}{init} {point['arch']} {point['depth']}x{point['width']}"
     ms = record["latency_ms"]
     mcu = point.get("mcu", {}).get(runtime)
     return [
         id if first else "",
-        what if first else "",
+        _what(point) if first else "",
         runtime if first else f"onnx {runtime}",
         f"{record['file_bytes']:,}",
         f"{record['load_ms']:.1f}",

@@ -205,13 +205,14 @@ def _measured(folder: Path, store: Store, result: dict[str, Any]) -> dict[str, A
     which alone time and memory depend.
     """
     profiled = read_profile(store.path)["points"]
-    measured: dict[str, Any] = {"devices": {}, "mcu": None, "of": result["id"]}
+    measured: dict[str, Any] = {"devices": {}, "mcu": None, "targets": {}, "of": result["id"]}
     sources = [result, *(Store(store.path).result(id) for id in _refit_of(result) if id in profiled)]
     for one in sources:
         point, sha = profiled.get(one["id"], {}), one["model_sha256"]
         devices = {key: r for key, r in point.get("devices", {}).items() if r["model_sha256"] == sha}
         if devices:
-            measured = {"devices": devices, "mcu": point.get("mcu"), "of": one["id"]}
+            counted = {k: r for k, r in (point.get("targets") or {}).items() if r["model_sha256"] == sha}
+            measured = {"devices": devices, "mcu": point.get("mcu"), "targets": counted, "of": one["id"]}
             break
     files = {name: (folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")}
     return {"files": files, **measured}

@@ -26,6 +26,12 @@ _TIMED = {"latency_ms": {"median": ABOVE_0}}
 _SHAPE = {"arch": str, "depth": POSITIVE, "width": POSITIVE, "macs": POSITIVE, "layers": POSITIVE}
 _EXACT = {**_TIMED, "mae_bpm": NUMBER}
 _SIZES = {"flash_bytes": POSITIVE, "arena_bytes": POSITIVE}
+_COUNTED = {  # by `orchestrator.edge.firmware`
+    **dict.fromkeys(("cpu", "about", "model_sha256"), str),
+    "instructions": POSITIVE,
+    "instructions_per_sample": POSITIVE,
+    **dict.fromkeys(("arena_bytes", "static_bytes", "stack_bytes", "flash_bytes_c"), POSITIVE),
+}
 PROFILE = {  # of the keys, those that are read (`orchestrator.store.records.problem`)
     "schema": str,
     "devices": Each({"cpu": str}),
@@ -34,6 +40,7 @@ PROFILE = {  # of the keys, those that are read (`orchestrator.store.records.pro
             **_SHAPE,
             "devices": Each({"fp32": _EXACT, "int8": {**_EXACT, "drift_bpm": {"mean": NUMBER}}}),
             "mcu?": {"fp32": _SIZES, "int8": _SIZES},
+            "targets?": Each(_COUNTED),
         }
     ),
     "shapes": Each(Each({**_SHAPE, "fp32": _TIMED, "int8": _TIMED})),

@@ -123,6 +123,12 @@ def _cost(result: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
     if mcu := measured["mcu"]:
         for what, name in (("flash_bytes", ".tflite, bytes"), ("arena_bytes", "tflite-micro arena, bytes")):
             yield f"| {name} | " + " | ".join(f"{mcu[p][what]:,}" for p in PRECISIONS) + " |"
+    for record in measured["targets"].values():
+        yield f"| instructions on {record['cpu']}, in C, emulated | {record['instructions']:,} | – |"
+        yield f"| flash of the C on {record['cpu']}, bytes | {record['flash_bytes_c']:,} | – |"
+    if measured["targets"]:
+        yield ""
+        yield f"{next(iter(measured['targets'].values()))['about']}."
     if not measured["devices"]:
         yield ""
         named = f" --points {result['id']}" if "estimate" in result else ""

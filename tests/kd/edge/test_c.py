@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import kd.edge.c
 from kd.edge.c.check import check
 from kd.edge.c.network import network
 from kd.edge.c.source import TEMPLATES, write_c
@@ -38,7 +39,7 @@ FLAGS = [
 ]
 # QEMU's board for it; none has an M0+, but an M3 runs its instructions
 BOARDS = {"m0plus": "mps2-an385", "m4": "mps2-an386", "m7": "mps2-an500", "m55": "mps3-an547"}
-BARE_METAL = Path(__file__).parent / "bare_metal"
+BARE_METAL = Path(kd.edge.c.__file__).parent
 # architecture, depth, width, preprocessing, channels of the sensor
 STUDENTS = [
     ("resnet1d", 1, 1, Preprocess(), 1),

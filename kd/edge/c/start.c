@@ -4,6 +4,7 @@
 
 extern uint32_t data_source, data_start, data_end, bss_start, bss_end, stack_top;
 void initialise_monitor_handles(void);
+void systick(void) __attribute__((weak));
 int main(void);
 
 static void reset(void) {
@@ -22,4 +23,5 @@ static void fault(void) {
 }
 
 __attribute__((section(".vectors"), used)) static void *const vectors[16] = {
-    &stack_top, (void *)reset, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
+    &stack_top,    (void *)reset, (void *)fault, (void *)fault,        (void *)fault,
+    (void *)fault, (void *)fault, [15] = (void *)systick};

@@ -1,0 +1,245 @@
+"""A student in C on an emulated microcontroller: its answers, instructions, stack and flash.
+
+QEMU counts instructions, not cycles: neither a pipeline's stalls nor a flash's wait states are in it.
+At 2^SHIFT ns an instruction SysTick moves more than twice for each, so that counts are exact.
+"""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from kd.edge.c.source import VECTORS, Reference, decoded, made_up_signal, write_c
+from kd.errors import InputError
+from kd.shipped import stream
+
+HERE = Path(__file__).parent / "c"
+GCC, SIZE, QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
+PACKAGES = {GCC: "gcc-arm-none-eabi", SIZE: "binutils-arm-none-eabi", QEMU: "qemu-system-arm"}
+FLAGS = ("-std=gnu99", "-O2", "-fno-math-errno")
+LINK = ("-nostartfiles", "-Wl,--gc-sections", "--specs=nano.specs", "-T", str(HERE / "board.ld"))
+SHIFT = 7  # QEMU's -icount: an instruction takes 128 ns of its clock
+HANDLER = 5  # instructions of count.c's systick
+TOLERANCE = 1e-6  # of the largest logit, as main.c asks
+TOLERANCE_BPM = 1e-3
+PATIENCE_S = 600.0
+ABOUT = "QEMU counts instructions, not cycles or wait states: multiply by your chip's cycles an instruction"
+
+
+class TooLarge(InputError):
+    """A student that the emulated board has no room for."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A Cortex-M: how GCC builds for it, the QEMU board that runs it, and its SysTick's clock in Hz."""
+
+    cpu: str
+    build: str
+    board: str
+    systick_hz: int
+    link: tuple[str, ...] = ()
+    runs_on: str = ""  # where QEMU's board has another processor
+
+
+TARGETS = {
+    "m0plus": Target(
+        "Cortex-M0+", "-mcpu=cortex-m0plus -mthumb", "mps2-an385", 25_000_000, runs_on="Cortex-M3"
+    ),
+    "m4": Target(
+        "Cortex-M4F",
+        "-mcpu=cortex-m4 -mthumb -mfpu=fpv4-sp-d16 -mfloat-abi=hard",
+        "mps2-an386",
+        25_000_000,
+    ),
+    "m7": Target(
+        "Cortex-M7", "-mcpu=cortex-m7 -mthumb -mfpu=fpv5-d16 -mfloat-abi=hard", "mps2-an500", 25_000_000
+    ),
+    "m33": Target(
+        "Cortex-M33",
+        "-mcpu=cortex-m33 -mthumb -mfpu=fpv5-sp-d16 -mfloat-abi=hard",
+        "mps2-an505",
+        20_000_000,
+        ("-Wl,--defsym=flash_at=0x10000000", "-Wl,--defsym=ram_at=0x38000000"),  # the secure side
+    ),
+    "m55": Target("Cortex-M55", "-mcpu=cortex-m55 -mthumb -mfloat-abi=hard", "mps3-an547", 32_000_000),
+}
+
+
+def require_tools() -> None:
+    """InputError naming the Debian packages that are missing here."""
+    missing = [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
+    if not missing and not _newlib():
+        missing = ["libnewlib-arm-none-eabi"]
+    if missing:
+        raise InputError(
+            f"--target needs a compiler and an emulator, and {', '.join(missing)} is missing here: "
+            f"apt-get install {' '.join(missing)}, or profile without --target"
+        )
+
+
+def _newlib() -> bool:
+    """Whether the compiler finds the C library, which is a package of its own."""
+    done = subprocess.run([GCC, "-print-file-name=nano.specs"], capture_output=True, text=True, check=False)
+    return "/" in done.stdout
+
+
+def versions() -> dict[str, str]:
+    """What built and ran it; counts are the same for the same versions."""
+    found = {}
+    for name, tool in (("compiler", GCC), ("emulator", QEMU)):
+        said = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout
+        found[name] = said.splitlines()[0]
+    return found
+
+
+def measure(
+    model: nn.Module, arch: str, config: Mapping[str, Any], inputs: int, target: str
+) -> dict[str, Any]:
+    """A student on one of TARGETS; `config` and `inputs` as `write_c` takes them.
+
+    instructions: of a kds_push that completes a window, all of it: the most of the test windows. Of it
+    instructions_network: kds_logits alone. instructions_per_sample: the mean of any other kds_push.
+    stack_bytes: the most below a caller of kds_push. static_bytes: arena and stream. flash_bytes_c: the least
+    program that hears a heart rate, with interrupt vectors and what it needs of the C library. off, off_bpm:
+    how far it is from torch, logits by the largest one. Raises TooLarge where it doesn't
+    fit the board, InputError where it answers otherwise.
+    """
+    require_tools()
+    chosen = TARGETS[target]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sizes = write_c(model, arch, config, inputs, "A student", folder)
+        compile_student(folder, chosen)
+        lines = run(link(folder, chosen, "count.c"), chosen)
+        flash, static = _bytes(link(folder, chosen, "loop.c"))
+    classes = len(config["class_centres_bpm"])
+    if config["channels"] != "mean":
+        inputs = config["input"]["shape"][1]
+    return {
+        "target": target,
+        "cpu": chosen.cpu,
+        "precision": "fp32",
+        **instructions(lines, chosen),
+        "arena_bytes": sizes["arena_bytes"],
+        "static_bytes": static,
+        "stack_bytes": int(lines["stack"][0]),
+        "flash_bytes_c": flash,
+        **_compared(lines, model, config, inputs, classes),
+        "vectors": VECTORS,
+        "flags": " ".join((*FLAGS, chosen.build)),
+        "board": f"{chosen.board}{f' ({chosen.runs_on})' if chosen.runs_on else ''}",
+        "measured": "instructions, stack, static and flash bytes, answers",
+        "computed": "arena_bytes",
+        "about": ABOUT,
+        **versions(),
+    }
+
+
+def compile_student(folder: Path, target: Target) -> None:
+    """`kdsweep_student.o` beside `kdsweep_student.c`."""
+    source, out = folder / "kdsweep_student.c", folder / "kdsweep_student.o"
+    _run([GCC, *target.build.split(), *FLAGS, "-c", str(source), "-o", str(out)])
+
+
+def link(folder: Path, target: Target, program: str) -> Path:
+    """An ELF of a program of this package with the student of `folder`."""
+    out = folder / f"{program}.elf"
+    sources = [str(HERE / "start.c"), str(HERE / program), str(folder / "kdsweep_student.o")]
+    command = [GCC, *target.build.split(), *FLAGS, f"-I{folder}", *sources, *LINK, *target.link]
+    _run([*command, "-lm", "-o", str(out)])
+    return out
+
+
+def run(elf: Path, target: Target) -> dict[str, Any]:
+    """What count.c says: name -> words, (n,) uint32."""
+    board = [QEMU, "-M", target.board, "-display", "none", "-serial", "null", "-monitor", "none"]
+    board += ["-icount", f"shift={SHIFT}", "-semihosting-config", "enable=on,target=native"]
+    said = _run([*board, "-kernel", str(elf)])
+    rows = (line.split() for line in said.splitlines())
+    return {name: np.array([int(word, 16) for word in words], np.uint32) for name, *words in rows}
+
+
+def instructions(lines: Mapping[str, Any], target: Target) -> dict[str, int]:
+    """Instructions from ticks; InputError where a loop of a known length isn't counted right."""
+    per_tick = 1e9 / target.systick_hz / 2**SHIFT  # less than half an instruction: rounding finds the number
+
+    def rounded(name: str) -> Any:
+        ticks, turns = lines[name].reshape(-1, 2).astype(np.int64).T
+        return np.rint(ticks * per_tick).astype(np.int64) - HANDLER * turns
+
+    def counted(name: str) -> Any:
+        return rounded(name) - rounded("nothing")
+
+    found, wanted = (int(np.diff(pair)[0]) for pair in (counted("loop"), 2 * lines["loops"].astype(np.int64)))
+    if found != wanted:
+        raise InputError(
+            f"this QEMU counts {found} instructions in a loop of {wanted}: "
+            "its SysTick has another clock; use the qemu-system-arm of Debian 12"
+        )
+    pushes, completes = counted("pushes"), lines["completes"] > 0
+    return {
+        "instructions": int(pushes[completes].max()),
+        "instructions_network": int(counted("network").max()),
+        "instructions_per_sample": round(float(pushes[1:][~completes[1:]].mean())),
+    }
+
+
+def _compared(
+    lines: Mapping[str, Any], model: nn.Module, config: Mapping[str, Any], inputs: int, classes: int
+) -> dict[str, float]:
+    """How far the answers are from torch's and the live stream's; InputError beyond the tolerances."""
+    reference = Reference(model, config)
+    live = stream.Stream(reference, config["fs"], inputs, causal=True)  # type: ignore[arg-type]
+    list(live.push(made_up_signal(config, inputs)))
+    wanted = np.array(reference.logits)
+    logits = lines["logits"].view(np.float32).reshape(VECTORS, classes)
+    rates = lines["rates"].view(np.float32).reshape(VECTORS, 2)
+    off = float(np.max(np.abs(logits - wanted).max(1) / np.abs(wanted).max(1)))
+    off_bpm = float(np.abs(rates - np.stack(decoded(wanted, reference.centres), 1)).max())
+    if not (off <= TOLERANCE and off_bpm <= TOLERANCE_BPM and int(lines["heard"][0]) == VECTORS):
+        raise InputError(
+            f"on the emulated microcontroller the C code differs from the model by {off:.2g} of the largest "
+            f"logit and {off_bpm:.2g} BPM: use the gcc-arm-none-eabi and qemu-system-arm of Debian 12"
+        )
+    return {"off": off, "off_bpm": off_bpm}
+
+
+def _bytes(elf: Path) -> tuple[int, int]:
+    """Bytes of flash (code, constants, what data starts as) and of static RAM, from the ELF's sections."""
+    said = _run([SIZE, str(elf)])
+    text, data, bss = map(int, said.splitlines()[1].split()[:3])
+    return text + data, data + bss
+
+
+def _run(command: list[str]) -> str:
+    """What a command wrote; InputError with its last words if it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            stdin=subprocess.DEVNULL,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{command[0]} takes longer than {PATIENCE_S:.0f} s: profile a smaller student"
+        ) from None
+    said = done.stdout + done.stderr
+    if region := re.search(r"region `(\w+)' overflowed by (\d+) bytes", said):
+        raise TooLarge(
+            f"the student is too large for the emulated board, by {region[2]} bytes of {region[1]} "
+            "(512 KiB): profile a smaller one, or without --target"
+        )
+    if done.returncode:
+        raise InputError(f"{command[0]} fails here: " + "\n".join(said.strip().splitlines()[-8:]))
+    return said
