@@ -50,7 +50,7 @@ class Pretraining:
     ) -> None:
         self.spec, self.x, self.recipe = spec, x, spec.recipe
         self.epochs, self.epoch = int(spec.strategy_args[PRETRAIN]), 0
-        windows = epoch_windows(len(x), self.recipe.windows_per_epoch)
+        windows = min(self.recipe.windows_per_epoch or len(x), len(x))
         self.batch = min(self.recipe.batch_size, windows)
         self.steps = windows // self.batch
         self.model = shape.build().to(x.device, x.dtype)
@@ -108,11 +108,6 @@ class Pretraining:
             "head": {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()},
             "moments": {kind: {n: t.clone() for n, t in tensors.items()} for kind, tensors in moments},
         }
-
-
-def epoch_windows(windows: int, windows_per_epoch: int) -> int:
-    """Windows drawn in an epoch of pre-training, of so many; windows_per_epoch: the recipe's, 0 for all."""
-    return min(windows_per_epoch or windows, windows)
 
 
 def view(x: Tensor, generator: torch.Generator) -> Tensor:

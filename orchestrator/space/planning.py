@@ -29,7 +29,7 @@ ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probabi
 # thumb, from ResNets 4x8 to 8x32 of wrist.yaml on an AMD EPYC with AVX-512, within 12 %; MLPs take less,
 # torch two to eight times as long. Finished points correct the scale.
 WINDOW_S, MAC_S = 1.2e-5, 7e-11
-VIEW_TIMES = 8  # so many windows' time takes one in pre-training: two views, by torch; a rule of thumb
+VIEW_TIMES = 10  # so many windows' time takes one in pre-training: two views, by torch; a rule of thumb
 BRINGING_S = 1.0  # of a brought teacher beside its pass: evaluating and writing it; a rule of thumb
 GROUP = "group"  # of Point.brought: what all folds call it
 
@@ -114,9 +114,8 @@ class _Maker:
         self.recipes = {role: space.recipe(role) for role in ("teacher", "student")}
         self.unlabelled = data.unlabelled is not None
         windows = len(data.train)
-        self.pretrained_on = min(
-            self.recipes["teacher"]["windows_per_epoch"] or len(data.taught_x), len(data.taught_x)
-        )
+        every = len(data.taught_x)
+        self.pretrained_on = min(self.recipes["teacher"]["windows_per_epoch"] or every, every)
         self.windows = {  # trained on, and validated on
             role: (
                 r["max_epochs"] * min(r["windows_per_epoch"] or windows, windows),
