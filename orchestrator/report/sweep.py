@@ -85,7 +85,7 @@ class Sweep:
         found = [r for r in self.results if r["role"] == "teacher"]
         names = {
             r["id"]: model_name(r["arch"], r["depth"], r["width"], "{} {}×{}")
-            + pretrained(r["strategy_args"], ", pretrained {}")
+            + pretrained(r.get("strategy_args") or {}, ", pretrained {}")
             for r in found
         }
         groups = {r["teacher"]: r["teacher_group"] for r in self.results if r.get("teacher_group")}
