@@ -2,9 +2,12 @@
 
 import shlex
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kd.models.architectures import ARCHITECTURES
+from kd.training.strategies import PRETRAIN
 
 
 def duration(seconds: float) -> str:
@@ -27,6 +30,11 @@ UNSEEN = (
 def model_name(arch: str, depth: int, width: int, form: str = "{}-{}x{}") -> str:
     """resnet1d-8x32; of a brought teacher that has no such shape its name alone."""
     return form.format(arch, depth, width) if arch in ARCHITECTURES else arch
+
+
+def pretrained(args: Mapping[str, Any], form: str = "-pretrained{}") -> str:
+    """What follows a teacher's name, by its arguments: how many epochs it is pre-trained for, if it is."""
+    return form.format(args[PRETRAIN]) if args.get(PRETRAIN) else ""
 
 
 def quoted(path: Path | str) -> str:

@@ -44,6 +44,7 @@ class Standing:
     epoch: int = 0
     max_epochs: int = 1
     checkpointed: int = 0
+    pretrained: int = 0
     set_aside: str | None = None
 
 

@@ -4,6 +4,7 @@ import errno
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from kd.models.layers import linear
 from kd.signals.prepare import Data
 from kd.training import metrics
 from kd.training.objective import learns_features
+from kd.training.pretrain import Pretraining
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
+from kd.training.strategies import PRETRAIN
 from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, TeacherOutputs
 
@@ -53,7 +56,7 @@ class Member:
     """One point in training, in its folder: how far it is, its best, and what of it is written.
 
     place: its number in the stack. left_with: its best weights when it left the stack,
-    None while it is there.
+    None while it is there. pretraining: until it is over, for a point that is pre-trained.
     """
 
     def __init__(self, spec: Spec, folder: Path, teacher: TeacherOutputs | None) -> None:
@@ -62,7 +65,10 @@ class Member:
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
         self.place = 0
-        self.checkpointed = 0  # the epoch that its checkpoint holds
+        self.pretrained = 0  # epochs of pre-training behind it
+        self.pretraining: Pretraining | None = None
+        self._pretraining_was: dict[str, Any] | None = None  # of its checkpoint
+        self.checkpointed = 0  # the epoch that its checkpoint holds, those of pre-training counted too
         self.set_aside: str | None = None  # what became of a checkpoint that could not be read
         self.left_with: dict[str, Tensor] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +97,8 @@ class Member:
             history.unlink(missing_ok=True)
             return self._fresh(shape, teacher_folder, data)
         try:
-            return self._resumed(path, history, device)
+            start = self._resumed(path, history, device)
+            return start or self._fresh(shape, teacher_folder, data)
         except UNREADABLE as error:
             if out_of_gpu_memory(error) or not _damage(error):
                 raise
@@ -101,16 +108,34 @@ class Member:
             path.replace(path.with_name(path.name + ".broken"))
             history.unlink(missing_ok=True)
             self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
+            self.pretrained, self._pretraining_was = 0, None
             return self._fresh(shape, teacher_folder, data)
 
-    def _resumed(self, path: Path, history: Path, device: torch.device) -> Start:
-        """What a checkpoint holds; raises one of UNREADABLE if it is damaged or its history is missing."""
+    def pretrain(self, shape: Shape, start: Start, x: Tensor) -> None:
+        """Begin its pre-training on x (N, C, S), or go on with it, if it has one and no epoch behind that."""
+        if self.spec.strategy_args.get(PRETRAIN) and not self.epoch:
+            self.pretraining = Pretraining(self.spec, shape, start.model, x, self._pretraining_was)
+            self._pretraining_was = None
+
+    def _resumed(self, path: Path, history: Path, device: torch.device) -> Start | None:
+        """What a checkpoint holds, None for one of pre-training, which is kept for `pretrain`.
+
+        Raises one of UNREADABLE if it is damaged or its history is missing.
+        """
         state = torch.load(path, map_location=device, weights_only=True)
+        if "pretraining" in state:
+            rows = read_text(history).splitlines()
+            self._pretraining_was = dict(state["pretraining"])
+            self.train_seconds = float(state["train_seconds"])
+            self.pretrained = self.checkpointed = int(state["pretraining"]["epoch"])
+            write_text(history, "".join(row + "\n" for row in rows[: self.pretrained]))
+            return None
         start = Start(state["model"], state["connector"], state["moments"], state["best_state"])
-        rows = read_text(history).splitlines()[: state["epoch"]]
+        self.pretrained = int(self.spec.strategy_args.get(PRETRAIN, 0))
+        rows = read_text(history).splitlines()[: self.pretrained + state["epoch"]]
         self.epoch, self.best_epoch = int(state["epoch"]), int(state["best_epoch"])
         self.best_mae, self.train_seconds = float(state["best_mae"]), float(state["train_seconds"])
-        self.checkpointed = self.epoch
+        self.checkpointed = self.pretrained + self.epoch
         write_text(history, "".join(row + "\n" for row in rows))
         return start
 
@@ -125,6 +150,18 @@ class Member:
             if inits.needs_teacher(self.spec.init):
                 state = initial_state(self.spec, teacher_folder, data)
         return Start(state, connector)
+
+    def pretrain_epoch(self) -> Row | Diverged:
+        """Pre-train it for an epoch; the epoch's row, or Diverged if the loss isn't finite."""
+        assert self.pretraining is not None
+        loss, lr = self.pretraining.step()
+        self.pretrained = self.pretraining.epoch
+        if not math.isfinite(loss):
+            cause = f"the loss of pre-training is {loss} after {self.pretrained} epochs of it"
+            self.diverged = Diverged(0, f"{cause}; try a lower learning rate")
+            return self.diverged
+        row: dict[str, Any] = {"epoch": self.pretrained, "pretrain_loss": loss, "val_mae_bpm": None, "lr": lr}
+        return row
 
     def trained(self, loss: float, val: dict[str, float], lr: float) -> Row | Diverged:
         """It has trained an epoch, with this mean loss and these figures on the validation windows.
@@ -160,7 +197,10 @@ class Member:
 
     def checkpoint(self, stack: Stack) -> None:
         """Write its whole state, atomically; not again when it has trained no epoch since."""
-        if self.epoch == self.checkpointed:
+        if self.pretrained + self.epoch == self.checkpointed:
+            return
+        if self.pretraining is not None:
+            self._write({"pretraining": self.pretraining.state(), "train_seconds": self.train_seconds})
             return
         now = self.restart(stack)
         state = {
@@ -173,8 +213,11 @@ class Member:
             "moments": now.moments,
             "best_state": now.best or {},
         }
+        self._write(state)
+
+    def _write(self, state: dict[str, Any]) -> None:
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
-        self.checkpointed = self.epoch
+        self.checkpointed = self.pretrained + self.epoch
 
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""

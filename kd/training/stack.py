@@ -72,6 +72,13 @@ def together(spec: Spec) -> tuple[object, ...]:
     )
 
 
+def warm_cosine(recipe: Recipe, steps: int, step: np.ndarray) -> np.ndarray:
+    """Learning rates of a training of so many steps: linear warm-up, then cosine to zero. From step 0."""
+    warmup = max(round(recipe.warmup_fraction * steps), 1)
+    falling = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(steps - warmup, 1)))
+    return recipe.lr * np.where(step < warmup, (step + 1) / warmup, falling)
+
+
 class Stack:
     """M models in training. `epoch()` trains each for one; the caller keeps count of what that means.
 
@@ -285,10 +292,7 @@ class Stack:
     def lr(self, member: int, step: np.ndarray) -> np.ndarray:
         """Linear warm-up, then cosine to zero over all of a member's steps, counted from 0."""
         recipe = self.specs[member].recipe
-        steps = self.steps * recipe.max_epochs
-        warmup = max(round(recipe.warmup_fraction * steps), 1)
-        falling = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(steps - warmup, 1)))
-        return recipe.lr * np.where(step < warmup, (step + 1) / warmup, falling)
+        return warm_cosine(recipe, self.steps * recipe.max_epochs, step)
 
     def _distill_ramp(self, member: int, epoch: int) -> float:
         """Counted from 1, as in the DKD authors' code: the first epoch distils too."""
@@ -337,6 +341,10 @@ class Stack:
     def state(self, member: int, epoch: int) -> dict[str, Tensor]:
         """A member's weights as the state dict of a plain model after `epoch` epochs; copies."""
         return self._state(member, epoch, self.optimiser.flat, self._running)
+
+    def begin(self, member: int, state: Mapping[str, Tensor]) -> None:
+        """Give a member that has trained no epoch other first weights, a plain model's state dict."""
+        self._load(member, state, self.optimiser.flat, self._running)
 
     def best(self, member: int, epoch: int) -> dict[str, Tensor]:
         """What `keep_best` last kept of a member, which was after `epoch` epochs."""

@@ -91,11 +91,12 @@ STRATEGIES: dict[str, Callable[..., Weights]] = {
 # What all strategies with a teacher take where there are recordings without labels. Ours: half of each batch,
 # its windows as dear as others.
 UNLABELLED = {"unlabelled_share": 0.5, "unlabelled_weight": 1.0}
+PRETRAIN = "pretrain_epochs"  # of a teacher's arguments, where it is pre-trained (`kd.training.pretrain`)
 
 
 def weights(strategy: str, args: Mapping[str, Any]) -> Weights:
     """What a strategy with these arguments weighs."""
-    own = {name: value for name, value in args.items() if name not in UNLABELLED}
+    own = {name: value for name, value in args.items() if name not in {*UNLABELLED, PRETRAIN}}
     return dataclasses.replace(
         STRATEGIES[strategy](**own),
         unlabelled_share=args.get("unlabelled_share", 0.0),

@@ -86,6 +86,9 @@ class Runs:
         ]
         self.stack = self._stack_of(self.members, starts)
         self._checkpointed_at = time.monotonic()
+        for member, start in zip(self.members, starts, strict=True):
+            member.pretrain(self.shape, start, self.x)
+            self._end_pretraining(member)
 
     def shape_of(self, spec: Spec, channels: int, samples: int, classes: int) -> Shape:
         """What builds the points' models."""
@@ -99,6 +102,8 @@ class Runs:
         """
         if all(member.over for member in self.members):
             return [None] * len(self.members)
+        if any(member.pretraining for member in self.members):
+            return self._pretrain()
         self._shrink()
         start = time.monotonic()
         stacked = self._stacked
@@ -123,6 +128,38 @@ class Runs:
         if time.monotonic() - self._checkpointed_at >= self.checkpoint_every_s:
             self.checkpoint()
         return [rows.get(member) for member in self.members]
+
+    def _pretrain(self) -> list[Row | Diverged | None]:
+        """Pre-train each point that has to be for an epoch, one after another; others wait for them.
+
+        A checkpoint is written where it is over: it is dear, and what follows begins with it.
+        """
+        found: list[Row | Diverged | None] = []
+        for member in self.members:
+            if member.pretraining is None:
+                found.append(None if member.over else {"epoch": member.epoch})
+                continue
+            start = time.monotonic()
+            with self.stack.precise():
+                row = member.pretrain_epoch()
+            member.train_seconds += time.monotonic() - start
+            found.append(row)
+            if isinstance(row, Diverged):
+                member.pretraining = None
+                continue
+            row["train_seconds"] = round(member.train_seconds, 3)
+            member.append(row)
+            self._end_pretraining(member)
+        if time.monotonic() - self._checkpointed_at >= self.checkpoint_every_s:
+            self.checkpoint()
+        return found
+
+    def _end_pretraining(self, member: Member) -> None:
+        """Let a point whose pre-training is over begin with what that gave."""
+        if member.pretraining is not None and member.pretraining.over:
+            member.checkpoint(self.stack)
+            self.stack.begin(member.place, member.pretraining.weights())
+            member.pretraining = None
 
     def checkpoint(self) -> None:
         """Write the state of every point in the stack now, each atomically to its own folder."""
@@ -157,6 +194,8 @@ class Runs:
         found = {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
         if member.teacher is not None and member.spec.strategy_args.get("unlabelled_share"):
             found["unlabelled_windows"] = len(member.teacher.besides)
+        if member.pretrained:
+            found["pretrained_windows"] = len(self.x)
         return found
 
     def best_state(self, i: int) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.laws.arms import canonical
 from orchestrator.store.store import Store
+from orchestrator.words import pretrained
 
 Key = tuple[Any, ...]
 Points = dict[Key, list[dict[str, Any]]]
@@ -40,7 +41,10 @@ def compare(first: Store, second: Store) -> dict[str, Any]:
 def _points(results: Iterable[dict[str, Any]]) -> Points:
     """Results by identity."""
     found = list(results)
-    by_id = {r["id"]: f"{r['arch']} {r['depth']}x{r['width']}" for r in found}
+    by_id = {
+        r["id"]: f"{r['arch']} {r['depth']}x{r['width']}" + pretrained(r.get("strategy_args") or {})
+        for r in found
+    }
     points: Points = {}
     for r in found:
         teacher = by_id.get(r["teacher"], "unknown") if r.get("teacher") else None

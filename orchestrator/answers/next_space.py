@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from kd.errors import InputError
+from kd.training.strategies import PRETRAIN
 from orchestrator.answers.suggest import Pick, Suggestion
 from orchestrator.laws.arms import known_defaults, strategy_label
-from orchestrator.space.schema import SearchSpace, space_text
+from orchestrator.space.schema import METHOD, SearchSpace, space_text
 
 
 def gpu_share(space: SearchSpace, device: Any) -> float:
@@ -78,7 +79,10 @@ def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggest
         if (name := point.get("brought")) in brought:
             names += [*(brought[name].mean or []), name]  # a mean needs its members, too
         else:
-            teachers.append({**{k: point[k] for k in ("arch", "depth", "width")}, "seeds": point["seed"]})
+            block = {**{k: point[k] for k in ("arch", "depth", "width")}, "seeds": point["seed"]}
+            if epochs := point.get(PRETRAIN):
+                block["pretrain"] = {"method": METHOD, "epochs": epochs}
+            teachers.append(block)
     teachers += [brought[n].model_dump(mode="json", exclude_defaults=True) for n in dict.fromkeys(names)]
     kept = space.model_dump(mode="json", exclude_defaults=True)
     for key in ("teachers", "students", "strategies", "seeds"):

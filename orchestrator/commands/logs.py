@@ -15,7 +15,7 @@ from orchestrator.commands.echo import echo
 from orchestrator.commands.hosted import Hosted
 from orchestrator.run.status import is_running
 from orchestrator.store.find import find_point, sweep_folder
-from orchestrator.store.store import Store
+from orchestrator.store.store import PRETRAINED, Store
 from orchestrator.words import model_name
 
 POLL_S = 1.0  # between two looks with --follow; workers report every 2 s
@@ -120,7 +120,7 @@ def _told(store: Store, id: str, error: dict[str, Any], lines: int, whole: bool)
 
 
 def _history(store: Store, id: str, lines: int) -> None:
-    rows = store.history(id)
+    rows = [*store.pretraining(id), *store.history(id)]
     if not rows:
         echo(f"{id} has not trained an epoch yet")
         return
@@ -129,6 +129,9 @@ def _history(store: Store, id: str, lines: int) -> None:
 
 def _epoch(row: dict[str, Any]) -> str:
     nan = math.nan  # for what a row lacks
+    if PRETRAINED in row:
+        said = f"pre-training {row['epoch']:4}  loss {row[PRETRAINED]:9.4f}"
+        return f"{said}  lr {row['lr']:.2e}  {row['train_seconds']:8.1f} s"
     loss, val, lr = ((nan if row.get(k) is None else row[k]) for k in ("train_loss", "val_mae_bpm", "lr"))
     return (
         f"epoch {row['epoch']:4}  loss {loss:9.4f}  "

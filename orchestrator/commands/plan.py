@@ -289,4 +289,4 @@ def _differing(p: Point) -> str:
     from kd.training.strategies import defaults
 
     usual = defaults(p.strategy, unlabelled=True)
-    return " ".join(f"{k}={v:g}" for k, v in p.strategy_args.items() if v != usual[k])
+    return " ".join(f"{k}={v:g}" for k, v in p.strategy_args.items() if v != usual.get(k))

@@ -17,6 +17,7 @@ import numpy as np
 
 from kd.errors import InputError
 from kd.files import read_json
+from kd.training.strategies import PRETRAIN
 from orchestrator.edge.latency import attach, read_profile
 from orchestrator.laws.arms import Arm, group_arms, missing_folds
 from orchestrator.laws.comparable import comparable, notes_on, refuse_other_recipe
@@ -107,6 +108,8 @@ def _teacher_points(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Every teacher, by id and by what arms call the same one of all folds; there with its mean error."""
     points = {r["id"]: {k: r[k] for k in TEACHER_KEYS} for r in results if r["role"] == "teacher"}
     for r in results:
+        if r["role"] == "teacher" and (epochs := (r.get("strategy_args") or {}).get(PRETRAIN)):
+            points[r["id"]][PRETRAIN] = epochs
         if r.get("brought"):  # its name in the space, which brings it
             points[r["id"]]["brought"] = r["brought"]["name"]
     groups: dict[str, set[str]] = {}

@@ -17,7 +17,7 @@ from orchestrator.report.fronts import predicted
 from orchestrator.space.spaces import space_files
 from orchestrator.store.metric import headline, headline_in
 from orchestrator.store.store import Store
-from orchestrator.words import model_name
+from orchestrator.words import model_name, pretrained
 from slurm.bounded_yaml import BadYaml, read_yaml
 
 KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
@@ -83,7 +83,11 @@ class Sweep:
     def teachers(self) -> dict[str, str]:
         """Id -> a readable name for each teacher, all different."""
         found = [r for r in self.results if r["role"] == "teacher"]
-        names = {r["id"]: model_name(r["arch"], r["depth"], r["width"], "{} {}×{}") for r in found}
+        names = {
+            r["id"]: model_name(r["arch"], r["depth"], r["width"], "{} {}×{}")
+            + pretrained(r.get("strategy_args") or {}, ", pretrained {}")
+            for r in found
+        }
         groups = {r["teacher"]: r["teacher_group"] for r in self.results if r.get("teacher_group")}
         one = {groups.get(id, id): name for id, name in names.items()}  # teachers of several folds are one
         twice = {n for n in one.values() if list(one.values()).count(n) > 1}

@@ -168,7 +168,7 @@ class PackTrainer:
     def pause(self) -> None:
         """Checkpoint what is being trained and let go of it."""
         if self.runs is not None:
-            if any(point.epoch for point in self.runs.members):
+            if any(point.epoch or point.pretrained for point in self.runs.members):
                 self.runs.checkpoint()
                 self.checkpointed = time.time()
             self._let_go()

@@ -14,6 +14,7 @@ from kd.errors import InputError
 from kd.files import write_json
 from orchestrator.store.metric import Headline, headline_in
 from orchestrator.store.parts import many_objects
+from orchestrator.words import pretrained
 
 # Fields of a Point that aren't of one plain type, as they come out of JSON.
 JSON_TYPES: dict[str, set[Any]] = {
@@ -70,7 +71,8 @@ class Point:
     @property
     def name(self) -> str:
         """Display name; several points may share it."""
-        return self.brought.get("name") or f"{self.arch}-{self.depth}x{self.width}"
+        shape = f"{self.arch}-{self.depth}x{self.width}"
+        return self.brought.get("name") or shape + pretrained(self.strategy_args)
 
 
 @dataclass(frozen=True)

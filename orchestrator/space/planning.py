@@ -19,16 +19,17 @@ from kd.models.sizes import size
 from kd.signals.prepare import Data
 from kd.teachers.source import Source, source_of
 from kd.training.recipe import RECIPE_VERSION
-from kd.training.strategies import needs_teacher, weights
+from kd.training.strategies import PRETRAIN, needs_teacher, weights
 from orchestrator.space.brought import Found
 from orchestrator.space.plan import Plan, Point
-from orchestrator.space.schema import SearchSpace, Students, strategy_points
+from orchestrator.space.schema import SearchSpace, Students, Teachers, strategy_points
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
 # Seconds a window takes in one epoch on one CPU core by the compiled engine, fixed + per MAC: a rule of
 # thumb, from ResNets 4x8 to 8x32 of wrist.yaml on an AMD EPYC with AVX-512, within 12 %; MLPs take less,
 # torch two to eight times as long. Finished points correct the scale.
 WINDOW_S, MAC_S = 1.2e-5, 7e-11
+VIEW_TIMES = 10  # so many windows' time takes one in pre-training: two views, by torch; a rule of thumb
 BRINGING_S = 1.0  # of a brought teacher beside its pass: evaluating and writing it; a rule of thumb
 GROUP = "group"  # of Point.brought: what all folds call it
 
@@ -113,6 +114,8 @@ class _Maker:
         self.recipes = {role: space.recipe(role) for role in ("teacher", "student")}
         self.unlabelled = data.unlabelled is not None
         windows = len(data.train)
+        every = len(data.taught_x)
+        self.pretrained_on = min(self.recipes["teacher"]["windows_per_epoch"] or every, every)
         self.windows = {  # trained on, and validated on
             role: (
                 r["max_epochs"] * min(r["windows_per_epoch"] or windows, windows),
@@ -126,12 +129,13 @@ class _Maker:
             for role, r in self.recipes.items()
         }
 
-    def teachers(self, block: Any) -> Iterator[Point]:
+    def teachers(self, block: Teachers) -> Iterator[Point]:
+        args = {PRETRAIN: block.pretrain.epochs} if block.pretrain else {}
         for arch in block.arch:
             for depth in block.depth:
                 for width in block.width:
                     for seed in block.seeds:
-                        yield self.point("teacher", arch, depth, width, "random", "scratch", {}, None, seed)
+                        yield self.point("teacher", arch, depth, width, "random", "scratch", args, None, seed)
 
     def brought(self, found: Found, folds: int) -> Iterator[Point]:
         """The point of a brought teacher. folds: how many of them share its pass."""
@@ -230,6 +234,7 @@ class _Maker:
         s = size(arch, depth, width, **self.shape)
         trained, validated = self.windows[role]
         trained /= 1 - args.get("unlabelled_share", 0.0)
+        trained += args.get(PRETRAIN, 0) * self.pretrained_on * VIEW_TIMES
         return Point(
             id=self._hash(self.fingerprint, role, [*identity, teacher.id if teacher else None, seed]),
             role=role,

@@ -102,6 +102,7 @@ def _model(of: type, leave_out: Sequence[str] = (), **replaced: Any) -> type[Bas
 
 
 MOST_POINTS = 1_000_000  # of all grids; ten times what was ever planned
+METHOD = "contrastive"  # of pre-training
 MOST_ARGUMENTS = 10_000  # combinations of strategies' arguments: to check so many takes a second
 Positive = Annotated[int, Field(ge=1, le=100_000), Number]  # no width, depth or class is larger
 Ints = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
@@ -182,6 +183,20 @@ class Task(Strict):
     classes: Annotated[int, Field(ge=3, le=100_000), Number] = 180
 
 
+def _method(value: Any) -> Any:
+    if value != METHOD:
+        text = f"{value!r:.40} is no way to pre-train here: write method: {METHOD}"
+        raise PydanticCustomError("method", "{text}", {"text": text})
+    return value
+
+
+class Pretrain(Strict):
+    """So many epochs without labels, before those with (`kd.training.pretrain`)."""
+
+    method: Annotated[Literal["contrastive"], BeforeValidator(_method)]
+    epochs: Positive
+
+
 class Teachers(Strict):
     """A grid of teachers."""
 
@@ -189,6 +204,7 @@ class Teachers(Strict):
     depth: Ints
     width: Ints
     seeds: Seeds = Field([0])
+    pretrain: Pretrain | None = None
 
 
 # where pydantic tried which; said nowhere
@@ -519,6 +535,7 @@ def _known(key: tuple[Any, ...]) -> list[str]:
         "unlabelled": UnlabelledModel,
         "task": Task,
         "teachers": Teachers,
+        "pretrain": Pretrain,
         "students": Students,
         "resources": Resources,
         "training": Training,

@@ -90,6 +90,7 @@ EPOCH = {
     "train_seconds": NOT_NEGATIVE,
     "val_mae_bpm": Maybe(NUMBER),
     "train_loss?": NUMBER,
+    "pretrain_loss?": NUMBER,
     "lr?": NUMBER,
 }
 PROGRESS = {

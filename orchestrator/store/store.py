@@ -18,6 +18,7 @@ from orchestrator.store.metric import by_metric
 from orchestrator.words import quoted
 
 RESULT, ERROR = "result.json", "error.json"
+PRETRAINED = "pretrain_loss"  # in the rows of pre-training that come first in a history
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
 
 
@@ -188,8 +189,15 @@ class Store:
 
     def history(self, id: str) -> list[dict[str, Any]]:
         """The epochs that a point has trained, a dict of scalars each; empty before the first."""
+        return [row for row in self._epochs(id) if PRETRAINED not in row]
+
+    def pretraining(self, id: str) -> list[dict[str, Any]]:
+        """The same of the epochs that it was pre-trained for."""
+        return [row for row in self._epochs(id) if PRETRAINED in row]
+
+    def _epochs(self, id: str) -> Iterator[dict[str, Any]]:
         path = self.folder(id) / "history.jsonl"
-        return list(self._lines(path, lambda row: records.problem(row, records.EPOCH)))
+        return self._lines(path, lambda row: records.problem(row, records.EPOCH))
 
     def _lines(
         self, path: Path, problem: Callable[[Mapping[str, Any]], str | None]

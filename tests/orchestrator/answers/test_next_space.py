@@ -39,3 +39,20 @@ def test_brought_teachers_are_brought_again(monkeypatch: pytest.MonkeyPatch) -> 
     made = next_space.next_space(space, {"teacher_points": points}, suggestion)  # type: ignore[arg-type]
     assert [(block.width, block.seeds) for block in made.grids] == [([8], [0])]
     assert sorted(block.name for block in made.brought) == ["a", "b", "both"]
+
+
+def test_a_pre_trained_teacher_is_pre_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {
+        "t": {"arch": "mlp", "depth": 1, "width": 8, "seed": 0},
+        "p": {"arch": "mlp", "depth": 1, "width": 8, "seed": 0, "pretrain_epochs": 5},
+    }
+    picks = [
+        {"arch": "mlp", "depth": 1, "width": 6, "init": "random", "strategy": "soft", "strategy_args": {}}
+        | {"seed": 0, "teacher": teacher}
+        for teacher in points
+    ]
+    monkeypatch.setattr(next_space, "_pick", lambda document, pick, share: pick)
+    suggestion = SimpleNamespace(picks=picks)
+    space = SearchSpace.model_validate(SPACE)
+    made = next_space.next_space(space, {"teacher_points": points}, suggestion)  # type: ignore[arg-type]
+    assert [block.pretrain and block.pretrain.epochs for block in made.grids] == [5, None]
