@@ -25,10 +25,12 @@ from orchestrator.space.plan import Plan, Point
 from orchestrator.space.schema import SearchSpace, Students, Teachers, strategy_points
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
-# Seconds a window takes in one epoch on one CPU core by the compiled engine, fixed + per MAC, and what a point
-# takes besides (begun, tested, written): a rule of thumb, from wrist.yaml on an AMD EPYC with AVX-512. ResNets
-# 4x4 to 4x32 within 11 %; MLPs up to 2.5 times as long, torch two to eight times. Finished points correct it.
+# Seconds a window takes in one epoch on one CPU core by the compiled engine, fixed + per MAC, and what a
+# point takes besides (begun, tested, written): a rule of thumb, from wrist.yaml on an AMD EPYC with AVX-512.
+# ResNets 4x4 to 4x32 within 11 %; MLPs up to 2.5 times as long, torch two to eight times. Finished points
+# correct it.
 WINDOW_S, MAC_S, POINT_S = 2.5e-6, 7.5e-11, 0.3
+VIEW_TIMES = 10  # so many windows' time takes one in pre-training: two views, by torch; a rule of thumb
 BRINGING_S = 1.0  # of a brought teacher beside its pass: evaluating and writing it; a rule of thumb
 GROUP = "group"  # of Point.brought: what all folds call it
 
