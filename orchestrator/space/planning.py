@@ -25,11 +25,10 @@ from orchestrator.space.plan import Plan, Point
 from orchestrator.space.schema import SearchSpace, Students, Teachers, strategy_points
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
-# Seconds a window takes in one epoch on one CPU core by the compiled engine, fixed + per MAC, and what a
-# point takes besides (begun, tested, written): a rule of thumb, from wrist.yaml on an AMD EPYC with AVX-512.
-# ResNets 4x4 to 4x32 within 11 %; MLPs up to 2.5 times as long, torch two to eight times. Finished points
-# correct it.
-WINDOW_S, MAC_S, POINT_S = 2.5e-6, 7.5e-11, 0.3
+# Seconds a window takes in one epoch on one CPU core, fixed + per MAC: a rule of thumb. Least squares over
+# the quickstart's grid on one split (83 points) on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models
+# look too dear, and their packs shorter. Finished points correct the scale.
+WINDOW_S, MAC_S = 6e-5, 1.5e-10
 VIEW_TIMES = 10  # so many windows' time takes one in pre-training: two views, by torch; a rule of thumb
 BRINGING_S = 1.0  # of a brought teacher beside its pass: evaluating and writing it; a rule of thumb
 GROUP = "group"  # of Point.brought: what all folds call it
@@ -254,7 +253,7 @@ class _Maker:
             activation_bytes=s.activation_bytes,
             weight_bytes=s.weight_bytes,
             weight_bytes_int8=s.weight_bytes_int8,
-            cost_s=POINT_S + (trained + validated) * (WINDOW_S + MAC_S * s.macs),
+            cost_s=(trained + validated) * (WINDOW_S + MAC_S * s.macs),
             fold=self.fold,
             data_group=self.group,
             teacher_group=self.group_of(teacher) if teacher else None,
