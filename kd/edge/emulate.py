@@ -87,7 +87,9 @@ def require_tools() -> None:
 
 def _newlib() -> bool:
     """Whether the compiler finds the C library, which is a package of its own."""
-    done = subprocess.run([GCC, "-print-file-name=nano.specs"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [GCC, "-print-file-name=nano.specs"], capture_output=True, text=True, encoding="utf-8", check=False
+    )
     return "/" in done.stdout
 
 
@@ -95,7 +97,9 @@ def versions() -> dict[str, str]:
     """What built and ran it; counts are the same for the same versions."""
     found = {}
     for name, tool in (("compiler", GCC), ("emulator", QEMU)):
-        said = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            [tool, "--version"], capture_output=True, text=True, encoding="utf-8", check=True
+        ).stdout
         found[name] = said.splitlines()[0]
     return found
 
