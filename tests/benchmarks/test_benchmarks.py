@@ -48,7 +48,7 @@ def test_a_sweep_and_the_naive_script_train_the_same_points_of_one_split(tmp_pat
     assert DataConfig(source=space.data.source, options=space.data.options) == space.data
 
 
-@pytest.mark.parametrize("strategy", ("scratch", "hard", "soft", "dkd", "feature"))  # those of the quickstart
+@pytest.mark.parametrize("strategy", ["scratch", "hard", "soft", "dkd", "feature"])  # those of the quickstart
 def test_the_naive_scripts_losses_are_ours(strategy):
     generator = torch.Generator().manual_seed(1)
     logits, features = torch.randn(6, 180, generator=generator), torch.randn(6, 7, generator=generator)
