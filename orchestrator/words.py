@@ -10,6 +10,11 @@ from kd.models.architectures import ARCHITECTURES
 from kd.training.strategies import PRETRAIN
 
 
+def plural(n: int, noun: str) -> str:
+    """A number of things: "1 teacher", "5 teachers"."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def duration(seconds: float) -> str:
     """4.2 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 60:

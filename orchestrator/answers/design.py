@@ -19,7 +19,8 @@ from orchestrator.laws.configurations import enumerate_configurations
 from orchestrator.laws.forms import Array
 from orchestrator.laws.law import DRIFT
 from orchestrator.laws.noise import Noise
-from orchestrator.laws.people import WEARERS
+from orchestrator.laws.people import WEARERS, widened
+from orchestrator.words import plural
 
 # Of the 475 students of search_spaces/wrist.yaml on 90 recordings of three public sets (wrists on a treadmill
 # and fingers at rest), to 2 digits.
@@ -59,7 +60,7 @@ class Design:
     def __str__(self) -> str:
         folds = f"{self.folds} folds" if self.folds > 1 else "1 split"
         seeds = f"{self.seeds:.2g} seed{'s' * (self.seeds != 1)}"
-        return f"{self.sizes} size{'s' * (self.sizes != 1)}, {seeds}, {folds}"
+        return f"{plural(self.sizes, 'size')}, {seeds}, {folds}"
 
 
 @dataclass(frozen=True)
@@ -169,14 +170,15 @@ def predict(design: Design, families: Sequence[Family], noise: Noise, rng: int =
     lost = level * np.expm1(named - every.min(1))
     near = max(NEAR_BPM, NEAR_SHARE * level)
     people = (noise.people**2 + noise.likes**2) * (1 / design.people + 1 / WEARERS)
-    few = 1 + 1.04 / max(design.people - 1, 1)  # t for normal, as `people.new_people`
     alone = noise.run**2 * max(1 - 1 / design.folds, 0.0)  # new people wear one run, not the mean over folds
     return {
         "p_right": round(float((lost <= 0).mean()), 4),
         "p_within": round(float((lost <= near).mean()), 4),
         "regret_bpm": round(float(lost.mean()), 4),
         "interval_run_bpm": round(_half(spread, level), 3),
-        "interval_people_bpm": round(_half(spread + alone + few**2 * people, level), 3),
+        "interval_people_bpm": round(
+            _half(spread + alone + widened(design.people - 1) ** 2 * people, level), 3
+        ),
     }
 
 

@@ -26,7 +26,7 @@ from orchestrator.space.cost import cost_scale, startup, with_startup
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.store.find import sweep_folder
-from orchestrator.words import UNSEEN, duration
+from orchestrator.words import UNSEEN, duration, plural
 
 MOST_ROWS = 80
 
@@ -150,8 +150,8 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
     n = len(plan.folds)
     over = f", over {n} fold{'s' * (n > 1)}" if n else ""
     console.print(
-        f"\n{len(plan.points)} points ({_plural(kinds['teachers'], 'teacher')}, "
-        f"{_plural(kinds['students'], 'student')}{over}): "
+        f"\n{len(plan.points)} points ({plural(kinds['teachers'], 'teacher')}, "
+        f"{plural(kinds['students'], 'student')}{over}): "
         f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
         "kB, int8 kB: weights in float32 and int8; act. kB: activation peak of one window, float32\n"
         + (_folds(opened, done, scale) if n else f"windows: {_windows(opened.windows)}\n")
@@ -202,15 +202,11 @@ def _folds(opened: Opened, done: set[str], scale: float) -> str:
         )
         said += (
             f"fold {fold}: {_windows(data)} ({len(np.unique(data.test.subject))} subjects); "
-            f"{_plural(counts['teachers'], 'teacher')}, {_plural(counts['students'], 'student')}, "
+            f"{plural(counts['teachers'], 'teacher')}, {plural(counts['students'], 'student')}, "
             f"{counts['done']} done, "
             f"{duration(counts['cost_s'])} to train\n"
         )
     return said
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def _unlabelled(data: Data) -> dict[str, Any]:

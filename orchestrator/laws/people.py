@@ -37,6 +37,11 @@ class People:
     n_people: int = WEARERS
 
 
+def widened(freedom: float) -> float:
+    """How much wider an interval for new people is than resampling shows; freedom: people less data sets."""
+    return 1 + HEAVY / max(freedom, 1.0)
+
+
 def new_people(
     runs: Sequence[Sequence[Mapping[str, Any]]],
     said: Sequence[Array],
@@ -64,7 +69,7 @@ def new_people(
     share = share / share.sum() if share.sum() > 0 else np.full(len(sets), 1 / len(sets))
     drawn = [members[rng.integers(len(members), size=(draws, len(members)))] for members in of]
     few = len(names) - len(sets)
-    wider = 1 + HEAVY / max(few, 1)
+    wider = widened(few)
     data = rng.choice(len(sets), p=share, size=(draws, WEARERS))
     pick, which = rng.random((draws, WEARERS)), rng.random((draws, WEARERS))
     out: list[People | None] = []
