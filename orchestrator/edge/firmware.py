@@ -25,7 +25,7 @@ def profile_targets(
     """Count points' instructions on each of `targets`, write profile.json, return it.
 
     Only of points that `profile_points` measured before. What the same compiler and emulator counted of the
-    same model is kept, unless `again`. Raises InputError where they are missing. A student
+    same model's C is kept, unless `again`. Raises InputError where they are missing. A student
     that the emulated board has no room for is said and left out.
     """
     emulate.require_tools()
@@ -34,13 +34,15 @@ def profile_targets(
     for i, id in enumerate(ids):
         result = store_of(opened.store.path, id).result(id)
         records = profile["points"][id].setdefault("targets", {})
+        student = student_of(opened, id, result)
+        made_of = {"model_sha256": result["model_sha256"], "c_sha256": emulate.c_sha256(*student)}
         for target in targets:
-            wanted = {"model_sha256": result["model_sha256"], **tools}
+            wanted = {**made_of, **tools}
             if wanted.items() <= records.get(target, {}).items() and not again:
                 say(f"{i + 1} of {len(ids)}: {id} already counted on {target}")
                 continue
             try:
-                records[target] = record = measure_target(opened, id, result, target)
+                records[target] = record = emulate.measure(*student, target) | made_of
             except emulate.TooLarge as why:
                 say(f"{i + 1} of {len(ids)}: {id} not counted on {target}: {why}")
                 continue
@@ -52,8 +54,8 @@ def profile_targets(
     return profile
 
 
-def measure_target(opened: Opened, id: str, result: dict[str, Any], target: str) -> dict[str, Any]:
-    """One point's record on one target: `kd.edge.emulate.measure`, and of which model it is."""
+def student_of(opened: Opened, id: str, result: dict[str, Any]) -> tuple[Any, str, dict[str, Any], int]:
+    """A trained point as `kd.edge.emulate.measure` takes it: model, architecture, preprocess.json, inputs."""
     mine = opened.of_fold(result.get("fold"))
     channels, samples = mine.windows.test.x.shape[1:]
     shape = {"channels": channels, "samples": samples, "classes": mine.windows.classes}
@@ -61,8 +63,7 @@ def measure_target(opened: Opened, id: str, result: dict[str, Any], target: str)
     model = load_model(folder, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = preprocess_json(mine.data, channels)
     inputs = sensor_channels(mine) if config["channels"] == "mean" else channels
-    record = emulate.measure(model, result["arch"], config, inputs, target)
-    return record | {"model_sha256": result["model_sha256"]}
+    return model, result["arch"], config, inputs
 
 
 def sensor_channels(opened: Opened) -> int:

@@ -102,7 +102,8 @@ def write_c(
         write_text(folder / name, environment.get_template(template).render(names))
     return {
         "arena_bytes": 4 * net.arena,
-        "state_bytes": 8 * ((inputs * (2 * len(sos) + samples + 1 + 2 * (mean and inputs > 1)) + 2) // 2) + 16,
+        "state_bytes": 8 * ((inputs * (2 * len(sos) + samples + 1 + 2 * (mean and inputs > 1)) + 2) // 2)
+        + 24,
         "constant_bytes": 4 * sum(v.size for v in net.constants.values()),
     }
 
