@@ -17,7 +17,7 @@ from orchestrator.laws.forms import Array
 SHARES = np.geomspace(0.03, 1.0, 18)  # of the whole training; the last one is its end
 # A guess, for while no curve is finished: the mean falls as 0.3 (x^-1/2 - 1), with a spread of its size and
 # some more early on; neighbours move together. It counts as much as so many finished curves.
-FALL, SPREAD, EARLY, TOGETHER, WORTH = 0.3, 0.6, 0.06, 0.7, 5.0
+FALL, SPREAD, EARLY, TOGETHER, WORTH = 0.3, 0.6, 0.06, 0.7, 2.0
 FLOOR = 0.01  # ln error that no curve tells of its end, before that
 # Precisions of an architecture's, a size's and an arm's share of the mean, in units of one curve's.
 ARCH, SIZE, ARM = 0.5, 2.0, 2.0
