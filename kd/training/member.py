@@ -57,10 +57,13 @@ class Member:
 
     place: its number in the stack. left_with: its best weights when it left the stack,
     None while it is there. pretraining: until it is over, for a point that is pre-trained.
+    until: the epoch after which it waits, checkpointed, for somebody to make it again; None: to its end.
     """
 
-    def __init__(self, spec: Spec, folder: Path, teacher: TeacherOutputs | None) -> None:
-        self.spec, self.folder, self.teacher = spec, Path(folder), teacher
+    def __init__(
+        self, spec: Spec, folder: Path, teacher: TeacherOutputs | None, until: int | None = None
+    ) -> None:
+        self.spec, self.folder, self.teacher, self.until = spec, Path(folder), teacher, until
         self.teacher_sha256 = teacher.sha256 if teacher else None  # also of one it only starts from
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
@@ -84,6 +87,17 @@ class Member:
         recipe = self.spec.recipe
         stalled = bool(recipe.patience and self.epoch - self.best_epoch >= recipe.patience)
         return self.epoch >= recipe.max_epochs or stalled or self.diverged is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has reached `until` with epochs left, and is in its checkpoint from there on."""
+        reached = self.until is not None and self.epoch >= self.until and self.pretraining is None
+        return reached and not self.over
+
+    @property
+    def resting(self) -> bool:
+        """Whether it trains no more here: over, or waiting."""
+        return self.over or self.waits
 
     def start(self, shape: Shape, teacher_folder: Path | None, data: Data, device: torch.device) -> Start:
         """What its checkpoint holds; without one, fresh weights, decided by seed and init alone."""
