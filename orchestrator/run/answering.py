@@ -248,3 +248,6 @@ class Answering:
                 self._log("paused", id=id, epoch=last["epoch"], val_mae_bpm=last["val_mae_bpm"])
 
     @property
+    def verdict(self) -> str:
+        """How it ended, as a line."""
+        return verdict(self.belief, self.stopped, self.asked.until_regret, self.gpus_per_slot)

@@ -1,4 +1,4 @@
-"""What is believed of the question that a sweep is trained for, as decisions.jsonl keeps it. Knows the store only."""
+"""What is believed of a question that a sweep is trained for: decisions.jsonl. Knows the store."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,11 +30,6 @@ def last_decision(store: Store) -> dict[str, Any] | None:
 def answered(stopped: str, until_regret: float | None) -> bool:
     """Whether a run that stopped has what was asked for: the regret, where one was named."""
     return stopped == REACHED or until_regret is None
-
-
-def verdict(self) -> str:
-    """How it ended, as a line."""
-    return verdict(self.belief, self.stopped, self.asked.until_regret, self.gpus_per_slot)
 
 
 def verdict(

@@ -15,7 +15,8 @@ from orchestrator.store.store import Store, warn
 def everything_of(folder: Path, point: str) -> dict[str, Any]:
     """What `kdsweep show --json` prints. Raises InputError when no point, or several, match.
 
-    state: done, failed, running, paused or open. planned: its entry in plan.json, None if the plan has it no more.
+    state: done, failed, running, paused or open. planned: its entry in plan.json, None if the plan has it no
+    more.
     error_bpm: of the result, by the sweep's metric. result, error, paused: the content of its files, or None.
     history: a dict an epoch. files: name -> bytes.
     students: ids of the points that learn, or are pruned, from it.
