@@ -79,7 +79,8 @@ class Answering:
         self.asked, self.store, self.gpus_per_slot = asked, store, gpus_per_slot
         self.points = {point.id: point for point in plan.points}
         self.epochs = {point.id: full_length(point) for point in plan.points}
-        self.results = {r["id"]: r for r in store.results() if r["id"] in self.points}
+        self.headline = plan.headline
+        self.results = {r["id"]: self.headline.judged(r) for r in store.results() if r["id"] in self.points}
         self._curves: dict[str, list[float]] = {}
         self._seconds: dict[str, float] = {}  # of training, of points that have begun and aren't done
         for id in store.ids():
@@ -99,7 +100,8 @@ class Answering:
         self.belief: Mapping[str, Any] = {}
         self.took_s = 0.0  # all decisions of this run
         self._next = -math.inf  # time.monotonic() before which only an idle slot makes it decide
-        self._news = self._ended = True  # since the last decision: epochs; points that ended or were paused
+        # Since the last decision: epochs were trained; points ended, were paused or released.
+        self._news = self._ended = True
         self._named: dict[str, int] = {}  # point -> the decision that it was released by
 
     # what is known
@@ -171,7 +173,7 @@ class Answering:
     def done(self, id: str) -> None:
         """A point is trained."""
         self._read(id)
-        self.results[id] = self.store.result(id)
+        self.results[id] = self.headline.judged(self.store.result(id))
         self._news = self._ended = True
 
     def failed(self) -> None:
@@ -181,6 +183,7 @@ class Answering:
     def released(self, ids: Sequence[str]) -> None:
         """Points go to a worker by the last decision."""
         self._named |= dict.fromkeys(ids, self.number)
+        self._news = self._ended = True  # with so many in training others may be worth more
 
     def _log(self, event: str, *, id: str, epoch: int, **more: Any) -> None:
         number = self._named.get(id, self.number) if event != "paused" else self.number

@@ -19,6 +19,7 @@ from orchestrator.store.metric import by_metric
 from orchestrator.words import quoted
 
 RESULT, ERROR, PAUSE = "result.json", "error.json", "paused.json"
+DECISIONS = "decisions.jsonl"
 PRETRAINED = "pretrain_loss"  # in the rows of pre-training that come first in a history
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
 
@@ -196,11 +197,11 @@ class Store:
 
     def append_decision(self, entry: dict[str, Any]) -> None:
         """Add a line to decisions.jsonl."""
-        append_json_line(self.path / "decisions.jsonl", entry)
+        append_json_line(self.path / DECISIONS, entry)
 
     def decisions(self) -> Iterator[dict[str, Any]]:
         """What was decided when, and what became of it; damaged lines are left out, with a warning."""
-        return self._lines(self.path / "decisions.jsonl", records.decision_problem)
+        return self._lines(self.path / DECISIONS, records.decision_problem)
 
     def progress(self) -> dict[str, Any] | None:
         """The running or last driver's heartbeat; None before the first, or if it can't be read."""
