@@ -240,15 +240,17 @@ class Answering:
             }
         )
 
-    def leave(self) -> None:
-        """Once nothing runs any more: what was in training when the answer was there waits now, too."""
-        waiting = self.store.paused()
+    def leave(self) -> list[str]:
+        """Once nothing runs any more: what was in training when the answer was there waits now, too; ids."""
+        waiting, left = self.store.paused(), []
         for id in self._curves.keys() - self.results.keys() - waiting.keys():
             if (self.store.folder(id) / CHECKPOINT).exists() and id not in self.scheduler.failed:
                 last = self.store.history(id)[-1]
                 where = {key: last[key] for key in ("epoch", "val_mae_bpm", "train_seconds")}
                 self.store.write_pause(id, {**where, "max_epochs": self.epochs[id]})
                 self._log("paused", id=id, epoch=last["epoch"], val_mae_bpm=last["val_mae_bpm"])
+                left.append(id)
+        return left
 
     @property
     def verdict(self) -> str:

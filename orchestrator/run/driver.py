@@ -177,7 +177,7 @@ def run_sweep(
                     answering,
                 ).run()
         elif answering:
-            _conclude_answer(answering, result)
+            _conclude_answer(answering, result, tracker)
         elif in_sync(store, tracker.uri):
             return result
         if not tracker.close(result.mlflow_status, result.figures()):
@@ -216,11 +216,12 @@ def _answering(plan: Plan, store: Store, done: set[str], slot: Slot, options: Op
     return answering
 
 
-def _conclude_answer(answering: Answering, result: SweepResult) -> None:
+def _conclude_answer(answering: Answering, result: SweepResult, tracker: LiveTracker) -> None:
     """What is believed at the end. Points that were in training wait from now on."""
     result.answer = answering.verdict
     if answering.stopped is not None:
-        answering.leave()
+        for id in answering.leave():
+            tracker.ended(id)
         result.answered = answered(answering.stopped, answering.asked.until_regret)
 
 
@@ -341,7 +342,7 @@ class Training:
         result.dashboard_url = events.cluster.dashboard_url
         result.stopped_by, result.error, result.later = self.stop.signal, events.broken, events.later
         if self.answering:
-            _conclude_answer(self.answering, result)
+            _conclude_answer(self.answering, result, self.tracker)
 
     def _tune(self, events: Events) -> None:
         """The one Tune experiment. Its own files live in TUNE_DIR and are removed at the end."""

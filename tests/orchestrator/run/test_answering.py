@@ -138,7 +138,7 @@ class Driver:
                 events.trial_over(trial)
         result = SweepResult(len(self.opened.plan.points), 0, len(events.scheduler.done))
         if self.answering.stopped:
-            _conclude_answer(self.answering, result)
+            _conclude_answer(self.answering, result, self.events.tracker)
             events.heartbeat("SUCCEEDED")
         return result
 
@@ -228,26 +228,21 @@ def test_after_a_kill_it_believes_what_it_did_and_goes_on(opened: Opened) -> Non
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_what_trains_when_the_answer_is_there_is_paused_and_kept(opened: Opened) -> None:
+def test_what_trains_when_the_answer_is_there_is_paused_and_kept(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.run.answering.SHARE", 1e9)  # decide after every epoch
     first = scratch_of(opened)
 
     def decide(curves: Mapping[str, Any], **known: Any) -> Said:
         stop = "reached" if any(len(curve) >= 2 for curve in curves.values()) else None
         return Said([] if stop else [(first[0], 4)], stop, belief(regret_bpm=0.1))
 
-    driver = Driver(opened, decide, until_regret=0.1)
-    driver.answering._next = 0.0
-    for _ in range(3):  # the point is in its middle when the rate allows another decision
-        driver.answering._next = 0.0
-        driver.run(1)
-    driver.answering._next = 0.0
-    driver.answering.advanced()
-    driver.answering.consider(1)
-    driver.trainer.pause()
-    driver.events.trial_over("t0")
-    assert driver.run(1).answered
-    assert opened.store.paused()[first[0]]["epoch"] >= 2
+    assert Driver(opened, decide, until_regret=0.1).run().answered
+    assert {id: where["epoch"] for id, where in opened.store.paused().items()} == {first[0]: 2}
     assert not opened.store.done()
+    told = [entry["event"] for entry in opened.store.decisions() if entry.get("id") == first[0]]
+    assert told == ["started", "paused"]
 
 
 def test_a_teacher_is_trained_before_its_student(opened: Opened) -> None:
