@@ -24,9 +24,9 @@ from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.memory import key, locked, recall, remember, sweep_id
 from orchestrator.tracking.tags import (
     BY_METRIC,
-    LOGGED,
     FINAL,
     FINISHED_AT,
+    LOGGED,
     METRIC,
     POINT,
     SPACE,
