@@ -20,11 +20,11 @@ from kd.training.pretrain import Pretraining
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
+from kd.training.stem import CHECKPOINT, CONTINUED, HISTORY, Stem
 from kd.training.strategies import PRETRAIN
 from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, TeacherOutputs
 
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 Row = dict[str, float]
 # What torch.load and a look into its mapping raise for damaged files; of OSError see `_damage`
 UNREADABLE = (
@@ -58,12 +58,19 @@ class Member:
     place: its number in the stack. left_with: its best weights when it left the stack,
     None while it is there. pretraining: until it is over, for a point that is pre-trained.
     until: the epoch after which it waits, checkpointed, for somebody to make it again; None: to its end.
+    stem: where the checkpoint before its cooldown is kept for longer trainings of the same point.
     """
 
     def __init__(
-        self, spec: Spec, folder: Path, teacher: TeacherOutputs | None, until: int | None = None
+        self,
+        spec: Spec,
+        folder: Path,
+        teacher: TeacherOutputs | None,
+        until: int | None = None,
+        stem: Stem | None = None,
     ) -> None:
         self.spec, self.folder, self.teacher, self.until = spec, Path(folder), teacher, until
+        self.stem = stem if spec.recipe.schedule == "wsd" else None
         self.teacher_sha256 = teacher.sha256 if teacher else None  # also of one it only starts from
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
@@ -109,6 +116,10 @@ class Member:
             self.teacher_sha256 = sha256(weights) if weights.exists() else None
         if not path.exists():
             history.unlink(missing_ok=True)
+            (self.folder / CONTINUED).unlink(missing_ok=True)
+            if self.stem:
+                self.stem.begin(self.folder, self.spec.recipe.cooldown_from)
+        if not path.exists():
             return self._fresh(shape, teacher_folder, data)
         try:
             start = self._resumed(path, history, device)
@@ -120,6 +131,7 @@ class Member:
                 f"{path} is damaged ({_first_line(error)}): set aside, trained from the first epoch"
             )
             path.replace(path.with_name(path.name + ".broken"))
+            (self.folder / CONTINUED).unlink(missing_ok=True)
             history.unlink(missing_ok=True)
             self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
             self.pretrained, self._pretraining_was = 0, None
@@ -232,6 +244,18 @@ class Member:
     def _write(self, state: dict[str, Any]) -> None:
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
         self.checkpointed = self.pretrained + self.epoch
+
+    @property
+    def branches(self) -> bool:
+        """Whether it is where longer trainings of the same point part from it."""
+        return (
+            self.stem is not None and 0 < self.epoch == self.spec.recipe.cooldown_from and not self.diverged
+        )
+
+    def keep_stem(self) -> None:
+        """Keep the checkpoint that was just written for those."""
+        assert self.stem is not None
+        self.stem.keep(self.folder, self.epoch)
 
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""

@@ -28,6 +28,7 @@ from kd.training.member import CHECKPOINT, HISTORY, Diverged, Member, Row
 from kd.training.objective import Labels
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
+from kd.training.stem import Stem
 from kd.training.strategies import needs_teacher
 from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, Forward, TeacherOutputs, as_tensor, batches, write_teacher_outputs
@@ -43,7 +44,8 @@ class Runs:
     its model. teacher_folders: the finished teachers' folders, for points that need one. A point that is over
     leaves the stack: at once on a CPU, when half of them have left on a GPU. engine: `compiled.library()`,
     which trains a point that is alone on a CPU; default: torch. until: epochs after which points wait, as
-    `Member.until`; made again with a later one, they go on. Raises InputError if a folder or a teacher
+    `Member.until`; made again with a later one, they go on. stems: what longer trainings under wsd begin
+    with, and leave to others (`stem.Stem`). Raises InputError if a folder or a teacher
     doesn't fit its spec.
     """
 
@@ -60,6 +62,7 @@ class Runs:
         convolution: str = "grouped",
         engine: ctypes.CDLL | None = None,
         until: Sequence[int | None] | None = None,
+        stems: Sequence[Stem | None] | None = None,
     ) -> None:
         self._engine = engine
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
@@ -76,13 +79,16 @@ class Runs:
         teachers: dict[Path | None, TeacherOutputs] = {}
         sure = data.unlabelled.sure if data.unlabelled else 1.0
         limits = list(until or [None] * len(specs))
-        for spec, folder, from_folder, limit in zip(specs, folders, from_folders, limits, strict=True):
+        kept = list(stems or [None] * len(specs))
+        for spec, folder, from_folder, limit, stem in zip(
+            specs, folders, from_folders, limits, kept, strict=True
+        ):
             if needs_teacher(spec.strategy) and from_folder not in teachers:
                 teachers[from_folder] = TeacherOutputs(
                     spec, from_folder, len(self.x), self.device, dtype, labelled=len(data.train), sure=sure
                 )
             teacher = teachers[from_folder] if needs_teacher(spec.strategy) else None
-            self.members.append(Member(spec, folder, teacher, limit))
+            self.members.append(Member(spec, folder, teacher, limit, stem))
         starts = [
             member.start(self.shape, from_folder, data, self.device)
             for member, from_folder in zip(self.members, from_folders, strict=True)
@@ -128,8 +134,10 @@ class Runs:
             if not isinstance(row, Diverged):
                 row["train_seconds"] = round(member.train_seconds, 3)
                 member.append(row)
-            if member.waits:
+            if member.waits or member.branches:
                 member.checkpoint(self.stack)
+            if member.branches:
+                member.keep_stem()
         if time.monotonic() - self._checkpointed_at >= self.checkpoint_every_s:
             self.checkpoint()
         return [rows.get(member) for member in self.members]

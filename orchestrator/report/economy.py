@@ -1,11 +1,11 @@
 """When the answer settled, and where the compute went, of a sweep that was trained for one question."""
 
-from orchestrator.run.belief import ADVISED, P_BEST, PROBABILITY, REGRET, verdict
 from orchestrator.report.comparisons import hours
 from orchestrator.report.costs import costs
 from orchestrator.report.plot import Axes, Panel, box, css_class, line, marks, rule, text
 from orchestrator.report.sweep import Sweep
 from orchestrator.report.tables import Cell, Table, columns, number, size
+from orchestrator.run.belief import ADVISED, P_BEST, PROBABILITY, REGRET, verdict
 
 ROWS = 30  # of decisions in the table: the last ones
 LEAST = 1e-3  # BPM: smaller regrets are drawn at that

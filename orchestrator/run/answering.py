@@ -15,7 +15,7 @@ from orchestrator.run.belief import NOTHING_MORE, verdict
 from orchestrator.run.chosen import Chosen
 from orchestrator.space.plan import Plan, Point
 from orchestrator.store.check import CHECKPOINT
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, own_seconds
 
 SHARE = 0.01  # of the slots' time, the most that deciding takes
 LOGGED = 200  # named points of a decision that are logged, the most valuable ones
@@ -82,7 +82,8 @@ class Answering:
         self.headline = plan.headline
         self.results = {r["id"]: self.headline.judged(r) for r in store.results() if r["id"] in self.points}
         self._curves: dict[str, list[float]] = {}
-        self._seconds: dict[str, float] = {}  # of training, of points that have begun and aren't done
+        self._seconds: dict[str, float] = {}  # of training, by point that has begun
+        self._own: dict[str, float] = {}  # the same, without what a shorter training of it had done
         for id in store.ids():
             if id in self.points:
                 self._read(id)
@@ -130,15 +131,17 @@ class Answering:
     @property
     def spent_s(self) -> float:
         """Seconds of training so far, of this sweep, whatever became of the points."""
-        done = sum(float(r["train_seconds"]) for r in self.results.values())
-        return done + sum(s for id, s in self._seconds.items() if id not in self.results)
+        done = sum(own_seconds(r) for r in self.results.values())
+        return done + sum(s for id, s in self._own.items() if id not in self.results)
 
     def _read(self, id: str) -> None:
         """What a point's history says now."""
         rows = [row for row in self.store.history(id) if row["val_mae_bpm"] is not None]
         if rows:
             self._curves[id] = [float(row["val_mae_bpm"]) for row in rows]
-            self._seconds[id] = float(rows[-1]["train_seconds"])
+            seconds = float(rows[-1]["train_seconds"])
+            self._seconds[id] = seconds
+            self._own[id] = own_seconds({"train_seconds": seconds, **self.store.continued(id)})
 
     def _seconds_per_epoch(self) -> dict[str, float]:
         """Measured where a point has trained; else the plan's estimate, scaled by the measured ones."""

@@ -16,7 +16,7 @@ from typing import Any
 from kd.errors import InputError
 from kd.files import read_json, read_json_lines, sha256, write_text
 from orchestrator.store import parts, records
-from orchestrator.store.store import DECISIONS, ERROR, PAUSE, RESULT, Store
+from orchestrator.store.store import DECISIONS, ERROR, PAUSE, RESULT, Store, own_seconds
 
 CHECKPOINT, HISTORY, MODEL = "checkpoint.pt", "history.jsonl", "model.safetensors"
 LEDGER, PROGRESS = "ledger.jsonl", "progress.json"
@@ -167,7 +167,7 @@ def account(store: Store) -> int:
         gpu = result.get("device") not in (None, "cpu")
         slots = next((of for when, of in reversed(used) if when <= at), None)
         slots = slots or {"slots": 0, "cpus_per_slot": 1, "gpus_per_slot": int(gpu)}
-        entry = {"event": "point", "time": at, **slots, "id": id, "train_seconds": result["train_seconds"]}
+        entry = {"event": "point", "time": at, **slots, "id": id, "train_seconds": own_seconds(result)}
         lines.append((at, json.dumps(entry | {"repaired": True})))
         added += 1
     if added:

@@ -69,6 +69,8 @@ RESULT = {
     "total_seconds?": NOT_NEGATIVE,
     "alone_seconds?": NOT_NEGATIVE,
     "teacher_seconds?": NOT_NEGATIVE,
+    "continued_epochs?": WHOLE,
+    "continued_seconds?": NOT_NEGATIVE,
     "recipe?": OBJECT,
     "versions?": OBJECT,
     "data_fingerprint?": str,

@@ -19,7 +19,7 @@ from orchestrator.store.metric import by_metric
 from orchestrator.words import quoted
 
 RESULT, ERROR, PAUSE = "result.json", "error.json", "paused.json"
-DECISIONS = "decisions.jsonl"
+DECISIONS, CONTINUED = "decisions.jsonl", "continued.json"
 PRETRAINED = "pretrain_loss"  # in the rows of pre-training that come first in a history
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
 
@@ -195,6 +195,19 @@ class Store:
                 found[id] = where
         return found
 
+    @property
+    def stems(self) -> Path:
+        """Where checkpoints lie that longer trainings of a point go on from (schedule wsd)."""
+        return self.path / "stems"
+
+    def continued(self, id: str) -> dict[str, float]:
+        """What a point took over from a shorter one: continued_epochs and continued_seconds, or {}."""
+        try:
+            found = read_json(self.folder(id) / CONTINUED, "train the point again")
+        except FileNotFoundError:
+            return {}
+        return {"continued_epochs": found.get("epoch", 0), "continued_seconds": found.get("seconds", 0.0)}
+
     def append_decision(self, entry: dict[str, Any]) -> None:
         """Add a line to decisions.jsonl."""
         append_json_line(self.path / DECISIONS, entry)
@@ -256,6 +269,11 @@ class Store:
         folder = self.folder(id)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / name, content, indent=1)
+
+
+def own_seconds(result: Mapping[str, Any]) -> float:
+    """What training took that no shorter training of the point had done before."""
+    return max(float(result["train_seconds"]) - float(result.get("continued_seconds") or 0.0), 0.0)
 
 
 def _figures(result: dict[str, Any]) -> dict[str, Any]:
