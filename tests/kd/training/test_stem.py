@@ -1,4 +1,4 @@
-"""The schedule wsd: a point trained for N epochs goes on to more, as if it had been trained so long at once."""
+"""The schedule wsd: a point trained for N epochs goes on to more, as if it had been trained so long."""
 
 import dataclasses
 import json
