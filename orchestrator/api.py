@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.answers.shown import Answer, Suggested
     from orchestrator.edge.model import Preprocessing
-    from orchestrator.run.driver import SweepResult
+    from orchestrator.run.outcome import SweepResult
 
 
 def open_sweep(sweep: str | os.PathLike[str]) -> "Sweep":

@@ -15,7 +15,7 @@ from orchestrator.store.metric import Headline
 from orchestrator.words import model_name, quoted
 
 if TYPE_CHECKING:
-    from orchestrator.run.driver import SweepResult
+    from orchestrator.run.outcome import SweepResult
 
 
 @click.command()

@@ -9,7 +9,8 @@ from typing import Any
 
 from kd.errors import InputError
 from orchestrator.run.answering import Asked
-from orchestrator.run.driver import Busy, Options, SweepResult, run_sweep
+from orchestrator.run.driver import Busy, run_sweep
+from orchestrator.run.outcome import Options, SweepResult
 from orchestrator.run.progress import Display
 from orchestrator.run.ray_cluster import environment_kept
 from orchestrator.space.resolve import Opened, open_space

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from kd.errors import InputError
 from orchestrator.commands import main as cli
 from orchestrator.run.answering import Answering, Asked
-from orchestrator.run.driver import SweepResult, _answering, _conclude_answer
+from orchestrator.run.driver import _answering, _conclude_answer
 from orchestrator.run.events import Events, StopRequest
+from orchestrator.run.outcome import SweepResult
 from orchestrator.run.pace import Pace
 from orchestrator.run.point import everything_of
 from orchestrator.run.progress import Progress, line
@@ -341,3 +342,30 @@ def test_the_line_of_progress_tells_pauses_and_belief(opened: Opened) -> None:
     said = line(driver.events.progress, 0.0)
     assert "1 paused" in said
     assert "regret <= 2 BPM with probability 0.9 after 10 % of the grid's cost" in said
+
+
+def test_the_real_decisions_train_a_part_and_stop(opened: Opened) -> None:
+    from orchestrator.answers.asked import asked
+
+    question = asked("max-params=1e6", until_regret=40.0)
+    assert question is not None
+    driver = Driver(opened, question.decide, until_regret=question.until_regret)
+    result = driver.run()
+    assert driver.answering.stopped in ("reached", "nothing-more")
+    assert result.answer
+    assert opened.store.done()
+    first, *_, last = [e for e in opened.store.decisions() if e["event"] == "decision"]
+    assert first["belief"]["share_of_grid"] == 0
+    assert 0 < last["belief"]["share_of_grid"] <= 1.5
+    assert last["belief"]["advised"] in opened.store.done()
+
+
+def test_a_question_that_no_point_can_answer_is_refused_before_any_compute(opened: Opened) -> None:
+    from orchestrator.answers.asked import asked
+
+    question = asked("max-params=3")
+    assert question is not None
+    assert question.until_regret == 0.1
+    with pytest.raises(InputError):
+        Driver(opened, question.decide)
+    assert not opened.store.ids()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.run import ray_internals
-from orchestrator.run.driver import SweepResult
+from orchestrator.run.outcome import SweepResult
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.nodes import BAD_POINTS, BAD_STARTS
 from orchestrator.run.out_of_memory import MOST, Memory
