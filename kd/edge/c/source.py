@@ -91,6 +91,8 @@ def write_c(
         "sos": _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in sos], repr),
         "sos_start": _table(config["filter"]["zi"], repr),
         "resnet": any(name == "convolve" for name, _ in net.calls),
+        "norms": any(name == "norm_relu" for name, _ in net.calls),
+        "adds_relu": any("ADD_RELU" in given for _, given in net.calls),
         "channels_last": net.channels_last,
         "constants": [(name, values.ravel()) for name, values in net.constants.items()],
         "statements": net.statements(),
