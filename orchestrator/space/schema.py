@@ -361,11 +361,6 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
         )
     for key, strategies in _strategies(space):
         _check_strategies(path, lines, key, strategies, space.data.unlabelled is not None)
-    if space.brought and space.data.unlabelled:
-        raise InputError(
-            f"{_place(path, lines, ('data', 'unlabelled'))}: data.unlabelled: brought teachers have no "
-            "outputs for windows without labels: leave them out, or train the teachers here"
-        )
     for i, block in enumerate(space.students):
         for init in block.init:
             if init not in INITS:
