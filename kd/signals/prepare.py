@@ -345,9 +345,8 @@ def _named(
         identity["lead_s"] = config.lead_s
     if (more := config.unlabelled) is not None:
         source = _source_identity(as_source(config), cache_dir)
-        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep}
-        if config.lead_s:  # see `_unlabelled_folder`
-            identity["unlabelled"]["led"] = True
+        led = {"led": True} if config.lead_s else {}  # see `_unlabelled_folder`
+        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep, **led}
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

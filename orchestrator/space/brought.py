@@ -101,7 +101,9 @@ def _with_twins(one: Found, found: Mapping[str, Found]) -> Found:
     prints = {print_ for member in members for print_ in member.twins}
 
     def of(parts: Sequence[Source]) -> Source:
-        return dataclasses.replace(one.source, of=tuple(parts))
+        return dataclasses.replace(
+            one.source, of=tuple(parts), same_split=all(part.same_split for part in parts)
+        )
 
     twins = {print_: of([member.of(print_) for member in members]) for print_ in prints}
     return dataclasses.replace(one, source=of([member.source for member in members]), twins=twins)

@@ -294,6 +294,29 @@ def test_an_embedding_a_mean_and_a_tuned_port_say_of_windows_without_labels(tmp_
             np.testing.assert_array_equal(said[result["brought"]["name"]][: len(logits)], logits)
 
 
+def test_teachers_that_were_trained_here_teach_as_one(tmp_path: Path) -> None:
+    """A sweep's second space brings the points of its first: each fold its own."""
+    grid = "{arch: resnet1d, depth: 1, width: 4, seeds: [0, 1]}"
+    first = opened(tmp_path, grid)
+    train(first, tmp_path)
+    mine = {p.seed: p for p in first.plan.points if p.role == "teacher" and p.fold == 0}
+    bring = ", ".join(f"{{name: t{k}, sweep: '{tmp_path}/s', point: {p.id}}}" for k, p in mine.items())
+    space = opened(tmp_path, f"[{bring}, {{name: both, mean: [t0, t1]}}]")
+    assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
+    teachers = [r for r in results(space) if r["role"] == "teacher"]
+    both = [r for r in teachers if r.get("brought", {}).get("name") == "both"]
+    assert len(both) == 3
+    for result in both:
+        assert result["brought"]["same_split"]
+        assert all(one["same_split"] for one in result["brought"]["of"])
+        members = [r["id"] for r in teachers if r["fold"] == result["fold"] and not r.get("brought")]
+        assert len(members) == 2
+        mean = np.mean([np.load(space.store.folder(id) / "logits.npy") for id in members], axis=0)
+        said = np.load(space.store.folder(result["id"]) / "logits.npy")
+        np.testing.assert_allclose(said, mean, atol=1e-5)
+    assert {r["teacher"] for r in results(space)} >= {r["id"] for r in both}
+
+
 def test_ready_outputs_are_asked_for_windows_without_labels_too(tmp_path: Path) -> None:
     data = "{options: {subjects: 6, minutes: 1}, augment: {copies: 1}}"
     folder, teachers = tmp_path / "a", f"{{name: a, outputs: {tmp_path}/a}}"
