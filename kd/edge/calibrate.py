@@ -33,6 +33,8 @@ STUDENTS: tuple[tuple[str, int, int, Preprocess, int], ...] = (
     ("resnet1d", 3, 5, Preprocess(window_s=2.0), 1),
     ("resnet1d", 6, 6, Preprocess(window_s=4.0), 1),
     ("resnet1d", 4, 9, Preprocess(window_s=4.0), 1),
+    ("resnet1d-post", 6, 3, Preprocess(window_s=4.0), 1),
+    ("resnet1d-post", 3, 6, Preprocess(window_s=4.0), 1),
     ("mlp", 1, 1, Preprocess(), 1),
     ("mlp", 2, 2, Preprocess(normalise="none"), 1),
     ("mlp", 1, 3, Preprocess(order=2), 3),

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kd import datasets
 from kd.errors import InputError
@@ -98,7 +97,7 @@ def fingerprint(config: DataConfig, cache_dir: Path | None = None, labels_versio
 def check_options(config: DataConfig) -> None:
     """Raise InputError for options that the source doesn't take; of "auto" the data tell, so not here."""
     if config.unlabelled is not None:
-        check_options(_as_source(config))
+        check_options(as_source(config))
     if config.source == "synthetic":
         _synthetic(config)
     elif config.source != "auto":
@@ -112,7 +111,7 @@ def group_fingerprint(config: DataConfig, cache_dir: Path, progress: Progress | 
     """
     if config.split.scheme == "fixed":
         return prepare(config, cache_dir, progress).fingerprint
-    cut = _pool(config, cache_dir, progress)
+    cut = pool_of(config, cache_dir, progress)
     copied = bool(config.augment.copies) and any(part.outside for part in cut.parts)
     split = {k: v for k, v in config.split.identity.items() if k != "fold"}
     return _named(config, cache_dir, LABELS_VERSION if cut.mislabelled or copied else 1, split=split)
@@ -124,7 +123,7 @@ def folds(config: DataConfig, cache_dir: Path, progress: Progress | None = None)
     For those two, cuts the windows if nobody has.
     """
     if config.split.scheme in ("loso", "lodo"):
-        subjects = _pool(config, cache_dir, progress).windows
+        subjects = pool_of(config, cache_dir, progress).windows
         return len(subjects if config.split.scheme == "loso" else {s.partition("/")[0] for s in subjects})
     return config.split.folds if config.split.scheme == "kfold" else 1
 
@@ -143,7 +142,7 @@ def prepare(
     names = {version: fingerprint(config, cache_dir, version) for version in (1, LABELS_VERSION)}
     folder = Path(cache_dir) / "windows" / names[LABELS_VERSION]
     if not folder.exists():
-        _divide(_pool(config, cache_dir, progress), config, folder, Path(cache_dir), progress)
+        _divide(pool_of(config, cache_dir, progress), config, folder, Path(cache_dir), progress)
     if node_dir is not None:
         folder = staged(folder, node_dir, progress or (lambda line: None))
     return _load(folder, names, config)
@@ -187,10 +186,10 @@ def unlabelled_recordings(config: DataConfig, progress: Progress | None = None) 
     """The recordings of `config.unlabelled`, one after another; none where there is none."""
     if config.unlabelled is None:
         return iter(())
-    return each_recording(_as_source(config), progress, labelled=False)
+    return each_recording(as_source(config), progress, labelled=False)
 
 
-def _pool(config: DataConfig, cache_dir: Path, progress: Progress | None) -> Pool:
+def pool_of(config: DataConfig, cache_dir: Path, progress: Progress | None) -> Pool:
     """All windows of a config, from their folder or cut into it."""
     folder = _pool_folder(config, cache_dir)
     if not folder.exists():
@@ -201,58 +200,57 @@ def _pool(config: DataConfig, cache_dir: Path, progress: Progress | None) -> Poo
     return pool.load(folder)
 
 
-def whole_pool(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> tuple[str, Pool]:
-    """All windows of a config whatever the split, and their name: 16 hex digits. Cuts them if nobody has."""
-    return _named(config, cache_dir, LABELS_VERSION, split=None), _pool(config, cache_dir, progress)
-
-
-def rows_of(cut: Pool, split: Split) -> dict[str, npt.NDArray[np.int64]]:
-    """Which windows of a pool are on each side of a split, in the order of `prepare`'s; side -> (N,).
-
-    A pool's windows are counted through its originals, then through its copies.
-    """
-    side_of = splits.assign_subjects(list(cut.windows), split, cut.windows)
-    rows = {}
-    for side in SIDES:
-        found: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        end = 0
-        for counted in ("windows", "copies"):
-            for part in cut.parts:
-                start, end = end, end + getattr(part, counted)
-                if side_of.get(part.subject) == side and (counted == "windows" or side == "train"):
-                    found.append(np.arange(start, end))
-        rows[side] = np.concatenate(found)
-    return rows
+def windows_name(config: DataConfig, cache_dir: Path) -> str:
+    """Names all labelled windows of a config, whatever the split and what there is besides; 16 hex digits."""
+    alone = dataclasses.replace(config, unlabelled=None)
+    return _named(alone, cache_dir, LABELS_VERSION, split=None)
 
 
 def _pool_folder(config: DataConfig, cache_dir: Path) -> Path:
-    alone = dataclasses.replace(config, unlabelled=None)
-    return Path(cache_dir) / "cut" / _named(alone, cache_dir, LABELS_VERSION, split=None)
+    return Path(cache_dir) / "cut" / windows_name(config, cache_dir)
 
 
-def _as_source(config: DataConfig) -> DataConfig:
+def as_source(config: DataConfig) -> DataConfig:
     """The recordings without labels, as if they were the data."""
     assert config.unlabelled is not None
     source = {key: getattr(config.unlabelled, key) for key in ("source", "path", "options")}
     return dataclasses.replace(config, **source, augment=Augment(), unlabelled=None)
 
 
-def _unlabelled(
-    cut: Pool, config: DataConfig, side_of: Mapping[str, str], cache_dir: Path, progress: Progress | None
+def unlabelled_pool(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> Pool:
+    """All windows of `config.unlabelled`, whoever they are of, from their folder or cut into it."""
+    folder = _unlabelled_folder(config, cache_dir)
+    if not folder.exists():
+        source = as_source(config)
+        recordings, how = unlabelled_recordings(config, progress), (source.preprocess, source.augment)
+        pool.build(folder, recordings, *how, source.bpm_range, progress, source.lead_s, labelled=False)
+    return pool.load(folder)
+
+
+def _unlabelled_folder(config: DataConfig, cache_dir: Path) -> Path:
+    led = "-led" if config.lead_s else ""  # versions before cut these windows whatever was before them
+    return Path(cache_dir) / "cut" / f"{windows_name(as_source(config), cache_dir)}-unlabelled{led}"
+
+
+def unlabelled_rows(
+    cut: Pool,
+    config: DataConfig,
+    side_of: Mapping[str, str],
+    cache_dir: Path,
+    progress: Progress | None = None,
 ) -> tuple[list[tuple[pool.Part, pool.Array]], dict[str, int]]:
-    """The windows x (n, C, S) without labels that are trained on, by recording; and why not others."""
+    """Which windows (n,) of `unlabelled_pool` are trained on, by recording; and why not others.
+
+    cut: the labelled windows, whose subjects have sides. Nothing where there is no such recording.
+    """
     if config.unlabelled is None:
         return [], {}
-    source = _as_source(config)
-    folder = Path(cache_dir) / "cut" / f"{_pool_folder(source, cache_dir).name}-unlabelled"
-    if not folder.exists():
-        recordings, how = unlabelled_recordings(config, progress), (source.preprocess, source.augment)
-        pool.build(folder, recordings, *how, source.bpm_range, progress, labelled=False)
+    found, folder = unlabelled_pool(config, cache_dir, progress), _unlabelled_folder(config, cache_dir)
     signals = pool.signals(folder, lambda: unlabelled_recordings(config))
     known = pool.signals(_pool_folder(config, cache_dir), lambda: each_recording(config))
     return unlabelled.chosen(
         config.unlabelled,
-        (pool.load(folder), signals),
+        (found, signals),
         (cut, known),
         side_of,
         lodo=config.split.scheme == "lodo",
@@ -272,7 +270,8 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
         mislabelled |= any(part.outside for part in cut.parts if side_of.get(part.subject) == "train")
     if progress:
         progress(f"writing {sum(part.windows for part in cut.parts):,} windows")
-    more, left_out = _unlabelled(cut, config, side_of, cache_dir, progress)
+    more, left_out = unlabelled_rows(cut, config, side_of, cache_dir, progress)
+    without = unlabelled_pool(config, cache_dir).originals[0] if more else np.zeros(0)
     parts = [*cut.parts, *(part for part, _ in more)]
     wide = [f"<U{max(len(getattr(part, key)) for part in parts)}" for key in ("subject", "dataset")]
     with pool.whole(folder) as temporary:
@@ -283,7 +282,7 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
                     stack.enter_context(ArrayWriter(temporary / f"{side}_{key}.npy")) for key in WINDOW_KEYS
                 ]
                 chosen = cut.select(subjects, copies=side == "train")
-                besides = ((part, x, np.full(len(x), np.nan, np.float32)) for part, x in more)
+                besides = ((part, without[at], np.full(len(at), np.nan, np.float32)) for part, at in more)
                 for part, x, bpm in itertools.chain(chosen, besides if side == "train" else ()):
                     owner = np.full(len(bpm), part.subject, wide[0]), np.full(len(bpm), part.dataset, wide[1])
                     for file, rows in zip(files, (x, bpm, *owner), strict=True):
@@ -291,7 +290,7 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
         write_json(temporary / "dropped.json", cut.dropped)
         said: dict[str, Any] = {"version": LABELS_VERSION if mislabelled else 1}
         if config.unlabelled is not None:
-            said |= {"unlabelled": sum(len(x) for _, x in more), "left_out": left_out}
+            said |= {"unlabelled": sum(len(at) for _, at in more), "left_out": left_out}
         write_json(temporary / "labels.json", said)
 
 
@@ -345,8 +344,9 @@ def _named(
     if config.lead_s:
         identity["lead_s"] = config.lead_s
     if (more := config.unlabelled) is not None:
-        source = _source_identity(_as_source(config), cache_dir)
-        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep}
+        source = _source_identity(as_source(config), cache_dir)
+        led = {"led": True} if config.lead_s else {}  # see `_unlabelled_folder`
+        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep, **led}
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -100,30 +100,36 @@ def chosen(
     fs: float,
     bpm_range: tuple[float, float],
 ) -> tuple[list[tuple[Part, Array]], dict[str, int]]:
-    """The windows x (n, C, S) that are trained on, recording by recording; reason -> windows left out.
+    """Which windows (n,) of `found` are trained on, recording by recording; reason -> windows left out.
 
     found, cut: windows without and with labels, and the fingerprints of their recordings. Others as of
     `held_out` and `quality`. Raises InputError when nothing is left.
     """
     parts, where = found[0].parts, f"data.unlabelled ({config.path or config.source})"
-    if found[0].originals[0].shape[1] != cut[0].originals[0].shape[1]:
+    x = found[0].originals[0]
+    if x.shape[1] != cut[0].originals[0].shape[1]:
         raise InputError(
-            f"{where} has {found[0].originals[0].shape[1]} channels, the labelled recordings have "
+            f"{where} has {x.shape[1]} channels, the labelled recordings have "
             f"{cut[0].originals[0].shape[1]}: set data.preprocess.channels to mean or first"
         )
     elsewhere = [(part.subject, signal) for part, signal in zip(cut[0].parts, cut[1], strict=True)]
     out = held_out([part.subject for part in parts], found[1], elsewhere, side_of, lodo)
-    rows = [(p, x) for p, x, _ in found[0].select({p.subject for p in parts} - out, copies=False)]
+    ends = np.cumsum([part.windows for part in parts])
+    rows = [
+        (part, np.arange(end - part.windows, end))
+        for part, end in zip(parts, ends, strict=True)
+        if part.subject not in out
+    ]
     left_out = {OTHER_SIDE: sum(part.windows for part in parts if part.subject in out)}
-    if not sum(len(x) for _, x in rows):
+    if not sum(len(at) for _, at in rows):
         raise InputError(
             f"{where}: no window is left to train on, {left_out[OTHER_SIDE]:,} are of subjects who are "
             "validated or tested on: add recordings of others, or leave data.unlabelled out"
         )
     if config.gate == "quality":
-        clear = best(np.concatenate([quality(x, fs, bpm_range) for _, x in rows]), config.keep)
-        ends = np.cumsum([len(x) for _, x in rows])
-        rows = [(p, x[clear[end - len(x) : end]]) for (p, x), end in zip(rows, ends, strict=True)]
+        clear = best(np.concatenate([quality(x[at], fs, bpm_range) for _, at in rows]), config.keep)
+        ends = np.cumsum([len(at) for _, at in rows])
+        rows = [(p, at[clear[end - len(at) : end]]) for (p, at), end in zip(rows, ends, strict=True)]
         left_out[POOR] = int((~clear).sum())
     return rows, left_out
 

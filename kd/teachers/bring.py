@@ -5,6 +5,7 @@ Kill it at any moment and make it again: what was passed is in the cache. Knows 
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
 import time
@@ -19,15 +20,16 @@ import torch
 from torch import Tensor
 
 from kd.files import sha256, write_atomically
-from kd.signals.prepare import Data, DataConfig, rows_of, whole_pool
+from kd.signals.prepare import Data, DataConfig
+from kd.signals.whole import Whole, rows_of, take, wholes
 from kd.signals.windows import WindowSet
 from kd.teachers.cache import Pass, Raw
 from kd.teachers.decode import to_logits
 from kd.teachers.facts import FOLDER
 from kd.teachers.finetune import Tuned, Tuning, all_windows
 from kd.teachers.head import Head, fit
-from kd.teachers.ready import pool_size, read_outputs
-from kd.teachers.runners import BATCH
+from kd.teachers.ready import read_outputs
+from kd.teachers.runners import BATCH, check_width_is
 from kd.teachers.source import Source
 from kd.training import metrics
 from kd.training.member import Diverged, Row
@@ -45,6 +47,7 @@ class Standing:
     max_epochs: int = 1
     checkpointed: int = 0
     pretrained: int = 0
+    waits: bool = False
     set_aside: str | None = None
 
 
@@ -70,32 +73,31 @@ class Bringing:
         self.source, self.data, self.config, self.folder = source, data, config, Path(folder)
         self.device = torch.device(device)
         self._started = time.monotonic()
-        self._name, self._pool = whole_pool(config, Path(cache_dir))
-        self._rows = rows_of(self._pool, config.split)
-        if len(self._rows["train"]) != len(data.train):
-            raise AssertionError(f"{len(self._rows['train'])} windows to train on, not {len(data.train)}")
+        self._wholes = wholes(config, Path(cache_dir))
+        self._rows, besides = rows_of(self._wholes, config, Path(cache_dir))
+        self._taught = np.concatenate([self._rows["train"], besides])  # as `data.taught_x`
+        if (len(self._rows["train"]), len(self._taught)) != (len(data.train), len(data.taught_x)):
+            raise AssertionError(f"{len(self._taught)} windows to teach, not {len(data.taught_x)}")
         self._leaves = list(source.of) or [source]
         for leaf in self._leaves:
             leaf.check_unchanged()
         first = zlib.crc32(id.encode()) / 2**32  # points of several folds pass one pool together
         self._passes = {
-            leaf: Pass(leaf, config, self._pool, self._folder(cache_dir, leaf), device, first)
+            leaf: [Pass(leaf, w, _folder(cache_dir, leaf, w), device, first) for w in self._wholes]
             for leaf in self._leaves
             if leaf.kind != "outputs"
         }
-        self.members = [Standing(max_epochs=max(1, pool_size(self._pool) * len(self._passes)))]
+        windows = sum(one.total for passes in self._passes.values() for one in passes)
+        self.members = [Standing(max_epochs=max(1, windows))]
         self._steps, self._judged, self._id = self._step(), judged, id
         self._tuning: Tuning | None = None
 
-    def _folder(self, cache_dir: Path, leaf: Source) -> Path:
-        return Path(cache_dir) / FOLDER / leaf.raw_key(self._name)
-
     def _step(self) -> Iterator[int]:
         before = 0
-        for one in self._passes.values():
+        for one in itertools.chain.from_iterable(self._passes.values()):
             for seen in one.steps():
                 yield before + seen
-            before += pool_size(self._pool)
+            before += one.total
 
     def step(self) -> list[Row | Diverged | None]:
         """Pass some windows, then tune for an epoch; [None] when all is done."""
@@ -119,14 +121,13 @@ class Bringing:
     def _tune(self) -> list[Row | Diverged | None]:
         """An epoch of fine-tuning; the first call begins, or goes on from the checkpoint."""
         if self._tuning is None:
-            folder = self._passes[self.source].folder
-            self._x = all_windows(self.source, self.config, self._pool, folder)
+            self._x = [all_windows(self.source, p.whole, p.folder) for p in self._passes[self.source]]
             rows, data = self._rows, self.data
             if not self._judged:
                 rows = {**rows, "val": rows["train"]}
                 data = dataclasses.replace(data, val=data.train)
             head = self._head(self.source)
-            self._tuning = Tuning(self._id, self.source, head, data, self._x, rows, self.folder)
+            self._tuning = Tuning(self._id, self.source, head, data, self._x[0], rows, self.folder)
             self.members = [Standing(0, self._tuning.members[0].max_epochs)]
         found = self._tuning.step()
         member = self._tuning.members[0]
@@ -155,7 +156,7 @@ class Bringing:
             errors["val_mae_bpm"] = metrics.error_figures(val, self.data.val.bpm)["mae_bpm"]
         modules = {f"head{n}": head for n, head in enumerate(heads.values())}
         self._write_model({"tuned": tuned} if self._tuning else modules)
-        write_teacher_outputs(forward, self._indices("train"), self.folder)
+        write_teacher_outputs(forward, torch.from_numpy(self._taught), self.folder)
         return {
             **errors,
             "epochs": self._tuning.members[0].epoch if self._tuning else 0,
@@ -167,7 +168,7 @@ class Bringing:
         }
 
     def _indices(self, side: str) -> Tensor:
-        """The pool's windows of a side of the split."""
+        """The windows of a side of the split, by their number among all."""
         window_set: WindowSet = getattr(self.data, side)
         rows = self._rows[side]
         if len(rows) != len(window_set):
@@ -176,20 +177,24 @@ class Bringing:
 
     def _raw(self, leaf: Source) -> Raw:
         if leaf.kind == "outputs":
-            return Raw(*read_outputs(leaf, self._name, pool_size(self._pool)))
-        return self._passes[leaf].raw()
+            out, features = read_outputs(leaf, self._wholes)
+            return Raw([out], None if features is None else [features])
+        parts = [one.raw() for one in self._passes[leaf]]
+        for part in parts:
+            check_width_is(leaf, part.out[0].shape[1], parts[0].out[0].shape[1])
+        return Raw.joined(parts)
 
     def _forward(self, leaf: Source, head: Head | None) -> Forward:
-        """From indices of the pool's windows (n,) to logits (n, K) and features (n, F), F 0 without any."""
+        """From numbers of windows (n,) to logits (n, K) and features (n, F), F 0 without any."""
         raw, config = self._raw(leaf), self.config
 
         def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
-            out = raw.out[rows.numpy()]
+            out = take(raw.out, rows.numpy())
             if head is None:
                 logits = torch.from_numpy(to_logits(leaf, out, config.min_bpm, config.classes))
             else:
                 logits = head(torch.from_numpy(np.asarray(out, np.float32)))
-            features = np.zeros((len(rows), 0)) if raw.features is None else raw.features[rows.numpy()]
+            features = np.zeros((len(rows), 0)) if raw.features is None else take(raw.features, rows.numpy())
             return logits, torch.from_numpy(np.asarray(features, np.float32))
 
         return forward
@@ -197,7 +202,7 @@ class Bringing:
     def _head(self, leaf: Source) -> Head:
         raw = self._raw(leaf).out
         sides = ("train", "val" if self._judged else "train")
-        train, val = ((raw[self._rows[side]], getattr(self.data, side).bpm) for side in sides)
+        train, val = ((take(raw, self._rows[side]), getattr(self.data, side).bpm) for side in sides)
         return fit(
             train,
             val,
@@ -212,7 +217,7 @@ class Bringing:
         """The same of a tuned port, which runs again."""
 
         def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
-            parts = [tuned(torch.from_numpy(self._x[part.numpy()])) for part in rows.split(BATCH)]
+            parts = [tuned(torch.from_numpy(take(self._x, part.numpy()))) for part in rows.split(BATCH)]
             logits, features = zip(*parts, strict=True)
             return torch.cat(logits), torch.cat(features)
 
@@ -232,6 +237,11 @@ class Bringing:
             for name, value in module.state_dict().items()
         }
         write_atomically(self.folder / MODEL, lambda path: save_file(tensors, path, metadata=said))
+
+
+def _folder(cache_dir: Path, leaf: Source, whole: Whole) -> Path:
+    """Where a teacher's outputs on the windows of a pool lie."""
+    return Path(cache_dir) / FOLDER / leaf.raw_key(whole.name)
 
 
 def _mean(forwards: list[Forward], has_features: bool) -> Forward:

@@ -5,7 +5,7 @@ A piece is written atomically; whoever is killed loses one. Knows no split and n
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.files import load_array, save_array, write_atomically
-from kd.signals.pool import ArrayWriter, Pool
-from kd.signals.prepare import DataConfig
-from kd.teachers.ready import pool_size
+from kd.signals.pool import ArrayWriter
+from kd.signals.whole import Whole
 from kd.teachers.runners import check_width_is, open_runner, run
 from kd.teachers.source import Source
 from kd.teachers.windows import CHUNK, each_played, signal_of, windows_in
@@ -29,10 +28,16 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Raw:
-    """Outputs (N, D) and features (N, F) or None, by a pool's window."""
+    """Outputs (N, D) and features (N, F) or None, by window: arrays that lie end to end (`whole.take`)."""
 
-    out: Array
-    features: Array | None
+    out: Sequence[Array]
+    features: Sequence[Array] | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Raw"]) -> "Raw":
+        """Those of several pools, one after another. The features of all, if the first has some."""
+        features = [array for part in parts for array in part.features or ()]
+        return cls([array for part in parts for array in part.out], features or None)
 
 
 class Pass:
@@ -41,11 +46,9 @@ class Pass:
     first: from 0 to 1, where in the pool this process begins.
     """
 
-    def __init__(
-        self, source: Source, config: DataConfig, pool: Pool, folder: Path, device: str, first: float = 0.0
-    ) -> None:
-        self.source, self.config, self.pool, self.folder, self.device = source, config, pool, folder, device
-        self.total = pool_size(pool)
+    def __init__(self, source: Source, whole: Whole, folder: Path, device: str, first: float = 0.0) -> None:
+        self.source, self.whole, self.folder, self.device = source, whole, folder, device
+        self.total = len(whole)
         self._begin = int(first * self.total)
 
     @property
@@ -61,7 +64,7 @@ class Pass:
         runner = open_runner(self.source, self.device)
         seen = 0
         for later in (True, False) if self._begin else (True,):
-            for played in each_played(self.config, len(self.pool.originals[1])):
+            for played in each_played(self.whole):
                 signal = None  # prepared once, and only where something of it is missing
                 for i in range(0, len(played.starts_s), CHUNK):
                     at, starts = played.first + i, played.starts_s[i : i + CHUNK]
@@ -70,7 +73,8 @@ class Pass:
                     if not self._piece(OUT, at).exists() and not self.done:
                         if signal is None:
                             signal = signal_of(self.source, played.recording)
-                        x = windows_in(signal, self.source, played.recording, starts, self.config.preprocess)
+                        preprocess = self.whole.config.preprocess
+                        x = windows_in(signal, self.source, played.recording, starts, preprocess)
                         out, features = run(runner, self.source, x)
                         self._check_width(out.shape[1])
                         if features is not None:
@@ -87,8 +91,8 @@ class Pass:
         out = load_array(self.folder / f"{OUT}.npy", REMEDY)
         path = self.folder / f"{FEATURES}.npy"
         if self.source.output == "embedding":
-            return Raw(out, out)
-        return Raw(out, load_array(path, REMEDY) if path.exists() else None)
+            return Raw([out], [out])
+        return Raw([out], [load_array(path, REMEDY)] if path.exists() else None)
 
     def _piece(self, what: str, at: int) -> Path:
         return self.folder / f"{what}-{at:010}.npy"

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import numpy as np
 
 from kd.errors import InputError
 from kd.files import read_json, write_json
-from kd.signals.prepare import DataConfig, whole_pool
+from kd.signals.prepare import DataConfig
+from kd.signals.whole import Whole, wholes
 from kd.teachers.decode import check_width
-from kd.teachers.ready import pool_size, read_outputs
+from kd.teachers.ready import name_of, read_outputs
 from kd.teachers.runners import BATCH, load_port, open_runner, run
 from kd.teachers.source import Source
 from kd.teachers.windows import check_input, each_played, windows
@@ -29,7 +31,7 @@ FOLDER = "teachers"  # in the cache
 class Facts:
     """params, macs of a window (0: unknown); seconds of a window on one core (0: nothing is computed).
 
-    width: numbers it puts out for a window. windows: of the whole pool.
+    width: numbers it puts out for a window. windows: all there are, those without labels too.
     """
 
     params: int
@@ -57,13 +59,13 @@ def facts(source: Source, config: DataConfig, cache_dir: Path) -> Facts:
             config.classes,
             known[0].windows,
         )
-    pool, cut = whole_pool(config, cache_dir)
-    said = json.dumps([source.raw_key(pool), source.params, source.macs])
+    known_windows = wholes(config, cache_dir)
+    said = json.dumps([source.raw_key(name_of(known_windows)), source.params, source.macs])
     path = Path(cache_dir) / FOLDER / f"facts-{hashlib.sha256(said.encode()).hexdigest()[:16]}.json"
     if path.exists():
         found = Facts(**read_json(path, "delete it"))
     else:
-        found = _found(source, config, pool, pool_size(cut))
+        found = _found(source, known_windows)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, dataclasses.asdict(found))
     if source.output != "embedding":
@@ -71,12 +73,13 @@ def facts(source: Source, config: DataConfig, cache_dir: Path) -> Facts:
     return found
 
 
-def _found(source: Source, config: DataConfig, pool: str, total: int) -> Facts:
+def _found(source: Source, known: Sequence[Whole]) -> Facts:
+    config, total = known[0].config, sum(map(len, known))
     if source.kind == "outputs":
-        out, _ = read_outputs(source, pool, total)
+        out, _ = read_outputs(source, known)
         return Facts(source.params, source.macs, 0.0, out.shape[1], total)
     check_input(source)
-    played = next((p for p in each_played(config, total) if len(p.starts_s)), None)
+    played = next((p for p in each_played(known[0]) if len(p.starts_s)), None)
     if played is None:
         raise InputError("no recording has a window: see `kdsweep data check`")
     x = windows(source, played.recording, played.starts_s[: BATCH // 4], config.preprocess)

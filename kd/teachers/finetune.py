@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from kd.errors import InputError
 from kd.files import load_array, write_atomically
 from kd.shipped import grid
-from kd.signals.pool import Pool
-from kd.signals.prepare import Data, DataConfig
+from kd.signals.prepare import Data
+from kd.signals.whole import Whole
 from kd.teachers.head import Head
-from kd.teachers.ready import pool_size
 from kd.teachers.runners import load_port
 from kd.teachers.source import Source
 from kd.teachers.windows import each_played, windows
@@ -84,7 +83,7 @@ class TunedShape(Shape):
 
 
 class Tuning(Runs):
-    """A port being tuned in `folder`. x: its windows of the pool; rows: which of them are whose."""
+    """A port being tuned in `folder`. x: its windows with labels; rows: which of them are whose."""
 
     def __init__(
         self, id: str, source: Source, head: Head, data: Data, x: Array, rows: Mapping[str, Any], folder: Path
@@ -98,7 +97,7 @@ class Tuning(Runs):
             for side in ("train", "val")
         }
         spec = Spec(id=id, role="teacher", arch=source.name, depth=1, width=1, recipe=recipe)
-        super().__init__([spec], dataclasses.replace(data, **sides), [folder])
+        super().__init__([spec], dataclasses.replace(data, **sides, unlabelled=None), [folder])
 
     def shape_of(self, spec: Spec, channels: int, samples: int, classes: int) -> Shape:
         """As of any point, but of this port."""
@@ -112,18 +111,18 @@ class Tuning(Runs):
         return model.eval()
 
 
-def all_windows(source: Source, config: DataConfig, pool: Pool, folder: Path) -> Array:
+def all_windows(source: Source, whole: Whole, folder: Path) -> Array:
     """A teacher's own windows of a whole pool (N, C, S), a memory map, cut once into `folder`."""
-    path, originals = folder / "windows.npy", len(pool.originals[1])
+    path = folder / "windows.npy"
 
     def write(temporary: Path) -> None:
         x: np.memmap[Any, Any] | None = None
-        for played in each_played(config, originals):
+        for played in each_played(whole):
             if not len(played.starts_s):
                 continue
-            part = windows(source, played.recording, played.starts_s, config.preprocess)
+            part = windows(source, played.recording, played.starts_s, whole.config.preprocess)
             if x is None:
-                shape = (pool_size(pool), part.shape[1], grid.length(source.window_s, source.fs))
+                shape = (len(whole), part.shape[1], grid.length(source.window_s, source.fs))
                 x = open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             x[played.first : played.first + len(part)] = part
         assert x is not None

@@ -1,9 +1,10 @@
 """The index of a data config's windows, and ready outputs that belong to one. No torch.
 
-A row a window of the pool, originals first, then copies: when it starts and ends in its recording. The name
-of the pool, a hash of everything that can change the windows, stands in the file's metadata.
+A row a window, originals first, then copies, then those without labels: when it starts and ends in its
+recording. The windows' name, a hash of everything that can change them, stands in the file's metadata.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.files import load_array, write_atomically
-from kd.signals.prepare import DataConfig, Progress, whole_pool
+from kd.signals.prepare import DataConfig, Progress
+from kd.signals.whole import Whole, wholes
 from kd.signals.windows import subject_label
 from kd.teachers.source import FEATURES_FILE, INDEX_FILE, LOGITS_FILE, Source
 from kd.teachers.windows import each_played
@@ -28,40 +30,48 @@ def write_index(config: DataConfig, cache_dir: Path, path: Path, progress: Progr
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    name, pool = whole_pool(config, cache_dir, progress)
-    originals, n = len(pool.originals[1]), pool_size(pool)
+    known = wholes(config, cache_dir, progress)
+    n, before = sum(map(len, known)), 0
     arrays = {key: np.zeros(n, kind) for key, kind in NUMBERS.items()}
     texts = {key: np.full(n, "", object) for key in ("dataset", "recording", "subject")}
-    for played in each_played(config, originals):
-        r, rows = played.recording, slice(played.first, played.first + len(played.starts_s))
-        said = {"dataset": r.dataset, "recording": r.name, "subject": subject_label(r)}
-        for key, text in said.items():
-            texts[key][rows] = text
-        arrays["copy"][rows], arrays["fs"][rows], arrays["bpm"][rows] = played.copy, r.fs, played.bpm
-        arrays["start_s"][rows] = played.starts_s
-        arrays["end_s"][rows] = played.starts_s + config.preprocess.window_s
+    for whole in known:
+        for played in each_played(whole):
+            r, first = played.recording, before + played.first
+            rows = slice(first, first + len(played.starts_s))
+            said = {"dataset": r.dataset, "recording": r.name, "subject": subject_label(r)}
+            for key, text in said.items():
+                texts[key][rows] = text
+            arrays["copy"][rows], arrays["fs"][rows], arrays["bpm"][rows] = played.copy, r.fs, played.bpm
+            arrays["start_s"][rows] = played.starts_s
+            arrays["end_s"][rows] = played.starts_s + config.preprocess.window_s
+        before += len(whole)
     window = {"window": pa.array(np.arange(n))}
     table = pa.table({**window, **{k: pa.array(v.tolist()) for k, v in texts.items()}, **arrays})
-    table = table.replace_schema_metadata({HASH: name.encode()})
+    table = table.replace_schema_metadata({HASH: name_of(known).encode()})
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     return n
 
 
-def pool_size(pool: Any) -> int:
-    """Windows of a pool, copies included."""
-    return len(pool.originals[1]) + (len(pool.copies[1]) if pool.copies else 0)
+def name_of(known: Sequence[Whole]) -> str:
+    """Names windows with labels and those without together."""
+    return "+".join(whole.name for whole in known)
 
 
-def read_outputs(source: Source, pool: str, windows: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """Ready outputs (N, D) and features (N, F), memory maps, of the pool of this name and size.
+def read_outputs(source: Source, known: Sequence[Whole]) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Ready outputs (N, D) and features (N, F), memory maps, of all windows of a config.
 
     Raises InputError for outputs of other windows, of another number of them, or that are not finite.
     """
-    folder = Path(source.path)
-    if (found := _hash(source, folder / INDEX_FILE)) != pool:
+    folder, windows = Path(source.path), sum(map(len, known))
+    if (found := _hash(source, folder / INDEX_FILE)) != name_of(known):
+        if found == known[0].name:
+            raise InputError(
+                f"teacher {source.name}: {folder} has outputs for windows with labels only, and there is "
+                "data.unlabelled: compute them again for its index (`kdsweep data windows`), which has both"
+            )
         raise InputError(
             f"teacher {source.name}: {folder} holds outputs of other windows (hash {found}, this space has "
-            f"{pool}): {REMEDY}"
+            f"{name_of(known)}): {REMEDY}"
         )
     out = load_array(folder / LOGITS_FILE, REMEDY)
     out = out[:, None] if out.ndim == 1 else out

@@ -1,6 +1,6 @@
 """A teacher's own windows, cut from raw recordings at its rate, length and band, ending with the student's.
 
-They follow the order of a pool (`kd.signals.pool`): originals recording by recording, then all copies, which
+They follow the order of a pool (`kd.signals.whole`): originals recording by recording, then all copies, which
 are played faster or slower as the students' copies are.
 """
 
@@ -15,8 +15,9 @@ from kd.recordings import Recording
 from kd.shipped import grid
 from kd.signals import filters
 from kd.signals.augment import augmented
-from kd.signals.prepare import DataConfig, each_recording
+from kd.signals.prepare import each_recording
 from kd.signals.preprocess import Preprocess
+from kd.signals.whole import Whole
 from kd.signals.windows import kept
 from kd.teachers.source import Source
 
@@ -27,7 +28,7 @@ CHUNK = 512  # windows of a recording that are passed, and stored, at once
 class Played:
     """A recording, or a copy of one, and when its kept windows start, seconds.
 
-    first: number in the pool of its first window. copy: 0: the original.
+    bpm: NaN without labels. first: number in the pool of its first window. copy: 0: the original.
     """
 
     recording: Recording
@@ -42,12 +43,13 @@ def lead_s(source: Source, student: Preprocess) -> float:
     return max([0.0, source.window_s - student.window_s, *(lead_s(one, student) for one in source.of)])
 
 
-def each_played(config: DataConfig, originals: int) -> Iterator[Played]:
-    """Every recording, each followed by its copies. originals: how many windows the pool has of them."""
+def each_played(whole: Whole) -> Iterator[Played]:
+    """Every recording, each followed by its copies."""
+    config, labelled = whole.config, whole.labelled
     bpm_range, p = config.bpm_range, config.preprocess
-    first, first_copy = 0, originals
-    for recording in each_recording(config):
-        starts, bpm, _ = kept(recording, p, bpm_range, lead_s=config.lead_s)
+    first, first_copy = 0, len(whole.pool.originals[1])
+    for recording in each_recording(config, labelled=labelled):
+        starts, bpm, _ = kept(recording, p, bpm_range, lead_s=config.lead_s, labelled=labelled)
         yield Played(recording, starts, bpm, first, 0)
         first += len(starts)
         copies = augmented([recording], config.augment, p, bpm_range)

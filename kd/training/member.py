@@ -20,11 +20,11 @@ from kd.training.pretrain import Pretraining
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
+from kd.training.stem import CHECKPOINT, CONTINUED, HISTORY, Stem
 from kd.training.strategies import PRETRAIN
 from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, TeacherOutputs
 
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 Row = dict[str, float]
 # What torch.load and a look into its mapping raise for damaged files; of OSError see `_damage`
 UNREADABLE = (
@@ -57,10 +57,20 @@ class Member:
 
     place: its number in the stack. left_with: its best weights when it left the stack,
     None while it is there. pretraining: until it is over, for a point that is pre-trained.
+    until: the epoch after which it waits, checkpointed, for somebody to make it again; None: to its end.
+    stem: where the checkpoint before its cooldown is kept for longer trainings of the same point.
     """
 
-    def __init__(self, spec: Spec, folder: Path, teacher: TeacherOutputs | None) -> None:
-        self.spec, self.folder, self.teacher = spec, Path(folder), teacher
+    def __init__(
+        self,
+        spec: Spec,
+        folder: Path,
+        teacher: TeacherOutputs | None,
+        until: int | None = None,
+        stem: Stem | None = None,
+    ) -> None:
+        self.spec, self.folder, self.teacher, self.until = spec, Path(folder), teacher, until
+        self.stem = stem if spec.recipe.schedule == "wsd" else None
         self.teacher_sha256 = teacher.sha256 if teacher else None  # also of one it only starts from
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
@@ -85,6 +95,17 @@ class Member:
         stalled = bool(recipe.patience and self.epoch - self.best_epoch >= recipe.patience)
         return self.epoch >= recipe.max_epochs or stalled or self.diverged is not None
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has reached `until` with epochs left, and is in its checkpoint from there on."""
+        reached = self.until is not None and self.epoch >= self.until and self.pretraining is None
+        return reached and not self.over
+
+    @property
+    def resting(self) -> bool:
+        """Whether it trains no more here: over, or waiting."""
+        return self.over or self.waits
+
     def start(self, shape: Shape, teacher_folder: Path | None, data: Data, device: torch.device) -> Start:
         """What its checkpoint holds; without one, fresh weights, decided by seed and init alone."""
         path, history = self.folder / CHECKPOINT, self.folder / HISTORY
@@ -95,6 +116,10 @@ class Member:
             self.teacher_sha256 = sha256(weights) if weights.exists() else None
         if not path.exists():
             history.unlink(missing_ok=True)
+            (self.folder / CONTINUED).unlink(missing_ok=True)
+            if self.stem:
+                self.stem.begin(self.folder, self.spec.recipe.cooldown_from)
+        if not path.exists():
             return self._fresh(shape, teacher_folder, data)
         try:
             start = self._resumed(path, history, device)
@@ -106,6 +131,7 @@ class Member:
                 f"{path} is damaged ({_first_line(error)}): set aside, trained from the first epoch"
             )
             path.replace(path.with_name(path.name + ".broken"))
+            (self.folder / CONTINUED).unlink(missing_ok=True)
             history.unlink(missing_ok=True)
             self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
             self.pretrained, self._pretraining_was = 0, None
@@ -218,6 +244,18 @@ class Member:
     def _write(self, state: dict[str, Any]) -> None:
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
         self.checkpointed = self.pretrained + self.epoch
+
+    @property
+    def branches(self) -> bool:
+        """Whether it is where longer trainings of the same point part from it."""
+        return (
+            self.stem is not None and 0 < self.epoch == self.spec.recipe.cooldown_from and not self.diverged
+        )
+
+    def keep_stem(self) -> None:
+        """Keep the checkpoint that was just written for those."""
+        assert self.stem is not None
+        self.stem.keep(self.folder, self.epoch)
 
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""

@@ -79,6 +79,17 @@ def warm_cosine(recipe: Recipe, steps: int, step: np.ndarray) -> np.ndarray:
     return recipe.lr * np.where(step < warmup, (step + 1) / warmup, falling)
 
 
+def trapezoid(recipe: Recipe, steps: int, step: np.ndarray) -> np.ndarray:
+    """Learning rates of the schedule wsd with so many steps an epoch: up, constant, down as 1 - sqrt. From 0.
+
+    Before the cooldown a step's rate is the same bits for every max_epochs.
+    """
+    rising = np.minimum((step + 1) / max(round(recipe.warmup_epochs * steps), 1), 1.0)
+    begins, ends = recipe.cooldown_from * steps, recipe.max_epochs * steps
+    falling = 1 - np.sqrt(np.maximum(step - begins, 0) / max(ends - begins, 1))
+    return recipe.lr * rising * falling
+
+
 class Stack:
     """M models in training. `epoch()` trains each for one; the caller keeps count of what that means.
 
@@ -290,13 +301,21 @@ class Stack:
         return table
 
     def lr(self, member: int, step: np.ndarray) -> np.ndarray:
-        """Linear warm-up, then cosine to zero over all of a member's steps, counted from 0."""
+        """What the recipe's schedule gives for a member's steps, counted from 0 over its whole training."""
         recipe = self.specs[member].recipe
+        if recipe.schedule == "wsd":
+            return trapezoid(recipe, self.steps, step)
         return warm_cosine(recipe, self.steps * recipe.max_epochs, step)
 
     def _distill_ramp(self, member: int, epoch: int) -> float:
-        """Counted from 1, as in the DKD authors' code: the first epoch distils too."""
-        share = self.weights[member].warmup_fraction * self.specs[member].recipe.max_epochs
+        """Counted from 1, as in the DKD authors' code: the first epoch distils too.
+
+        Under wsd it grows with the learning rate, since the length of the training is not to change it.
+        """
+        recipe, fraction = self.specs[member].recipe, self.weights[member].warmup_fraction
+        share = fraction * recipe.max_epochs
+        if recipe.schedule == "wsd" and fraction:
+            share = recipe.warmup_epochs
         return min((epoch + 1) / share, 1.0) if share else 1.0
 
     # evaluation and state

@@ -3,6 +3,7 @@
 Reading a declaration runs no code; `facts`, which plans need, runs the teacher on a few windows, once.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from kd.signals.prepare import Data, DataConfig
+from kd.signals.prepare import LABELS_VERSION, Data, DataConfig, fingerprint
 from kd.teachers.facts import Facts, facts
 from kd.teachers.source import FEATURES_FILE, Source, contents, port_says
 from kd.teachers.windows import lead_s
 from orchestrator.space import spaces
 from orchestrator.space.brought_schema import Brought
+from orchestrator.space.folds import of_fold
 from orchestrator.space.schema import SearchSpace
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point, sweep_folder
@@ -70,7 +72,10 @@ def find_all(
     if not space.brought:
         return {}
     config = space.data_config()
-    prints = [data.fingerprint for data in ([prepared] if isinstance(prepared, Data) else prepared.values())]
+    folds = {None: prepared} if isinstance(prepared, Data) else prepared
+    prints = {
+        _labelled(config, fold, data.fingerprint, cache_dir): data.fingerprint for fold, data in folds.items()
+    }
     found: dict[str, Found] = {}
     for name, (source, result) in _declared_all(space).items():
         if say:
@@ -79,7 +84,7 @@ def find_all(
         twins: dict[str, Source] = {}
         if result:
             source = dataclasses.replace(source, same_input=_same_input(source, config))
-            twins = _twins(source, result, Path(source.path).parents[2], prints)
+            twins = _twins(source, result, Path(source.path).parents[2], prints, cache_dir)
         known = facts(source, config, cache_dir)
         source = dataclasses.replace(source, params=known.params, macs=known.macs)
         shape = (result["arch"], result["depth"], result["width"]) if result else None
@@ -96,7 +101,9 @@ def _with_twins(one: Found, found: Mapping[str, Found]) -> Found:
     prints = {print_ for member in members for print_ in member.twins}
 
     def of(parts: Sequence[Source]) -> Source:
-        return dataclasses.replace(one.source, of=tuple(parts))
+        return dataclasses.replace(
+            one.source, of=tuple(parts), same_split=all(part.same_split for part in parts)
+        )
 
     twins = {print_: of([member.of(print_) for member in members]) for print_ in prints}
     return dataclasses.replace(one, source=of([member.source for member in members]), twins=twins)
@@ -225,18 +232,39 @@ def _same_input(source: Source, config: DataConfig) -> bool:
 
 
 def _twins(
-    source: Source, result: Mapping[str, Any], folder: Path, prints: Sequence[str]
+    source: Source, result: Mapping[str, Any], folder: Path, prints: Mapping[str, str], cache_dir: Path
 ) -> dict[str, Source]:
-    """The same model of each of these folds, where the other sweep has it: it saw no test subject."""
-    store = Store(folder)
+    """The same model of each of these folds, where the other sweep has it: it saw no test subject.
+
+    prints: the fold's labelled data -> its data. Recordings without labels are never of a test subject, so
+    that either sweep may have some.
+    """
+    store, theirs = Store(folder), spaces.load_spaces(folder)[-1][1].data_config()
     named = result.get("teacher_group") or result.get("teacher")
     twins = {}
     for other in store.results():
         same = all(other.get(key) == result.get(key) for key in ALIKE)
-        fingerprint = other.get("data_fingerprint")
-        if same and (other.get("teacher_group") or other.get("teacher")) == named and fingerprint in prints:
+        if not same or (other.get("teacher_group") or other.get("teacher")) != named:
+            continue
+        alone = _labelled(theirs, other.get("fold"), str(other.get("data_fingerprint")), cache_dir)
+        if alone in prints:
             check_model(store, other)
             path = str((store.folder(other["id"]) / "model.safetensors").absolute())
             twin = dataclasses.replace(source, path=path, same_split=True)
-            twins[str(fingerprint)] = dataclasses.replace(twin, content=contents(twin))
+            twins[prints[alone]] = dataclasses.replace(twin, content=contents(twin))
     return twins
+
+
+def _labelled(config: DataConfig, fold: int | None, known: str, cache_dir: Path) -> str:
+    """The fingerprint of a fold's data without their recordings without labels; known: that with them.
+
+    The same where the data are no longer there to tell.
+    """
+    if config.unlabelled is None:
+        return known
+    config = of_fold(config, fold)
+    with contextlib.suppress(InputError, OSError):
+        for version in (1, LABELS_VERSION):
+            if fingerprint(config, cache_dir, version) == known:
+                return fingerprint(dataclasses.replace(config, unlabelled=None), cache_dir, version)
+    return known

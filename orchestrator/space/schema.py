@@ -37,7 +37,7 @@ from kd.signals.prepare import DataConfig, check_options
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
 from kd.signals.unlabelled import Unlabelled
-from kd.training.recipe import Recipe
+from kd.training.recipe import WSD_ONLY, Recipe
 from kd.training.strategies import STRATEGIES, full_args
 from orchestrator.space.brought_schema import Brought, kinds_of
 from orchestrator.space.fields import Number, Real, Strict, Whole
@@ -314,6 +314,11 @@ class SearchSpace(Strict):
         stop_on = (self.metric or DEFAULT) if said else OLDER
         if stop_on != OLDER:
             recipe["stop_on"] = stop_on
+        if (
+            recipe["schedule"] == Recipe.schedule
+        ):  # recipes of before there was a choice: points keep their ids
+            for name in ("schedule", *WSD_ONLY):
+                del recipe[name]
         if self.metric_weights:
             recipe["stop_weights"] = dict(sorted(self.metric_weights.items()))
         return recipe
@@ -356,11 +361,6 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
         )
     for key, strategies in _strategies(space):
         _check_strategies(path, lines, key, strategies, space.data.unlabelled is not None)
-    if space.brought and space.data.unlabelled:
-        raise InputError(
-            f"{_place(path, lines, ('data', 'unlabelled'))}: data.unlabelled: brought teachers have no "
-            "outputs for windows without labels: leave them out, or train the teachers here"
-        )
     for i, block in enumerate(space.students):
         for init in block.init:
             if init not in INITS:
@@ -431,6 +431,20 @@ def _check_strategies(
 
 def _check_recipe(space: SearchSpace, role: str) -> None:
     r = space.recipe(role)
+    training: Any = space.training
+    said = training.model_fields_set | getattr(training, f"{role}s").model_fields_set
+    if "schedule" in r:
+        if r["warmup_epochs"] < 0 or not 0 <= r["cooldown_fraction"] <= 1:
+            raise InputError(
+                "training: cooldown_fraction is a share from 0 to 1; warmup_epochs is not negative"
+            )
+        if "warmup_fraction" in said:
+            raise InputError(
+                "training.warmup_fraction is of the schedule cosine: with wsd give warmup_epochs, since no "
+                "epoch before the cooldown may depend on max_epochs"
+            )
+    elif more := sorted(said & set(WSD_ONLY)):
+        raise InputError(f"training.{more[0]} is of the schedule wsd: leave it out, or write schedule: wsd")
     for name, low in (("max_epochs", 1), ("batch_size", 2), ("lr", 0), ("clip_norm", 0), ("patience", 0)):
         if r[name] < low or (name in ("lr", "clip_norm") and r[name] == 0):
             raise InputError(

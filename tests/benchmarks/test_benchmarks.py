@@ -1,5 +1,6 @@
 """The benchmarks compare like with like: the naive script trains our models, a stack its members."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,17 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from kd.edge.export import write_recordings
 from kd.models.architectures import build
+from kd.signals import synthetic
 from kd.signals.prepare import DataConfig
 from kd.training.objective import Labels, Objective
 from kd.training.strategies import STRATEGIES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import bring
 import first_gpu_contact
 import naive_tune
 import stack_gpu
 import sweep_vs_naive
+import unlabelled
 
 
 class Teacher:
@@ -67,6 +72,46 @@ def test_the_naive_scripts_losses_are_ours(strategy):
     index = torch.arange(6).unsqueeze(0)
     ours = objective(logits.unsqueeze(0), connected, bpm.unsqueeze(0), index, torch.tensor([0.5]))
     torch.testing.assert_close(ours[0], theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def two_sensors(tmp_path):
+    """A file of ten wrists and two fingers, half a minute each."""
+    made = synthetic.recordings(synthetic.Synthetic(subjects=12, minutes=0.5))
+    sets = ["SPC-train"] * 5 + ["BAMI-1"] * 5 + ["BIDMC"] * 2
+    recordings = [dataclasses.replace(r, dataset=s) for r, s in zip(made, sets, strict=True)]
+    write_recordings(tmp_path / "ppg.npz", recordings, {"BIDMC": 6.0})
+    few = ["--folds", "0", "--epochs", "1", "--teacher", "1x4", "--students", "1x4"]
+    return [str(tmp_path / "ppg.npz"), *few, "--out", str(tmp_path / "out")]
+
+
+def test_labels_are_thrown_away_of_training_subjects_only(two_sensors, tmp_path, capsys):
+    unlabelled.main([*two_sensors, "--parts", *unlabelled.PARTS, "--pretrain", "1"])
+    table = capsys.readouterr().out
+    arms = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith(("| all", "| a q"))}
+    assert len(arms) == 8, table
+    assert "came back: " in table
+
+    def figures(name):
+        return [json.loads(path.read_text()) for path in tmp_path.glob(f"out/{name}-0/points/*/result.json")]
+
+    full, thrown = figures("full"), figures("thrown")
+    assert len({tuple(sorted(r["mae_by_subject"])) for r in (*full, *thrown)}) == 1, "tested on the same"
+    (student,) = [r for r in thrown if r["role"] == "student"]
+    (teacher,) = [r for r in thrown if r["role"] == "teacher"]
+    assert teacher["brought"]["same_split"]
+    assert student["unlabelled_windows"] > 0
+    assert sum(r["role"] == "teacher" for r in figures("thrown-pretrained")) == 1
+
+
+def test_a_brought_teacher_is_told_from_rounding(two_sensors, capsys):
+    bring.main([*two_sensors, "--students", "1x4"])
+    rows = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "|" in line}
+    assert "0.0e+00 | 0.0e+00 | 0.0e+00 | 3 of 3 | 0.0e+00" in rows[bring.SAME]
+    assert 0 < float(rows[bring.MOVED].split("|")[2]) < 1e-5
+    assert float(rows["ONNX file"].split("|")[2]) < 1e-4
+    bring.main([*two_sensors, "--encoder", "Encoder1M"])
+    assert "Teachers of 1 folds: " in capsys.readouterr().out
 
 
 def test_the_stack_that_is_timed_trains_its_members(monkeypatch):

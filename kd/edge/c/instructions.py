@@ -77,9 +77,9 @@ def label(call: Call) -> str:
     """A layer in words."""
     function, n = call
     if function == "convolve":
-        added = {"ADD": ", added", "RELU": ", norm and ReLU", "PLAIN": ""}[n[5]]
+        after = {"PLAIN": "", "RELU": ", norm and ReLU", "ADD": ", added", "ADD_RELU": ", added, ReLU"}[n[5]]
         return (
-            f"convolution {n[1]} to {n[2]}, {n[3]} tap{'s' * (n[3] > 1)}, length {n[0]}, stride {n[4]}{added}"
+            f"convolution {n[1]} to {n[2]}, {n[3]} tap{'s' * (n[3] > 1)}, length {n[0]}, stride {n[4]}{after}"
         )
     if function == "dense":
         return f"linear {n[0]} to {n[1]}{', norm and ReLU' if n[2] == 'RELU' else ''}"
@@ -95,20 +95,23 @@ def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Cal
             inputs = width
         yield "dense", (inputs, pipeline.classes, "PLAIN")
         return
-    if arch != "resnet1d":
+    if arch not in ("resnet1d", "resnet1d-post"):
         raise InputError(f"architecture {arch!r} has no law of instructions")
     kernel, length, filters = resnet1d.KERNEL, pipeline.samples, resnet1d.filters(depth, width)
-    yield "convolve", (length, pipeline.channels, width, kernel, 1, "PLAIN")
+    before = arch == "resnet1d"  # whether norms stand before the convolutions, or in them
+    yield "convolve", (length, pipeline.channels, width, kernel, 1, "PLAIN" if before else "RELU")
     for i, (cin, cout) in enumerate(pairwise(filters)):
         stride = resnet1d.stride(i)
         out = -(-length // stride)
-        yield "norm_relu", (length, cin)
+        if before:
+            yield "norm_relu", (length, cin)
         if stride != 1 or (i > 0 and i % resnet1d.GROW_GAP == 0):
             yield "convolve", (length, cin, cout, 1, stride, "PLAIN")
         yield "convolve", (length, cin, cout, kernel, stride, "RELU")
-        yield "convolve", (out, cout, cout, kernel, 1, "ADD")
+        yield "convolve", (out, cout, cout, kernel, 1, "ADD" if before else "ADD_RELU")
         length = out
-    yield "norm_relu", (length, filters[-1])
+    if before:
+        yield "norm_relu", (length, filters[-1])
     yield "average", (length, filters[-1])
     yield "dense", (filters[-1], pipeline.classes, "PLAIN")
 

@@ -90,6 +90,7 @@ def write_c(
         "zscore": config["normalise"] == "zscore",
         "sos": _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in of_differences(sos)], _float),
         "resnet": any(name == "convolve" for name, _ in net.calls),
+        "norms": any(name == "norm_relu" for name, _ in net.calls),
         "channels_last": net.channels_last,
         "constants": [(name, values.ravel()) for name, values in net.constants.items()],
         "statements": net.statements(),

@@ -71,6 +71,14 @@ def test_their_windows_are_cut_over_the_whole_signal_as_labelled_ones_are(config
     np.testing.assert_array_equal(one.x, labelled.x)
 
 
+def test_what_is_before_a_teachers_longer_window_is_left_out_of_them_too(config, tmp_path):
+    plain, led = (
+        prepare(dataclasses.replace(config, lead_s=s), tmp_path / "cache").unlabelled for s in (0.0, 4.0)
+    )
+    assert len(led.windows) == len(plain.windows) - 2 * 3  # two strides of each of three recordings
+    assert np.isin(led.windows.x[:, 0, 0], plain.windows.x[:, 0, 0]).all()
+
+
 def test_labels_that_are_there_are_not_read(config, everybody, tmp_path):
     spoiled = [dataclasses.replace(r, hr=np.full_like(r.hr, 999.0)) for r in everybody[5:]]
     read = prepare(without(config, write(tmp_path / "with.npz", spoiled)), tmp_path / "cache")

@@ -11,8 +11,9 @@ import torch
 from kd.errors import InputError
 from kd.shipped import grid
 from kd.signals.augment import Augment
-from kd.signals.prepare import DataConfig, load_recordings, prepare, rows_of, whole_pool
+from kd.signals.prepare import DataConfig, load_recordings, prepare
 from kd.signals.splits import Split
+from kd.signals.whole import rows_of, wholes
 from kd.teachers.cache import Pass
 from kd.teachers.facts import facts
 from kd.teachers.runners import check_width_is, open_runner, run
@@ -178,14 +179,16 @@ CONFIG = DataConfig(options={"subjects": 6, "minutes": 1.5, "fs": 40.0}, augment
 
 def test_windows_on_the_students_terms_are_the_students_to_the_bit(tmp_path: Path):
     data = prepare(CONFIG, tmp_path)
-    _, pool = whole_pool(CONFIG, tmp_path)
+    known = wholes(CONFIG, tmp_path)
     source = Source("mine", "onnx", **ONNX)
     parts = {}
-    for played in each_played(CONFIG, len(pool.originals[1])):
+    for played in each_played(known[0]):
         parts[played.first] = windows(source, played.recording, played.starts_s, CONFIG.preprocess)
     x = np.concatenate([parts[first] for first in sorted(parts)])
-    for side, rows in rows_of(pool, CONFIG.split).items():
+    sides, besides = rows_of(known, CONFIG, tmp_path)
+    for side, rows in sides.items():
         assert (x[rows] == getattr(data, side).x).all(), side
+    assert len(besides) == 0
 
 
 def test_a_longer_window_ends_with_the_students_and_starts_inside_the_recording(tmp_path: Path):
@@ -193,9 +196,8 @@ def test_a_longer_window_ends_with_the_students_and_starts_inside_the_recording(
     lead = lead_s(source, CONFIG.preprocess)
     assert lead == 2.0
     config = dataclasses.replace(CONFIG, lead_s=lead)
-    _, pool = whole_pool(config, tmp_path)
     (recording, *_) = load_recordings(config)
-    played = next(each_played(config, len(pool.originals[1])))
+    played = next(each_played(wholes(config, tmp_path)[0]))
     assert played.starts_s[0] >= 2.0
     x = windows(source, recording, played.starts_s, config.preprocess)
     assert x.shape[1:] == (1, 200)
@@ -209,11 +211,11 @@ def test_a_longer_window_ends_with_the_students_and_starts_inside_the_recording(
 
 
 def test_a_pass_that_was_killed_goes_on_and_two_processes_share_one(tmp_path: Path):
-    _, pool = whole_pool(CONFIG, tmp_path)
+    (whole,) = wholes(CONFIG, tmp_path)
     source = source_at(onnx_file(tmp_path / "m.onnx"), features="features")
 
     def passing(folder: str, first: float = 0.0) -> Pass:
-        return Pass(source, CONFIG, pool, tmp_path / folder, "cpu", first)
+        return Pass(source, whole, tmp_path / folder, "cpu", first)
 
     alone = passing("alone")
     list(alone.steps())
@@ -229,8 +231,8 @@ def test_a_pass_that_was_killed_goes_on_and_two_processes_share_one(tmp_path: Pa
     assert first.stat().st_mtime_ns == written
     list(steps)
     list(again)
-    assert (one.raw().out == alone.raw().out).all()
-    assert (two.raw().features == alone.raw().features).all()
+    assert (one.raw().out[0] == alone.raw().out[0]).all()
+    assert (two.raw().features[0] == alone.raw().features[0]).all()
     assert {p.name for p in (tmp_path / "shared").iterdir()} == {"out.npy", "features.npy"}
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from kd.errors import InputError
@@ -228,3 +229,113 @@ def test_a_student_of_one_sweep_teaches_another(tmp_path: Path) -> None:
     (teacher,) = [r for r in results(second) if r["role"] == "teacher"]
     assert (teacher["arch"], teacher["width"], teacher["params"]) == ("mlp", 4, student["params"])
     assert not teacher["brought"]["same_split"]
+
+
+MORE = ", unlabelled: {source: synthetic, options: {subjects: 8, minutes: 1}, gate: quality, keep: 0.5}}"
+
+
+def with_more(data: str) -> str:
+    return data.removesuffix("}") + MORE
+
+
+def taught(space: Opened) -> dict[int | None, np.ndarray]:
+    """What the teachers said of every window they were asked about, by fold."""
+    return {
+        r["fold"]: np.load(space.store.folder(r["id"]) / "logits.npy")
+        for r in results(space)
+        if r["role"] == "teacher"
+    }
+
+
+def test_brought_teachers_say_of_windows_without_labels_what_one_trained_here_says(tmp_path: Path) -> None:
+    data = DATA.replace("folds: 3", "folds: 3, use: [0, 2]")
+    for name, of in (("with", with_more(data)), ("without", data)):
+        first = opened(tmp_path, "{arch: resnet1d, depth: 2, width: 8}", name, of)
+        train(first, tmp_path)
+        teacher = next(p for p in first.plan.points if p.role == "teacher")
+        bring = f"{{name: mine, sweep: '{tmp_path}/{name}', point: {teacher.id}}}"
+        second = opened(tmp_path, bring, f"{name}-brought", with_more(data))
+        assert [e for e in train(second, tmp_path) if e["kind"] == "failed"] == []
+        brought = [r for r in results(second) if r["role"] == "teacher"]
+        assert all(r["brought"]["same_split"] for r in brought), "each fold has its own fold's"
+        for fold, logits in taught(second).items():
+            theirs, windows = taught(first)[fold], second.folds[fold]
+            assert len(logits) == len(windows.train) + len(windows.unlabelled.windows)
+            np.testing.assert_allclose(logits[: len(theirs)], theirs, atol=1e-5)
+            assert len(theirs) == (len(logits) if name == "with" else len(windows.train))
+        learnt = [r for r in results(second) if r["role"] == "student"]
+        assert {r["unlabelled_windows"] for r in learnt} == {
+            len(second.folds[fold].unlabelled.windows) for fold in (0, 2)
+        }
+
+
+def test_an_embedding_a_mean_and_a_tuned_port_say_of_windows_without_labels(tmp_path: Path) -> None:
+    (tmp_path / "port.py").write_text(PORT)
+    port = f"port: '{tmp_path}/port.py:Port', output: embedding, probe: {{epochs: 1}}"
+    teachers = (
+        f"[{{name: a, {port}}}, {{name: b, {port}, input: {{band_hz: [0.5, 4]}}}}, "
+        f"{{name: both, mean: [a, b]}}, {{name: tuned, {port}, finetune: {{epochs: 1}}}}]"
+    )
+    data = with_more("{options: {subjects: 6, minutes: 1}}")
+    space = opened(tmp_path, teachers, data=data)
+    assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
+    said = {
+        r["brought"]["name"]: np.load(space.store.folder(r["id"]) / "logits.npy")
+        for r in results(space)
+        if r["role"] == "teacher"
+    }
+    assert {len(logits) for logits in said.values()} == {len(space.windows.taught_x)}
+    np.testing.assert_allclose(said["both"], (said["a"] + said["b"]) / 2, atol=1e-5)
+    alone = opened(tmp_path, teachers, "alone", "{options: {subjects: 6, minutes: 1}, lead_s: 2}")
+    train(alone, tmp_path)
+    for result in results(alone):
+        if result["role"] == "teacher":
+            logits = np.load(alone.store.folder(result["id"]) / "logits.npy")
+            np.testing.assert_array_equal(said[result["brought"]["name"]][: len(logits)], logits)
+
+
+def test_teachers_that_were_trained_here_teach_as_one(tmp_path: Path) -> None:
+    """A sweep's second space brings the points of its first: each fold its own."""
+    grid = "{arch: resnet1d, depth: 1, width: 4, seeds: [0, 1]}"
+    first = opened(tmp_path, grid)
+    train(first, tmp_path)
+    mine = {p.seed: p for p in first.plan.points if p.role == "teacher" and p.fold == 0}
+    bring = ", ".join(f"{{name: t{k}, sweep: '{tmp_path}/s', point: {p.id}}}" for k, p in mine.items())
+    space = opened(tmp_path, f"[{bring}, {{name: both, mean: [t0, t1]}}]")
+    assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
+    teachers = [r for r in results(space) if r["role"] == "teacher"]
+    both = [r for r in teachers if r.get("brought", {}).get("name") == "both"]
+    assert len(both) == 3
+    for result in both:
+        assert result["brought"]["same_split"]
+        assert all(one["same_split"] for one in result["brought"]["of"])
+        members = [r["id"] for r in teachers if r["fold"] == result["fold"] and not r.get("brought")]
+        assert len(members) == 2
+        mean = np.mean([np.load(space.store.folder(id) / "logits.npy") for id in members], axis=0)
+        said = np.load(space.store.folder(result["id"]) / "logits.npy")
+        np.testing.assert_allclose(said, mean, atol=1e-5)
+    assert {r["teacher"] for r in results(space)} >= {r["id"] for r in both}
+
+
+def test_ready_outputs_are_asked_for_windows_without_labels_too(tmp_path: Path) -> None:
+    data = "{options: {subjects: 6, minutes: 1}, augment: {copies: 1}}"
+    folder, teachers = tmp_path / "a", f"{{name: a, outputs: {tmp_path}/a}}"
+    folder.mkdir()
+    for of, more in ((data, 0), (with_more(data), 1)):
+        plain = opened(tmp_path, "{arch: mlp, depth: 1, width: 4}", f"plain{more}", of)
+        n = write_index(plain.data, plain.cache_dir, folder / "windows.parquet")
+        logits = np.random.default_rng(0).normal(size=(n, 180)).astype(np.float32)
+        np.save(folder / "logits.npy", logits)
+        if not more:
+            with pytest.raises(InputError, match=r"teacher a: .*windows with labels only.*data windows"):
+                opened(tmp_path, teachers, "ready", with_more(data))
+    space = opened(tmp_path, teachers, "ready", with_more(data))
+    assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
+    (said,) = taught(space).values()
+    chosen = said[len(space.windows.train) :]
+    assert len(chosen) == len(space.windows.unlabelled.windows)
+    rows = [int(np.flatnonzero((logits == row).all(1))[0]) for row in chosen]
+    assert rows == sorted(rows), "those without labels are the index's last"
+    index = pq.read_table(folder / "windows.parquet").to_pydict()
+    assert np.isnan([index["bpm"][row] for row in rows]).all()
+    assert [index["subject"][row] for row in rows] == space.windows.unlabelled.windows.subject.tolist()

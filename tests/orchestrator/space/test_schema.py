@@ -7,7 +7,7 @@ import pytest
 from kd.errors import InputError
 from kd.models.architectures import ARCHITECTURES
 from kd.signals.prepare import fingerprint
-from orchestrator.space.schema import Students, load_space, space_text, strategy_points
+from orchestrator.space.schema import SearchSpace, Students, load_space, space_text, strategy_points
 
 SPACES = sorted((Path(__file__).resolve().parents[3] / "search_spaces").glob("*.yaml"))
 TEXT = """\
@@ -203,3 +203,33 @@ def test_a_space_may_name_what_is_registered(write, monkeypatch) -> None:
     assert space.students[0].arch == ["lstm", "mlp"]
     schema = Students.model_json_schema(mode="validation")
     assert schema["properties"]["arch"]["items"]["enum"] == ["resnet1d", "mlp", "lstm"]
+
+
+WSD = {"name": "s", "students": [{"arch": "mlp", "depth": 1, "width": 4}]}
+
+
+def test_a_recipe_of_before_there_was_a_choice_of_schedules_is_the_same() -> None:
+    recipe = SearchSpace.model_validate(WSD).recipe("student")
+    assert not {"schedule", "warmup_epochs", "cooldown_fraction"} & recipe.keys()
+    said = SearchSpace.model_validate({**WSD, "training": {"schedule": "wsd"}}).recipe("student")
+    added = {"schedule": "wsd", "warmup_epochs": 1.0, "cooldown_fraction": 0.2}
+    assert said == {**recipe, **added}
+    alone = SearchSpace.model_validate({**WSD, "training": {"students": {"schedule": "wsd"}}})
+    assert alone.recipe("student") == said
+    assert alone.recipe("teacher") == recipe
+
+
+@pytest.mark.parametrize(
+    ("training", "says"),
+    [
+        ("{cooldown_fraction: 0.1}", "cooldown_fraction is of the schedule wsd"),
+        ("{schedule: wsd, warmup_fraction: 0.1}", "warmup_fraction is of the schedule cosine"),
+        ("{schedule: wsd, cooldown_fraction: 1.5}", "a share from 0 to 1"),
+        ("{schedule: linear}", "'cosine' or 'wsd'"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(tmp_path: Path, training: str, says: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"students: {{arch: mlp, depth: 1, width: 4}}\ntraining: {training}\n")
+    with pytest.raises(InputError, match=says):
+        load_space(file)

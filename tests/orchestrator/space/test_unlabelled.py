@@ -48,18 +48,6 @@ def test_share_and_weight_are_grids_of_students_with_a_teacher(write, tmp_path: 
     assert as_dict(opened)["unlabelled"]["windows"] == len(windows.unlabelled.windows) > 0
 
 
-def test_brought_teachers_are_refused(write) -> None:
-    """They have no outputs for these windows, and training would find out first."""
-    path = write()
-    path.write_text(
-        path.read_text().replace("{arch: resnet1d, depth: 2, width: 8}", "{name: a, outputs: ready}")
-    )
-    with pytest.raises(
-        InputError, match=r"space\.yaml:3: data\.unlabelled: brought teachers have no outputs"
-    ):
-        load_space(path)
-
-
 def test_without_them_points_are_what_they_were(write, tmp_path: Path) -> None:
     space = load_space(write("", ""))
     windows = prepare(space.data_config(), tmp_path / "cache")
