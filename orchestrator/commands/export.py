@@ -20,7 +20,14 @@ from orchestrator.store.find import sweep_folder
 @click.option(
     "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output directory."
 )
-@click.option("--c", "with_c", is_flag=True, help="Include the float32 student as C99 for microcontrollers.")
+@click.option("--c", "with_c", is_flag=True, help="Include the student as C99 for microcontrollers.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the C: 8-bit integers take a quarter of RAM and flash.",
+)
 @click.option("--with-recordings", is_flag=True, help="Include the test subjects' raw recordings.")
 @click.option(
     "--register", "registering", is_flag=True, help="Also register the model in MLflow's model registry."
@@ -39,6 +46,7 @@ def export(
     point: str | None,
     out: Path,
     with_c: bool,
+    precision: str,
     with_recordings: bool,
     registering: bool,
     name: str | None,
@@ -54,6 +62,8 @@ def export(
     preprocessing, a model card, a C header, and example.py, which needs only numpy and onnxruntime. Nothing
     is written unless the files reproduce the sweep's test error.
     """
+    if precision != "fp32" and not with_c:
+        raise InputError(f"--precision {precision} is of the C: add --c (the ONNX files are of both)")
     from orchestrator.edge.export import export_point, point_of, register
     from orchestrator.space.resolve import open_space
     from orchestrator.store.refits import REFITTED, Refits, said_of
@@ -77,7 +87,15 @@ def export(
         echo(text, err=True)
 
     opened = open_space(str(folder), [], None, say).of_fold(fold)
-    test = export_point(opened, result, out, with_recordings=with_recordings, with_c=with_c, say=say)
+    test = export_point(
+        opened,
+        result,
+        out,
+        with_recordings=with_recordings,
+        with_c=with_c,
+        precision=precision,
+        say=say,
+    )
     done = {"folder": str(out), "point": result["id"], **test}
     if registering:
         uri = tracking_uri or default_uri(store)
@@ -93,6 +111,10 @@ def export(
         f"int8 {test['mae_bpm_int8']:.4f}, "
         f"streaming {test['mae_bpm_streaming']:.4f}, causal filter only {test['mae_bpm_causal']:.4f}"
     )
+    if "int8_c" in test:
+        from orchestrator.edge.int8 import said
+
+        echo(f"int8 in C costs {said(test['int8_c'])}")
     if registering:
         echo(f"registered as models:/{done['model']}/{done['version']}")
 
