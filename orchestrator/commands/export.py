@@ -20,13 +20,8 @@ from orchestrator.store.find import sweep_folder
 @click.option(
     "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output directory."
 )
-@click.option("--c", "with_c", is_flag=True, help="Include the student as C99 for microcontrollers.")
 @click.option(
-    "--precision",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Of the C: 8-bit integers take a quarter of RAM and flash.",
+    "--c", "with_c", is_flag=True, help="Include the student as C99 for microcontrollers, in --precision."
 )
 @click.option("--with-recordings", is_flag=True, help="Include the test subjects' raw recordings.")
 @click.option(
@@ -46,7 +41,6 @@ def export(
     point: str | None,
     out: Path,
     with_c: bool,
-    precision: str,
     with_recordings: bool,
     registering: bool,
     name: str | None,
@@ -62,8 +56,6 @@ def export(
     preprocessing, a model card, a C header, and example.py, which needs only numpy and onnxruntime. Nothing
     is written unless the files reproduce the sweep's test error.
     """
-    if precision != "fp32" and not with_c:
-        raise InputError(f"--precision {precision} is of the C: add --c (the ONNX files are of both)")
     from orchestrator.edge.export import export_point, point_of, register
     from orchestrator.space.resolve import open_space
     from orchestrator.store.refits import REFITTED, Refits, said_of
@@ -93,7 +85,7 @@ def export(
         out,
         with_recordings=with_recordings,
         with_c=with_c,
-        precision=precision,
+        precision=limits["precision"],
         say=say,
     )
     done = {"folder": str(out), "point": result["id"], **test}

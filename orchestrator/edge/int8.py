@@ -20,7 +20,7 @@ def quantised(model: Any, arch: str, data: Data) -> Student8:
 
 
 def cost(model: Any, student: Student8, data: Data) -> dict[str, Any]:
-    """Errors on the test windows: mae_bpm of the 8-bit student, costs_bpm beside the float model, drift_bpm."""
+    """On the test windows: mae_bpm of the 8-bit student, costs_bpm beside the float model, drift_bpm."""
     import torch
 
     centres = metrics.class_centres(data.min_bpm, data.classes)

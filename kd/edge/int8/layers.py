@@ -1,8 +1,8 @@
 """The arithmetic of an 8-bit student, exact in numpy: what the C code must say to the bit.
 
-Maps after a ReLU are uint8, others (residual sums) int8, both with zero as 0, so that what lies beyond a map's
-ends is 0, too. Weights are int8, with one scale for each output channel. A sum of products is int32; it becomes
-a map again by one multiplication whose upper 32 bits are kept, and one shift: nothing is rounded in floats.
+Maps after a ReLU are uint8, others (residual sums) int8, both with zero as 0, so that what lies beyond a
+map's ends is 0, too. Weights are int8, with one scale for each output channel. A sum of products is int32; it
+becomes a map again by one multiplication whose upper 32 bits are kept, and one shift: no float rounds it.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ def upper(sums: Integers, multiplier: Integers) -> Integers:
 class Window:
     """A window of floats to uint8 about LEVEL, and how a C program does it.
 
-    Clamped to +-`limit`, times `factor` (a power of two, so that no compiler's contraction changes a bit) to an
-    integer towards zero, then (integer * multiplier + offset) >> shift. scale: real value of one step.
+    Clamped to +-`limit`, times `factor` (a power of two, so that no compiler's contraction changes a bit) to
+    an integer towards zero, then (integer * multiplier + offset) >> shift. scale: real value of one step.
     """
 
     limit: float
@@ -49,7 +49,7 @@ class Window:
 class Rescale:
     """Sums to a map: (upper(sum, multiplier) + kept * keep + offset) >> shift, clamped to 8 bits.
 
-    multiplier, offset: (C,). keep: (C,), of the int8 map that a residual sum adds to; None where there is none.
+    multiplier, offset: (C,). keep: (C,), of the int8 map that a residual sum adds to; None if there is none.
     signed: int8, else uint8. scale: real value of one step of the result.
     """
 
@@ -71,7 +71,7 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Convolution:
-    """weights: (cout, kernel, cin), int8. to_kept: the int8 map for a residual sum; to_map: what is read next.
+    """weights: (cout, kernel, cin), int8. to_kept: the int8 map for residual sums; to_map: what is read next.
 
     One of them may be missing. border: what lies beyond the ends is LEVEL instead of 0 (the window).
     """
@@ -112,7 +112,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Average:
-    """A map's sums over its length, shifted so far that no class can overflow. scale: real value of a step."""
+    """A map's sums over its length, shifted so that no class can overflow. scale: real value of a step."""
 
     shift: int
     scale: float
@@ -138,7 +138,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Block:
-    """first: to the hidden map. second: adds to what is kept. shortcut: what is kept, of the block's input."""
+    """first: to the hidden map. second: adds to what is kept. shortcut: that, made of the block's input."""
 
     first: Convolution
     second: Convolution
@@ -146,5 +146,5 @@ class Block:
 
 
 def exact(rows: Integers, weights: Integers) -> Integers:
-    """Integer products by a float64 library: exact below 2^53, and many times faster than numpy's integers."""
+    """Integer products by a float64 library: exact below 2^53, many times faster than numpy's integers."""
     return np.rint(rows.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.int64)

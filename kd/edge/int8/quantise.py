@@ -63,7 +63,7 @@ class _Sums:
     def to(
         self, real: Any, signed: bool, norm: tuple[Array, Array] | None, kept: float | None = None
     ) -> Rescale:
-        """To a map of the range of `real`; norm: scale and shift (C,) on the way. kept: scale of what is kept."""
+        """To a map of the range of `real`. norm: scale and shift (C,). kept: the scale of what is kept."""
         scale, shift = norm or (np.ones(len(self.unit)), np.zeros(len(self.unit)))
         keep = None if kept is None else scale * kept
         step = map_scale(real, signed)

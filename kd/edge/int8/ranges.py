@@ -40,8 +40,8 @@ def rescale(
 ) -> Rescale:
     """real = factor * (sum - level) + keep * kept + shift_by, as a map of steps of about `scale`.
 
-    factor, shift_by: (C,); keep: (C,) or None. most: the largest |sum| there can be, (C,); level: (C,), what a
-    window's zero puts into a sum. The step grows where a sum's own unit is nearly as large as it.
+    factor, shift_by: (C,); keep: (C,) or None. most: the largest |sum| there can be, (C,); level: (C,), what
+    a window's zero puts into a sum. The step grows where a sum's own unit is nearly as large as it.
     """
     factor, shift_by = (np.asarray(v, np.float64) for v in (factor, shift_by))
     keep = None if keep is None else np.asarray(keep, np.float64)

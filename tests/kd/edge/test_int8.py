@@ -129,8 +129,10 @@ def test_it_builds_without_a_warning_for_microcontrollers(written, target, plain
     ("target", "plain"), [("m0plus", []), ("m4", []), ("m4", ["-DKDS_PLAIN"]), ("m55", [])]
 )
 def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, plain, tmp_path):
-    """main.c as it is shipped: every kernel, and the one that needs no instructions of its own, to the bit."""
-    *_, folder, _ = written
+    """main.c as it is shipped: every kernel, also the one without special instructions, to the bit."""
+    student, _, folder, _ = written
+    if student[1] * student[2] < 12:
+        pytest.skip("three students are enough of what takes seconds")
     chosen = emulate.TARGETS[target]
     sources = [BARE_METAL / "start.c", folder / "main.c", folder / "kdsweep_student.c"]
     link = ["-nostartfiles", "-Wl,--gc-sections", "--specs=rdimon.specs", "-lm"]
@@ -146,7 +148,7 @@ def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, plain,
 
 @ARM
 @pytest.mark.parametrize("plain", [(), ("-DKDS_PLAIN",)], ids=["", "plain"])
-@pytest.mark.parametrize("shape", [("resnet1d", 2, 8), ("resnet1d", 1, 1), ("mlp", 1, 8)])
+@pytest.mark.parametrize("shape", [("resnet1d", 2, 8), ("mlp", 1, 8)])
 def test_integers_take_no_more_instructions_than_floats(shape, plain, monkeypatch):
     student = (*shape, Preprocess(), 1)
     model = model_of(student)
