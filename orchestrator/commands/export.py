@@ -20,7 +20,9 @@ from orchestrator.store.find import sweep_folder
 @click.option(
     "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output directory."
 )
-@click.option("--c", "with_c", is_flag=True, help="Include the float32 student as C99 for microcontrollers.")
+@click.option(
+    "--c", "with_c", is_flag=True, help="Include the student as C99 for microcontrollers, in --precision."
+)
 @click.option("--with-recordings", is_flag=True, help="Include the test subjects' raw recordings.")
 @click.option(
     "--register", "registering", is_flag=True, help="Also register the model in MLflow's model registry."
@@ -77,7 +79,15 @@ def export(
         echo(text, err=True)
 
     opened = open_space(str(folder), [], None, say).of_fold(fold)
-    test = export_point(opened, result, out, with_recordings=with_recordings, with_c=with_c, say=say)
+    test = export_point(
+        opened,
+        result,
+        out,
+        with_recordings=with_recordings,
+        with_c=with_c,
+        precision=limits["precision"],
+        say=say,
+    )
     done = {"folder": str(out), "point": result["id"], **test}
     if registering:
         uri = tracking_uri or default_uri(store)
@@ -93,6 +103,10 @@ def export(
         f"int8 {test['mae_bpm_int8']:.4f}, "
         f"streaming {test['mae_bpm_streaming']:.4f}, causal filter only {test['mae_bpm_causal']:.4f}"
     )
+    if "int8_c" in test:
+        from orchestrator.edge.int8 import said
+
+        echo(f"int8 in C costs {said(test['int8_c'])}")
     if registering:
         echo(f"registered as models:/{done['model']}/{done['version']}")
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from kd.edge import onnxfile
 from kd.signals.baselines import baseline_errors
+from orchestrator.edge.int8 import said
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.space.resolve import Opened
 from orchestrator.store.refits import Refits, said_of
@@ -123,12 +124,19 @@ def _cost(result: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
     if mcu := measured["mcu"]:
         for what, name in (("flash_bytes", ".tflite, bytes"), ("arena_bytes", "tflite-micro arena, bytes")):
             yield f"| {name} | " + " | ".join(f"{mcu[p][what]:,}" for p in PRECISIONS) + " |"
-    for record in measured["targets"].values():
-        yield f"| instructions on {record['cpu']}, in C, emulated | {record['instructions']:,} | – |"
-        yield f"| flash of the C on {record['cpu']}, bytes | {record['flash_bytes_c']:,} | – |"
-    if measured["targets"]:
+    counted = {"fp32": measured["targets"], "int8": measured["targets_int8"]}
+    for target in dict.fromkeys(t for records in counted.values() for t in records):
+        records = [counted[p].get(target) for p in PRECISIONS]
+        cpu = next(r["cpu"] for r in records if r)
+        for key, what in (
+            ("instructions", "instructions on {}, in C, emulated"),
+            ("flash_bytes_c", "flash of the C on {}, bytes"),
+        ):
+            cells = " | ".join(f"{r[key]:,}" if r else "–" for r in records)
+            yield f"| {what.format(cpu)} | {cells} |"
+    if counts := [r for records in counted.values() for r in records.values()]:
         yield ""
-        yield f"{next(iter(measured['targets'].values()))['about']}."
+        yield f"{counts[0]['about']}."
     if not measured["devices"]:
         yield ""
         named = f" --points {result['id']}" if "estimate" in result else ""
@@ -205,14 +213,21 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
 def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield "## C"
     yield ""
+    int8 = config["test"].get("int8_c")
     yield (
-        f"`c/kdsweep_student.c` and `.h` are the float32 model and everything round it, from samples at "
-        f"{config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without malloc; of the C "
-        "library they use memcpy, memset, expf, sqrtf, isfinite and, for a stride of no whole number of "
-        "samples, llrint. The filter runs forward only, as `stream.py` does with `causal=True`, in double. "
-        "Nothing is resampled: samples must come at that rate."
+        f"`c/kdsweep_student.c` and `.h` are the {'int8' if int8 else 'float32'} model and everything round "
+        f"it, from samples at {config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without "
+        "malloc; of the C library they use memcpy, memset, expf, sqrtf, isfinite and, for a stride of no "
+        "whole number of samples, llrint. The filter runs forward only, as `stream.py` does with "
+        "`causal=True`, in double. Nothing is resampled: samples must come at that rate."
     )
     yield ""
+    if int8:
+        yield (
+            "Weights and maps are 8-bit integers, ranges from windows of training subjects; logits are the "
+            f"same to the bit on every processor. Beside float32 it costs {said(int8)}."
+        )
+        yield ""
     yield "| RAM and flash | bytes |"
     yield "|---|---|"
     yield f"| arena (`KDS_ARENA_BYTES`) | {c['arena_bytes']:,} |"
@@ -220,10 +235,14 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield f"| weights | {c['constant_bytes']:,} |"
     yield ""
     if checked := c["checked"]:
+        logits = (
+            "are those of the reference in numpy to the bit"
+            if int8
+            else f"differ from torch by at most {checked['off']:.1e} of the largest"
+        )
         yield (
             f"Built and run at export: `make test` passed, and on {checked['windows']:,} windows the logits "
-            f"differ from torch by at most {checked['off']:.1e} of the largest, "
-            f"BPM by {checked['off_bpm']:.1e}."
+            f"{logits}, BPM differ by {checked['off_bpm']:.1e}."
         )
     else:
         yield "Not run at export: there was no cc or no make. Run `make test` in `c/`."
