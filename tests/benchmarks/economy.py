@@ -5,9 +5,10 @@
 
 Ways: `next_step` (ours); whole points of the grid in random order; Tune's AsyncHyperBandScheduler (ASHA), a
 scheduler a fold, since folds differ by people, which is kinder than it is used; a V-optimal design of whole
-points, chosen by their shapes alone; with --suggest, `suggest` in rounds. A teacher is paid for by the first
+points, chosen by their shapes alone; `suggest` in rounds. A teacher is paid for by the first
 student that needs it. Every way's answer is read off its points by the same belief, and must be a student of
-which a point is trained. It is right when its true error is within 0.1 BPM of that of the whole grid's answer.
+which a point is trained. It is right when its true error is within 0.1 BPM of that of the whole grid's
+answer.
 
 Prints, for each way, the share of worlds that are right by share of the grid's cost, teachers included, and
 the cost from which on 95 % of them are.
@@ -17,154 +18,38 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from economy_ways import SLOTS, WAYS, Replay
 from economy_worlds import World, cell_of, recorded, simulated
 
-from orchestrator.answers.economy.belief import Belief, Seen
-from orchestrator.answers.economy.kernel import GROUPS, at_scales, latents_of, parts_of
-from orchestrator.answers.economy.step import Known, next_step
+from orchestrator.answers.economy.step import next_step
 from orchestrator.answers.economy.students import students_of
 
 NEAR_BPM = 0.1
 GOAL = 0.95
-SHARES = (0.02, 0.04, 0.06, 0.08, 0.10, 0.125, 0.15, 0.175, 0.20, 0.25, 0.30, 0.35, 0.40, 0.50, 0.60, 0.80, 1.0)
-SLOTS = 4
-ETA, GRACE = 3, 1  # of ASHA, as Tune's examples have them
-
-
-class Replay:
-    """A world of which some epochs have been trained."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.points = {p.id: p for p in world.points}
-        self.trained: dict[str, int] = {}
-        self.spent = 0.0
-        self.grid = world.grid_s
-
-    @property
-    def share(self) -> float:
-        return self.spent / self.grid
-
-    def train(self, id: str, until: int) -> None:
-        """Train a point until an epoch, and before it its teacher."""
-        teacher = self.points[id].teacher
-        if teacher and self.trained.get(teacher, 0) < self.world.epochs[teacher]:
-            self.train(teacher, self.world.epochs[teacher])
-        more = max(until - self.trained.get(id, 0), 0)
-        self.spent += more * self.world.seconds_per_epoch[id]
-        self.trained[id] = max(until, self.trained.get(id, 0))
-
-    def done(self, id: str) -> bool:
-        return self.trained.get(id, 0) >= self.world.epochs[id]
-
-    def known(self, until_regret: float | None = None) -> Known:
-        world = self.world
-        return Known(
-            question=world.question,
-            points=world.points,
-            curves={id: world.curves[id][:n] for id, n in self.trained.items()},
-            results={id: world.results[id] for id in self.trained if self.done(id)},
-            seconds_per_epoch=world.seconds_per_epoch,
-            epochs=world.epochs,
-            running=frozenset(),
-            spent_s=self.spent,
-            until_regret=until_regret,
-            budget_s=None,
-        )
-
-    def off(self, advised: str | None) -> float:
-        """True error of an answer, BPM; infinite without one."""
-        return float(np.exp(self.world.truth[cell_of(self.points[advised])])) if advised else np.inf
-
-
-Way = Callable[[Replay, int], Iterator[None]]
-
-
-def whole(replay: Replay, order: list[str]) -> Iterator[None]:
-    for id in order:
-        replay.train(id, replay.world.epochs[id])
-        yield
-
-
-def students(replay: Replay, seed: int) -> list[str]:
-    ids = [p.id for p in replay.world.points if p.role == "student"]
-    return [ids[i] for i in np.random.default_rng([seed, 3]).permutation(len(ids))]
-
-
-def at_random(replay: Replay, seed: int) -> Iterator[None]:
-    yield from whole(replay, students(replay, seed))
-
-
-def asha(replay: Replay, seed: int) -> Iterator[None]:
-    """Points in random order, `SLOTS` of a fold at a time, an epoch each in turn; then what it had stopped."""
-    from types import SimpleNamespace
-
-    from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
-
-    world, order = replay.world, students(replay, seed)
-    scheduler = {
-        fold: AsyncHyperBandScheduler(
-            metric="mae",
-            mode="min",
-            max_t=max(world.epochs[id] for id in order),
-            grace_period=GRACE,
-            reduction_factor=ETA,
-        )
-        for fold in {replay.points[id].fold for id in order}
-    }
-    waiting, busy = list(reversed(order)), list[Any]()
-    while waiting or busy:
-        while waiting and len(busy) < SLOTS:
-            trial = SimpleNamespace(trial_id=waiting.pop())
-            scheduler[replay.points[trial.trial_id].fold].on_trial_add(None, trial)
-            busy.append(trial)
-        for trial in list(busy):
-            id = trial.trial_id
-            epoch = replay.trained.get(id, 0) + 1
-            replay.train(id, epoch)
-            row = {"training_iteration": epoch, "mae": min(world.curves[id][:epoch])}
-            said = scheduler[replay.points[id].fold].on_trial_result(None, trial, row)
-            if said == TrialScheduler.STOP or epoch >= world.epochs[id]:
-                busy.remove(trial)
-        yield
-    # it is through, and knows no more; whoever still isn't content trains the rest, the furthest first
-    rest = sorted((id for id in order if not replay.done(id)), key=lambda id: -replay.trained[id])
-    yield from whole(replay, rest)
-
-
-def v_optimal(replay: Replay, seed: int) -> Iterator[None]:
-    """Whole points, each of which lowers the summed variance of all candidates' error most per second."""
-    world = replay.world
-    who = students_of(world.points, world.question)
-    kernel = at_scales(parts_of(who.cells), dict.fromkeys(GROUPS, 1.0))
-    nothing = Seen(np.zeros(0, np.intp), np.zeros(0), np.zeros((0, 0)))
-    belief = Belief(who, latents_of(who), kernel, nothing)
-    c, n = len(who.cells), len(who)
-    fits = np.flatnonzero(who.cells.fits)
-    seconds = np.array([world.seconds_per_epoch[id] * world.epochs[id] for id in who.ids])
-    left = np.ones(n, bool)
-    sharing = max(sum(t is not None for t in who.teacher) / max(len(set(who.teacher)) - 1, 1) / 5, 1.0)
-    while left.any():
-        owed = np.array([0.0 if not t or replay.done(t) else _cost(world, t) / sharing for t in who.teacher])
-        gain = (belief.to_cells[c + n :, fits] ** 2).sum(1) / (belief.variance[c + n :] + 1e-9)
-        k = int(np.where(left, gain / (seconds + owed), -1.0).argmax())
-        left[k] = False
-        belief.look(k, 0.0, finish=True)
-        replay.train(who.ids[k], world.epochs[who.ids[k]])
-        yield
-
-
-def _cost(world: World, id: str) -> float:
-    return world.seconds_per_epoch[id] * world.epochs[id]
-
-
-WAYS: dict[str, Way] = {"random": at_random, "ASHA": asha, "V-optimal": v_optimal}
+SHARES = (
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.10,
+    0.125,
+    0.15,
+    0.175,
+    0.20,
+    0.25,
+    0.30,
+    0.35,
+    0.40,
+    0.50,
+    0.60,
+    0.80,
+    1.0,
+)
 
 
 def play(world: World, way: str, seed: int, most: float = 1.0) -> list[tuple[float, float]]:
@@ -267,10 +152,11 @@ def stops(found: list[dict[str, Any]], target: float) -> str:
     if not stopped:
         return f"regret <= {target:g} BPM was never said"
     cost, off = np.array(stopped).T
-    return (
-        f"regret <= {target:g} BPM (probability 0.9) was said in {len(stopped)} of {len(found)} worlds, after "
-        f"{np.median(cost):.1%} of the grid's cost (median), and was so in {(off <= target).mean():.2f} of them"
+    when = (
+        f"after {np.median(cost):.1%} of the grid's cost (median), in {len(stopped)} of {len(found)} worlds"
     )
+    held = f"was so in {(off <= target).mean():.2f} of them"
+    return f"regret <= {target:g} BPM (probability 0.9) was said {when}, and {held}"
 
 
 def main() -> None:
@@ -282,7 +168,7 @@ def main() -> None:
     parser.add_argument("--max-params", type=float, default=60_000)
     parser.add_argument("--seeds", type=int, default=1, help="replays of each world")
     parser.add_argument("--most", type=float, default=1.0, help="share of the grid's cost at which to end")
-    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--ways", default="random,ASHA,V-optimal", help="and: suggest, which is slow")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

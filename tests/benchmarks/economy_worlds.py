@@ -1,8 +1,9 @@
-"""Worlds for `economy.py`: finished grids, simulated or from a sweep directory, with every epoch and its cost.
+"""Worlds for `economy.py`: finished grids, simulated or a sweep's, with every epoch and its cost.
 
 A simulated world is a plan like the quickstart's: two architectures, nine arms of each, two teachers a fold.
-Its people are heavy-tailed and take differently to architectures, arms and sizes; its curves of size come from
-families inside and outside those fitted, and cross; in a third of the worlds the arms that end best begin slowest.
+Its people are heavy-tailed and take differently to architectures, arms and sizes; its curves of size come
+from families inside and outside those fitted, and cross; in a third of the worlds the arms that end best
+begin slowest.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kd.models.sizes import size
+from orchestrator.answers.design import TYPICAL
 from orchestrator.laws.crossed import difficulty
 from orchestrator.laws.truths import FAMILIES, RISING
 from orchestrator.space.plan import Plan, Point
@@ -30,7 +32,8 @@ BUDGETS = (8_000, 20_000, 60_000)
 
 @dataclass(frozen=True)
 class World:
-    """A finished grid. curves, tests: by point id. truth: ln of the true error in BPM, by cell (`cell_of`)."""
+    """A finished grid. curves, tests: by point id. truth: ln of the true error in BPM, by cell
+    (`cell_of`)."""
 
     name: str
     points: list[Point]
@@ -63,7 +66,10 @@ def simulated(seed: int) -> World:
     folds = int(g.choice([2, 3, 4]))
     points = [p for fold in range(folds) for p in _points(fold)]
     truths = {a: (FAMILIES | RISING)[families[int(g.integers(len(families)))]](g) for a in WIDTHS}
-    above = {"resnet1d": 0.0, "mlp": float(g.normal(0.12, 0.12))}
+    # at 8,000 parameters as wrist.yaml's students on real recordings (`design.TYPICAL`), give or take
+    typical = np.log(TYPICAL.level_bpm) + g.normal(0, 0.15)
+    above = {a: typical - float(np.log(t(np.array([TYPICAL.level_params]))[0])) for a, t in truths.items()}
+    above["mlp"] += float(g.normal(0.12, 0.12))
     tilt = 0.05 if kind == "crossing" else 0.015
     gain = float(g.normal(-0.06, 0.03))
     cells = {cell_of(p): p for p in points if p.role == "student"}
@@ -78,7 +84,11 @@ def simulated(seed: int) -> World:
         arm = (p.arch, p.strategy, p.teacher_group)
         if arm not in arms:
             taught = gain + teachers[str(p.teacher_group)] if p.teacher_group else 0.0
-            arms[arm] = float(strategies[p.strategy] + taught + g.normal(0, 0.025)), float(g.normal(0, tilt)), 0.0
+            arms[arm] = (
+                float(strategies[p.strategy] + taught + g.normal(0, 0.025)),
+                float(g.normal(0, tilt)),
+                0.0,
+            )
             late = kind == "late-crossing"
             slow[arm] = float(g.normal(0, 0.2)) + (-8.0 * arms[arm][0] if late else 0.0)
         shape = (p.arch, p.width)
@@ -99,10 +109,9 @@ def simulated(seed: int) -> World:
         arm = (p.arch, p.strategy, p.teacher_group)
         curves[p.id] = _curve(g, checked, slow[arm], np.log(p.params) - middle[p.arch])
         results[p.id] = p.fields | {"mae_bpm": tested, "train_seconds": pace[p.id] * EPOCHS["student"]}
-    mean = {key: value + people.factor for key, value in truth.items()}
     question = {"max_params": float(g.choice(BUDGETS))}
     epochs = {p.id: EPOCHS[p.role] for p in points}
-    return World(f"{seed} {kind}", points, epochs, pace, curves, results, mean, question)
+    return World(f"{seed} {kind}", points, epochs, pace, curves, results, truth, question)
 
 
 class _People:
@@ -119,7 +128,7 @@ class _People:
         self.arch = {a: 0.12 * g.standard_normal(n) for a in WIDTHS}
         self.shape = {s: 0.06 * g.standard_normal(n) for s in sorted(shapes)}
         self.arm = {a: 0.06 * g.standard_normal(n) for a in sorted(arms, key=str)}
-        # of the population: the mean of exp() over people, in ln
+        # the mean of exp() over all people, in ln: the truth is of them
         many = difficulty(np.random.default_rng(0), 0.35, 100_000)
         self.factor = float(np.log(np.exp(many).mean()) + (0.12**2 + 3 * 0.06**2) / 2)
 
@@ -127,6 +136,7 @@ class _People:
         """(test, validation) error of a run of this ln level, BPM."""
         likes = self.hard + self.arch[p.arch] + self.shape[p.arch, p.width]
         likes = likes + self.arm[p.arch, p.strategy, p.teacher_group] + 0.06 * g.standard_normal(len(likes))
+        likes = likes - self.factor
         of = [np.exp(level + likes[who[p.fold or 0]]).mean() for who in (self.test, self.check)]
         return float(of[0]), float(of[1])
 
@@ -149,8 +159,8 @@ def _points(fold: int) -> list[Point]:
     for arch, (depth, widths) in WIDTHS.items():
         for width in widths:
             for strategy in STRATEGIES:
-                for teacher in [None] if strategy == "scratch" else [f"T{d}x{w}" for d, w in TEACHERS]:
-                    out.append(_point("student", arch, depth, width, strategy, teacher, fold))
+                teachers = [None] if strategy == "scratch" else [f"T{d}x{w}" for d, w in TEACHERS]
+                out += [_point("student", arch, depth, width, strategy, t, fold) for t in teachers]
     return out
 
 
@@ -187,8 +197,8 @@ def _point(
 def recorded(folder: Path, question: Mapping[str, float], folds: int | None = None) -> list[World]:
     """A finished sweep as worlds: one of every choice of so many of its folds (default: all of them).
 
-    The truth of a student is the mean of its errors over all folds and seeds of the sweep, whatever the world's
-    own folds are. Points without a result are left out, and those that learn from them.
+    The truth of a student is the mean of its errors over all folds and seeds of the sweep, whatever folds the
+    world has. Points without a result are left out, and those that learn from them.
     """
     plan, store, metric = Plan.load(folder / "plan.json"), Store(folder), headline(folder)
     results = {r["id"]: metric.judged(r) for r in store.results()}
@@ -199,7 +209,9 @@ def recorded(folder: Path, question: Mapping[str, float], folds: int | None = No
         if p.role == "student":
             error = float(np.log(results[p.id]["mae_bpm"]))
             by_cell.setdefault(cell_of(p), {}).setdefault(p.fold, []).append(error)
-    truth = {key: float(np.log(np.mean([np.exp(v).mean() for v in of.values()]))) for key, of in by_cell.items()}
+    truth = {
+        key: float(np.log(np.mean([np.exp(v).mean() for v in of.values()]))) for key, of in by_cell.items()
+    }
     epochs = {p.id: max(len(curves[p.id]), 1) for p in points}
     pace = {p.id: max(float(results[p.id]["train_seconds"]), 1e-3) / epochs[p.id] for p in points}
     whole = World(folder.name, points, epochs, pace, curves, results, truth, question)

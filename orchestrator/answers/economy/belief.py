@@ -1,7 +1,7 @@
-"""What finished points and unfinished curves say about every student of a plan: a Gaussian process over ln error.
+"""What finished points and unfinished curves say about every student of a plan.
 
-The scales of its parts (`kernel.GROUPS`) are those that make what was seen most likely, drawn towards what
-other sweeps showed.
+A Gaussian process over ln error. The scales of its parts (`kernel.GROUPS`) are those that make what was
+seen most likely, drawn towards what other sweeps showed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ LEVEL = np.log(6.0)  # ln BPM, where nothing is known
 STEPS = (0.6, 1.0, 1.6)  # factors that are tried on each scale in turn
 PASSES = 3
 LIKELY = 0.7  # standard deviation of ln scale
-MOST_SEEN = 240  # observations that scales are chosen by
+MOST_SEEN = 160  # observations that scales are chosen by
 TINY = 1e-6  # added variance, so that what is known twice is no contradiction
 
 
@@ -45,8 +45,8 @@ class Seen:
 
 
 class Belief:
-    """The posterior. mean (C,): of f; to_cells (R, C): covariance of every latent with every f; variance (R,);
-    both (N,): of a point's validation with its test error. `look` conditions it on a run nobody has seen yet.
+    """The posterior. mean (C,): of f; to_cells (R, C): covariance of every latent with every f; variance
+    (R,); both (N,): of a point's validation with its test error. `look` conditions it on a run to come.
     """
 
     def __init__(self, students: Students, latents: Latents, kernel: Kernel, seen: Seen) -> None:
@@ -64,20 +64,19 @@ class Belief:
         self.variance[c + n :] += met[students.cell] + own
         self.both = np.diag(kernel.truth)[students.cell] + kernel.run
         self.mean = prior[:c].copy()
-        self._gains = np.zeros((0, len(latents)))
+        self._gains = np.zeros((0, len(latents)))  # of what was seen, then of what is looked ahead to
+        self._ahead: list[Array] = []
         if len(seen.rows):
             known = take(latents, seen.rows)
-            root = np.linalg.cholesky(
-                kernel.between(known, known) + seen.off + TINY * np.eye(len(seen.rows))
-            )
+            root = np.linalg.cholesky(kernel.between(known, known) + seen.off + TINY * np.eye(len(seen.rows)))
             gains = solve_triangular(root, kernel.between(known, latents), lower=True, check_finite=False)
             white = solve_triangular(root, seen.value - prior[seen.rows], lower=True, check_finite=False)
             self.mean += gains[:, :c].T @ white
+            self._gains = gains
             self._subtract(gains)
 
     def _subtract(self, gains: Array) -> None:
         c, n = len(self.students.cells), len(self.students)
-        self._gains = np.concatenate([self._gains, gains])
         self.to_cells = self.to_cells - gains.T @ gains[:, :c]
         self.variance = np.maximum(self.variance - (gains**2).sum(0), 0.0)
         self.both = self.both - (gains[:, c : c + n] * gains[:, c + n :]).sum(0)
@@ -86,6 +85,7 @@ class Belief:
         """One to look ahead with."""
         other = object.__new__(Belief)
         other.__dict__.update(self.__dict__)  # arrays are replaced, never changed
+        other._ahead = list(self._ahead)
         return other
 
     def look(self, point: int, off: float, finish: bool) -> None:
@@ -96,7 +96,10 @@ class Belief:
         for row, noise in [(c + point, off), (c + n + point, 0.0)][: 2 if finish else 1]:
             one = take(self.latents, np.array([row]))
             cov = self.kernel.between(one, self.latents)[0] - self._gains[:, row] @ self._gains
-            self._subtract((cov / np.sqrt(max(cov[row], 0.0) + noise + TINY))[None])
+            for gain in self._ahead:
+                cov = cov - gain[row] * gain
+            self._ahead.append(cov / np.sqrt(max(cov[row], 0.0) + noise + TINY))
+            self._subtract(self._ahead[-1][None])
 
     @property
     def covariance(self) -> Array:
@@ -105,9 +108,13 @@ class Belief:
 
 
 def believe(
-    students: Students, curves: Mapping[str, Sequence[float]], tested: Mapping[str, float], epochs: Mapping[str, int]
+    students: Students,
+    curves: Mapping[str, Sequence[float]],
+    tested: Mapping[str, float],
+    epochs: Mapping[str, int],
 ) -> tuple[Belief, CurveLaw]:
-    """The belief after these curves (validation MAE after each epoch) and test errors of finished points, BPM."""
+    """The belief after these curves (validation MAE after each epoch) and finished points' test errors,
+    BPM."""
     number = {id: k for k, id in enumerate(students.ids)}
     finished = [k for id, k in number.items() if id in tested]
     ended = [k for k in finished if len(curves.get(students.ids[k], ()))]
@@ -141,9 +148,7 @@ def likely_scales(parts: Parts, latents: Latents, students: Students, seen: Seen
     y = seen.value[pick] - LEVEL - MEAN_SLOPE * students.cells.u[known.cell]
     at = np.ix_(known.cell, known.cell)
     same = known.fold[:, None] == known.fold[None]
-    tests, checks = (
-        same & (known.side[:, None] == side) & (known.side[None] == side) for side in (2, 1)
-    )
+    tests, checks = (same & (known.side[:, None] == side) & (known.side[None] == side) for side in (2, 1))
     run = known.point[:, None] == known.point[None]
     luck = RUN**2 * run + OWN**2 * np.eye(len(pick))
     fixed = parts.free[at] + (tests | checks) * parts.people[at] + off + TINY * np.eye(len(pick))

@@ -10,14 +10,15 @@ from orchestrator.answers.economy.students import Index
 from orchestrator.answers.economy.worth import FIRST, Slices, regret, rivals_of, worth
 from orchestrator.laws.forms import Array
 
-PARTY = (1, 2, 4, 8)  # students that may share a teacher's cost
+PARTY = (2, 4, 8)  # students that may share a teacher's cost
 TRIED = 3  # teachers that are looked at closely
+SHORT = 200  # slices that are looked at again after the first is chosen
 
 
 @dataclass(frozen=True)
 class Situation:
     """What a choice depends on. answer: the cell to be advised; deliverable: whether one of its points is
-    trained; admitted: cells that fit the question; owed: teacher -> seconds it still takes (none: it is there).
+    trained; admitted: cells that fit the question; owed: teacher -> seconds it takes (none: it is there).
     """
 
     answer: int
@@ -37,7 +38,10 @@ class Chosen:
 
 
 def choose(belief: Belief, slices: Slices, at: Situation, most: int, left_s: float | None) -> list[Chosen]:
-    """Up to `most` slices, best first, each in the light of those before; of one student, one. left_s: seconds."""
+    """Up to `most` slices within `left_s` seconds, best first, each in the light of those before.
+
+    Of one student, one slice.
+    """
     belief, owed = belief.copy(), dict(at.owed)
     taught = belief.students.teacher
     out: list[Chosen] = []
@@ -48,13 +52,16 @@ def choose(belief: Belief, slices: Slices, at: Situation, most: int, left_s: flo
         gain = worth(belief, rivals, slices)
         mine = slices.ends & (belief.students.cell[slices.student] == at.answer)
         gain = gain + mine * first * FIRST * float(np.exp(belief.mean[at.answer]))
+        if not out and len(slices) > SHORT:
+            keep = np.sort(np.argsort(-gain / slices.seconds, kind="stable")[:SHORT])
+            slices, gain, used, mine = without(slices, keep), gain[keep], used[keep], mine[keep]
         waiting = np.array([owed.get(taught[k] or "", 0.0) for k in slices.student])
         affordable = ~used & (slices.seconds + waiting <= (np.inf if left_s is None else left_s))
         free = affordable & (waiting == 0)
         rate = np.where(free, gain / slices.seconds, 0.0)
         picks = [int(rate.argmax())] if free.any() and rate.max() > 0 else []
         best = float(rate[picks[0]]) if picks else 0.0
-        for party, party_rate in _parties(belief, slices, at, gain, affordable, owed):
+        for party, party_rate in _parties(belief, slices, at, gain, affordable, owed, best):
             if party_rate > best:
                 picks, best = party, party_rate
         if not picks:
@@ -72,14 +79,23 @@ def choose(belief: Belief, slices: Slices, at: Situation, most: int, left_s: flo
 
 
 def _parties(
-    belief: Belief, slices: Slices, at: Situation, gain: Array, free: np.ndarray, owed: Mapping[str, float]
+    belief: Belief,
+    slices: Slices,
+    at: Situation,
+    gain: Array,
+    free: np.ndarray,
+    owed: Mapping[str, float],
+    least: float,
 ) -> list[tuple[list[int], float]]:
-    """Students of one teacher that isn't there yet, who pay for it together: slices, BPM per second."""
+    """Students of one teacher that isn't there yet, who pay for it together: slices, BPM per second.
+
+    Only those that may be above `least`.
+    """
     groups: dict[str, list[int]] = {}
-    for s in np.flatnonzero(free):
+    for s in map(int, np.flatnonzero(free)):
         teacher = belief.students.teacher[slices.student[s]]
         if teacher in owed:
-            groups.setdefault(teacher, []).append(int(s))
+            groups.setdefault(teacher, []).append(s)
     bounds = []
     for teacher, members in groups.items():
         rate = gain[members] / slices.seconds[members]
@@ -94,14 +110,16 @@ def _parties(
         bounds.append((float(gain[party].sum()) / whole, teacher, party))
     bounds.sort(key=lambda b: (-b[0], b[1]))
     out = []
-    for _, teacher, party in bounds[:TRIED]:
+    for bound, teacher, party in bounds[:TRIED]:
+        if bound <= least:  # what they tell together is less than the sum of what each would
+            break
         ahead = belief.copy()
         start = regret(ahead, rivals_of(ahead, at.answer, at.admitted))
         spent = owed[teacher]
         for size, s in enumerate(party, 1):
             ahead.look(int(slices.student[s]), float(slices.off[s]), bool(slices.ends[s]))
             spent += float(slices.seconds[s])
-            if size in PARTY:
+            if size in PARTY or size == len(party):
                 now = regret(ahead, rivals_of(ahead, at.answer, at.admitted))
                 out.append((party[:size], (start - now) / spent))
     return out

@@ -17,7 +17,7 @@ from orchestrator.laws.forms import Array
 SHARES = np.geomspace(0.03, 1.0, 18)  # of the whole training; the last one is its end
 # A guess, for while no curve is finished: the mean falls as 0.3 (x^-1/2 - 1), with a spread of its size and
 # some more early on; neighbours move together. It counts as much as so many finished curves.
-FALL, SPREAD, EARLY, TOGETHER, WORTH = 0.3, 0.6, 0.06, 0.7, 5.0
+FALL, SPREAD, EARLY, TOGETHER, WORTH = 0.3, 0.6, 0.06, 0.7, 2.0
 FLOOR = 0.01  # ln error that no curve tells of its end, before that
 # Precisions of an architecture's, a size's and an arm's share of the mean, in units of one curve's.
 ARCH, SIZE, ARM = 0.5, 2.0, 2.0
@@ -26,7 +26,8 @@ ARCH, SIZE, ARM = 0.5, 2.0, 2.0
 @dataclass(frozen=True)
 class CurveLaw:
     """mean (C, G): of each cell; covariance (G, G) of a curve round it; leverage (C, C): what isn't known of
-    the means, in units of the covariance."""
+    the means, in units of that covariance.
+    """
 
     mean: Array
     covariance: Array
@@ -49,7 +50,8 @@ class CurveLaw:
 
 @dataclass(frozen=True)
 class Ends:
-    """What unfinished curves say of their end: ln error (n,) and covariance (n, n) of what they are off by."""
+    """What unfinished curves say of their end: ln error (n,) and covariance (n, n) of what they are off
+    by."""
 
     value: Array
     covariance: Array
@@ -78,7 +80,7 @@ def on_shares(curve: Sequence[float], epochs: int) -> tuple[Array, int]:
 
 def reached_by(epoch: int, epochs: int) -> int:
     """How many of SHARES a curve of so many epochs tells; none before the first epoch."""
-    return 0 if epoch < 1 else int((SHARES <= epoch / max(epochs, epoch) + 1e-9).sum())
+    return 0 if epoch < 1 else int((epoch / max(epochs, epoch) + 1e-9 >= SHARES).sum())
 
 
 def guess() -> tuple[Array, Array]:
@@ -127,4 +129,3 @@ def predict_ends(law: CurveLaw, cell: Index, curves: Sequence[tuple[Array, int]]
     inside = law.covariance + FLOOR**2 * np.eye(len(SHARES))
     shared = law.leverage[np.ix_(cell, cell)] + np.eye(len(cell))
     return Ends(value, (w @ inside @ w.T) * shared)
-

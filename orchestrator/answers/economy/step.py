@@ -11,7 +11,7 @@ import numpy as np
 
 from orchestrator.answers.economy.belief import Belief, believe
 from orchestrator.answers.economy.choose import Situation, choose
-from orchestrator.answers.economy.students import students_of
+from orchestrator.answers.economy.students import Index, students_of
 from orchestrator.answers.economy.worth import slices_of
 from orchestrator.laws.forms import Array
 from orchestrator.space.plan import Point
@@ -26,10 +26,12 @@ NOTHING = 1e-5  # BPM: slices that all are worth less change nothing
 class Known:
     """What a sweep knows.
 
-    question: limits as `query` takes them ({"max_params": 60000}). points: the whole plan, teachers too.
-    curves: point id -> validation MAE in BPM after each epoch trained so far. results: result.json of finished
-    points, `mae_bpm` as the sweep's metric has it (`Headline.judged`). seconds_per_epoch: of every point,
-    measured where known. epochs: full length by point. until_regret: BPM; budget_s: of spent_s.
+    question: limits as `query` takes them ({"max_params": 60000}). points: the whole plan, teachers too,
+    without those that failed for good and who learn from them. curves: point id -> validation MAE in BPM
+    after each epoch trained so far. results: result.json of finished points, `mae_bpm` as the sweep's
+    metric has it (`Headline.judged`). seconds_per_epoch: of every point, measured where known. epochs: full
+    length by point. running: points in training now. until_regret: BPM; budget_s: the most that spent_s may
+    become.
     """
 
     question: Mapping[str, float]
@@ -51,8 +53,8 @@ class Step:
 
     belief (JSON): advised, a point's id (the best finished one of the advised student; None before any is
     finished); p_best, that no other student of the plan within the limits is better; regret_bpm, which the
-    advised one's regret is below with probability 0.9; expected_regret_bpm; share_of_grid, spent_s of what the
-    whole plan costs; hours_to_target, of one slot (None: not to be reached with this plan, or no target).
+    advised one's regret is below with probability 0.9; expected_regret_bpm; share_of_grid, spent_s of what
+    the whole plan costs; hours_to_target, of one slot (None: not to be reached with this plan, or no target).
     """
 
     train: list[tuple[str, int]]
@@ -108,7 +110,7 @@ def next_step(known: Known, seed: int = 0) -> Step:
     return Step(train, None, told)
 
 
-def _draws(belief: Belief, cells: Array, seed: int) -> Array:
+def _draws(belief: Belief, cells: Index, seed: int) -> Array:
     """Draws of ln error (DRAWS, m) of these cells; half of them are the others mirrored."""
     cov = belief.covariance[np.ix_(cells, cells)]
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
@@ -117,7 +119,7 @@ def _draws(belief: Belief, cells: Array, seed: int) -> Array:
     return np.asarray(belief.mean[cells] + np.concatenate([away, -away]))
 
 
-def _told(known: Known, draws: Array, cells: Array, answer: int | None) -> dict[str, Any]:
+def _told(known: Known, draws: Array, cells: Index, answer: int | None) -> dict[str, Any]:
     grid = sum(known.seconds_per_epoch[p.id] * known.epochs[p.id] for p in known.points)
     share = known.spent_s / grid if grid > 0 else 1.0
     told: dict[str, Any] = {"p_best": None, "regret_bpm": None, "expected_regret_bpm": None}
@@ -144,20 +146,17 @@ def _hours(known: Known, regret: float | None, grid_s: float) -> float | None:
     return round(more / 3600, 4) if known.spent_s + more <= grid_s else None
 
 
-def _point_of(
-    ids: Sequence[str], cell: Array, tested: Mapping[str, float], answer: int | None
-) -> str | None:
+def _point_of(ids: Sequence[str], cell: Index, tested: Mapping[str, float], answer: int | None) -> str | None:
     """The best finished point of a cell."""
     found = [(tested[id], id) for id, c in zip(ids, cell, strict=True) if c == answer and id in tested]
     return min(found)[1] if found else None
 
 
 def _owed(known: Known) -> dict[str, float]:
-    """Teachers that aren't there, and the seconds they still take; those that are in training cost no more."""
+    """Teachers that aren't there, and the seconds they still take; those in training cost no more."""
     owed = {}
     for p in known.points:
         if p.role == "teacher" and p.id not in known.results and p.id not in known.running:
             left = max(known.epochs[p.id] - len(known.curves.get(p.id, ())), 0.2)
             owed[p.id] = max(left * known.seconds_per_epoch[p.id], 1e-9)
     return owed
-

@@ -5,6 +5,7 @@ A cell is an arm at one configuration; its points differ by fold and seed. What 
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ class Cells:
 
 @dataclass(frozen=True)
 class Students:
-    """The students of a plan, (N,) each, and their cells. teacher: id of the point it needs first, or None."""
+    """The students of a plan, (N,) each, and their cells. teacher: id of the point it needs first, or
+    None."""
 
     ids: tuple[str, ...]
     cell: Index
@@ -82,7 +84,7 @@ def students_of(points: Sequence[Point], question: Mapping[str, float]) -> Stude
         raise InputError(f"no student of the plan is within {asked} (least: {least}): raise the limit")
     cells = Cells(
         arch=_numbered([p.arch for p in chosen])[0],
-        strategy=_numbered([(p.strategy, canonical(p.strategy, dict(p.strategy_args))) for p in chosen])[0],
+        strategy=_numbered([(p.strategy, _arguments(p)) for p in chosen])[0],
         init=_numbered([p.init for p in chosen])[0],
         teacher=teacher,
         arm=_numbered([key[:5] for key in (keys[i] for i in first)])[0],
@@ -110,8 +112,16 @@ def _columns(question: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def _cell_key(p: Point) -> tuple[Any, ...]:
     """The arm of a point (5 entries), then its configuration."""
-    args = canonical(p.strategy, dict(p.strategy_args))
-    return (p.arch, p.init, p.strategy, args, p.teacher_group or p.teacher, p.depth, p.width)
+    return (p.arch, p.init, p.strategy, _arguments(p), p.teacher_group or p.teacher, p.depth, p.width)
+
+
+def _arguments(p: Point) -> str:
+    return _canonical(p.strategy, tuple(sorted(p.strategy_args.items())))
+
+
+@lru_cache(maxsize=4096)
+def _canonical(strategy: str, args: tuple[tuple[str, Any], ...]) -> str:
+    return canonical(strategy, dict(args))
 
 
 def _numbered(keys: Iterable[Hashable]) -> tuple[Index, list[int]]:

@@ -1,8 +1,8 @@
 """Slices of training, and by how much each lowers the expected regret of the answer. numpy and scipy only.
 
-Expected regret is taken as the sum over rivals of E[(answer - rival)+], of normal differences. A slice narrows
-differences; its worth is what the sum falls by at the means as they are. That has no plateau, unlike the
-expected maximum after one slice, which is 0 as long as one slice alone would change nothing.
+Expected regret is taken as the sum over rivals of E[(answer - rival)+], of normal differences. A slice
+narrows differences; its worth is what the sum falls by at the means as they are. That has no plateau,
+unlike the expected maximum after one slice, which is 0 as long as one slice alone would change nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from orchestrator.answers.economy.students import Index
 from orchestrator.laws.forms import Array
 
 RUNGS = (0.15, 0.3, 0.55, 1.0)  # shares of a point's epochs at which it may be paused
-RIVALS = 40  # that count; the others have next to no chance
+RIVALS = 30  # that count; the others have next to no chance
 FIRST = 0.1  # of the error: what an answer is worth where none of its points is trained yet
 
 
@@ -45,27 +45,19 @@ def slices_of(
     epochs: Mapping[int, int],
     pace: Mapping[int, float],
 ) -> Slices:
-    """The slices of open students (their numbers). trained: epochs so far; epochs: in all; pace: s an epoch."""
+    """The slices of open students (their numbers). trained: epochs so far; epochs: in all; pace: s an
+    epoch."""
     told: dict[int, float] = {0: np.inf}
+    ways: dict[tuple[int, int], list[tuple[int, float, bool]]] = {}
     rows: list[tuple[int, int, float, float, bool]] = []
+    lever = 1 + np.diag(law.leverage)
     for k in open_:
         whole, now = epochs[k], trained.get(k, 0)
-        lever = 1 + law.leverage[belief.students.cell[k], belief.students.cell[k]]
-        for until in sorted({max(1, round(share * whole)) for share in RUNGS}):
-            if until <= now and until < whole:
-                continue
-            ends = until >= whole
-            off = 0.0
-            if not ends:
-                before, after = reached_by(now, whole), reached_by(until, whole)
-                for reached in (before, after):
-                    if reached not in told:
-                        told[reached] = law.weights(reached)[1]
-                if not after or told[after] >= told[before] * (1 - 1e-6):
-                    continue
-                off = float(lever / (1 / told[after] - 1 / told[before]))
+        if (now, whole) not in ways:
+            ways[now, whole] = _until(law, now, whole, told)
+        for until, off, ends in ways[now, whole]:
             seconds = max(until - now, 0.2) * pace[k]
-            rows.append((k, until, off, max(seconds, 1e-9), ends))
+            rows.append((k, until, off * lever[belief.students.cell[k]], max(seconds, 1e-9), ends))
     table = list(zip(*rows, strict=True)) if rows else [()] * 5
     return Slices(
         np.array(table[0], np.intp),
@@ -74,6 +66,22 @@ def slices_of(
         np.array(table[3], float),
         np.array(table[4], bool),
     )
+
+
+def _until(law: CurveLaw, now: int, whole: int, told: dict[int, float]) -> list[tuple[int, float, bool]]:
+    """Epochs to go on until, the variance of what that adds, and whether it is then finished."""
+    out = []
+    for until in sorted({max(1, round(share * whole)) for share in RUNGS}):
+        if until >= whole:
+            out.append((until, 0.0, True))
+        elif until > now:
+            before, after = reached_by(now, whole), reached_by(until, whole)
+            for reached in (before, after):
+                if reached not in told:
+                    told[reached] = law.weights(reached)[1]
+            if after and told[after] < told[before] * (1 - 1e-6):
+                out.append((until, 1 / (1 / told[after] - 1 / told[before]), False))
+    return out
 
 
 def shortfall(gap: Array, spread: Array) -> Array:
