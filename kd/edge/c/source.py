@@ -9,6 +9,9 @@ import numpy as np
 from torch import nn
 
 from kd.edge.c.network import network
+from kd.edge.c.network8 import program8
+from kd.edge.int8.layers import LEVEL
+from kd.edge.int8.student import Student8
 from kd.errors import InputError
 from kd.files import write_text
 from kd.shipped import grid, stream
@@ -26,10 +29,10 @@ TEMPLATES = {
 
 
 class Reference:
-    """The model in torch, as `kd.shipped.stream` calls one; keeps every window and its logits."""
+    """The model as `kd.shipped.stream` calls one; keeps every window and its logits."""
 
-    def __init__(self, model: nn.Module, config: Mapping[str, Any]) -> None:
-        self.model, self.config = model.eval(), config
+    def __init__(self, model: nn.Module | Student8, config: Mapping[str, Any]) -> None:
+        self.model, self.config = model, config
         self.centres = np.asarray(config["class_centres_bpm"], np.float64)
         self.windows: list[Any] = []
         self.logits: list[Any] = []
@@ -37,10 +40,17 @@ class Reference:
     def __call__(self, windows: Any) -> Any:
         """BPM (N,) of windows (N, channels, samples)."""
         windows = np.ascontiguousarray(windows, np.float32)
-        logits = outputs(self.model, as_tensor(windows))[0].numpy()
+        logits = logits_of(self.model, windows)
         self.windows += list(windows)
         self.logits += list(logits)
         return decoded(logits, self.centres)[0]
+
+
+def logits_of(model: nn.Module | Student8, windows: Any) -> Any:
+    """Logits (N, K) of windows (N, channels, samples): torch's, or an 8-bit student's."""
+    if isinstance(model, Student8):
+        return model.logits(windows)
+    return outputs(model.eval(), as_tensor(windows))[0].numpy()
 
 
 def decoded(logits: Any, centres: Any) -> tuple[Any, Any]:
@@ -53,7 +63,7 @@ def decoded(logits: Any, centres: Any) -> tuple[Any, Any]:
 
 
 def write_c(
-    model: nn.Module, arch: str, config: Mapping[str, Any], inputs: int, title: str, folder: Path
+    model: nn.Module | Student8, arch: str, config: Mapping[str, Any], inputs: int, title: str, folder: Path
 ) -> dict[str, int]:
     """Write the files into `folder`; bytes of the arena, the stream's state and the weights.
 
@@ -69,7 +79,7 @@ def write_c(
     _, channels, samples = config["input"]["shape"]
     mean = config["channels"] == "mean"
     inputs = inputs if mean else channels
-    net = network(model, arch, channels, samples)
+    program = program8(model) if isinstance(model, Student8) else _program(model, arch, channels, samples)
     sos, stride = config["filter"]["sos"], config["stride_s"] * config["fs"]
     names = {
         "title": title,
@@ -89,22 +99,34 @@ def write_c(
         "sections": len(sos),
         "zscore": config["normalise"] == "zscore",
         "sos": _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in of_differences(sos)], _float),
-        "resnet": any(name == "convolve" for name, _ in net.calls),
-        "norms": any(name == "norm_relu" for name, _ in net.calls),
-        "channels_last": net.channels_last,
-        "constants": [(name, values.ravel()) for name, values in net.constants.items()],
-        "statements": net.statements(),
-        "logits_at": net.arena - len(config["class_centres_bpm"]) if net.logits_at_top else 0,
-        "arena_bytes": 4 * net.arena,
+        "level": LEVEL,
+        **program,
         **_vectors(model, config, inputs),
     }
     environment = _environment()
     for name, template in TEMPLATES.items():
         write_text(folder / name, environment.get_template(template).render(names))
     return {
-        "arena_bytes": 4 * net.arena,
+        "arena_bytes": program["arena_bytes"],
         "state_bytes": 8 * ((inputs * (2 * len(sos) + samples + 1 + 2 * (mean and inputs > 1)) + 2) // 2)
         + 24,
+        "constant_bytes": program["constant_bytes"],
+    }
+
+
+def _program(model: nn.Module, arch: str, channels: int, samples: int) -> dict[str, Any]:
+    """What student.c.j2 asks of a float32 network, and arena_bytes and constant_bytes."""
+    net = network(model, arch, channels, samples)
+    classes = len(net.constants["t_fc"])
+    return {
+        "int8": False,
+        "resnet": any(name == "convolve" for name, _ in net.calls),
+        "norms": any(name == "norm_relu" for name, _ in net.calls),
+        "channels_last": net.channels_last,
+        "constants": [(name, values.ravel()) for name, values in net.constants.items()],
+        "statements": net.statements(),
+        "logits_at": net.arena - classes if net.logits_at_top else 0,
+        "arena_bytes": 4 * net.arena,
         "constant_bytes": 4 * sum(v.size for v in net.constants.values()),
     }
 
@@ -135,7 +157,7 @@ def made_up_signal(config: Mapping[str, Any], channels: int, vectors: int = VECT
     return signal.astype(np.float32)
 
 
-def _vectors(model: nn.Module, config: Mapping[str, Any], inputs: int) -> dict[str, Any]:
+def _vectors(model: nn.Module | Student8, config: Mapping[str, Any], inputs: int) -> dict[str, Any]:
     """What vectors.h says: the signal, and what the live stream in Python cuts and hears."""
     signal = made_up_signal(config, inputs)
     reference = Reference(model, config)

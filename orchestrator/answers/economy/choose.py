@@ -92,10 +92,10 @@ def _parties(
     Only those that may be above `least`.
     """
     groups: dict[str, list[int]] = {}
-    for s in np.flatnonzero(free):
+    for s in map(int, np.flatnonzero(free)):
         teacher = belief.students.teacher[slices.student[s]]
         if teacher in owed:
-            groups.setdefault(teacher, []).append(int(s))
+            groups.setdefault(teacher, []).append(s)
     bounds = []
     for teacher, members in groups.items():
         rate = gain[members] / slices.seconds[members]
@@ -119,7 +119,7 @@ def _parties(
         for size, s in enumerate(party, 1):
             ahead.look(int(slices.student[s]), float(slices.off[s]), bool(slices.ends[s]))
             spent += float(slices.seconds[s])
-            if size in PARTY:
+            if size in PARTY or size == len(party):
                 now = regret(ahead, rivals_of(ahead, at.answer, at.admitted))
                 out.append((party[:size], (start - now) / spent))
     return out

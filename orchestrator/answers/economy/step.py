@@ -11,7 +11,7 @@ import numpy as np
 
 from orchestrator.answers.economy.belief import Belief, believe
 from orchestrator.answers.economy.choose import Situation, choose
-from orchestrator.answers.economy.students import students_of
+from orchestrator.answers.economy.students import Index, students_of
 from orchestrator.answers.economy.worth import slices_of
 from orchestrator.laws.forms import Array
 from orchestrator.space.plan import Point
@@ -110,7 +110,7 @@ def next_step(known: Known, seed: int = 0) -> Step:
     return Step(train, None, told)
 
 
-def _draws(belief: Belief, cells: Array, seed: int) -> Array:
+def _draws(belief: Belief, cells: Index, seed: int) -> Array:
     """Draws of ln error (DRAWS, m) of these cells; half of them are the others mirrored."""
     cov = belief.covariance[np.ix_(cells, cells)]
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
@@ -119,7 +119,7 @@ def _draws(belief: Belief, cells: Array, seed: int) -> Array:
     return np.asarray(belief.mean[cells] + np.concatenate([away, -away]))
 
 
-def _told(known: Known, draws: Array, cells: Array, answer: int | None) -> dict[str, Any]:
+def _told(known: Known, draws: Array, cells: Index, answer: int | None) -> dict[str, Any]:
     grid = sum(known.seconds_per_epoch[p.id] * known.epochs[p.id] for p in known.points)
     share = known.spent_s / grid if grid > 0 else 1.0
     told: dict[str, Any] = {"p_best": None, "regret_bpm": None, "expected_regret_bpm": None}
@@ -146,7 +146,7 @@ def _hours(known: Known, regret: float | None, grid_s: float) -> float | None:
     return round(more / 3600, 4) if known.spent_s + more <= grid_s else None
 
 
-def _point_of(ids: Sequence[str], cell: Array, tested: Mapping[str, float], answer: int | None) -> str | None:
+def _point_of(ids: Sequence[str], cell: Index, tested: Mapping[str, float], answer: int | None) -> str | None:
     """The best finished point of a cell."""
     found = [(tested[id], id) for id, c in zip(ids, cell, strict=True) if c == answer and id in tested]
     return min(found)[1] if found else None
