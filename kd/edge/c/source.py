@@ -1,6 +1,6 @@
 """The files of a student in C: `kdsweep_student.c` and `.h`, a test program with vectors, what builds it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,7 @@ def write_c(
         "lowest": config["class_centres_bpm"][0],
         "sections": len(sos),
         "zscore": config["normalise"] == "zscore",
-        "sos": _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in sos], repr),
-        "sos_start": _table(config["filter"]["zi"], repr),
+        "sos": _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in of_differences(sos)], _float),
         "level": LEVEL,
         **program,
         **_vectors(model, config, inputs),
@@ -109,7 +108,8 @@ def write_c(
         write_text(folder / name, environment.get_template(template).render(names))
     return {
         "arena_bytes": program["arena_bytes"],
-        "state_bytes": inputs * (16 * len(sos) + 4 * samples + 4 + 16 * mean) + 24,
+        "state_bytes": 8 * ((inputs * (2 * len(sos) + samples + 1 + 2 * (mean and inputs > 1)) + 2) // 2)
+        + 24,
         "constant_bytes": program["constant_bytes"],
     }
 
@@ -130,6 +130,17 @@ def _program(model: nn.Module, arch: str, channels: int, samples: int) -> dict[s
         "arena_bytes": 4 * net.arena,
         "constant_bytes": 4 * sum(v.size for v in net.constants.values()),
     }
+
+
+def of_differences(sos: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The second-order sections that say of a signal's differences what `sos` says of the signal.
+
+    A band-pass has zeros at 0 Hz; the difference is one of them, so that it is left out of a section.
+    """
+    sections = [list(row) for row in sos]
+    row = next(row for row in reversed(sections) if abs(sum(row[:3])) < 1e-9 * max(map(abs, row[:3])))
+    row[:3] = [row[0], row[0] + row[1], 0.0]  # (1 - z)(b0 + (b0 + b1) z) is b0 + b1 z + b2 z^2
+    return sections
 
 
 def made_up_signal(config: Mapping[str, Any], channels: int, vectors: int = VECTORS) -> Any:
