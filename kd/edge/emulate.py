@@ -116,11 +116,11 @@ def measure(
 
     instructions: of a kds_push that completes a window, all of it: the most of the test windows. Of it
     instructions_network: kds_logits alone, instructions_decode: from logits to a heart rate. layers: of
-    kds_logits, on the first test window, float32 alone. instructions_per_sample: the mean of any other
-    kds_push. stack_bytes: the most below a caller of kds_push. static_bytes: arena and stream.
-    flash_bytes_c: the least program that hears a heart rate, with interrupt vectors and what it needs of the
-    C library. off, off_bpm: how far it is from torch, logits by the largest one. Raises TooLarge where it
-    doesn't fit the board, InputError where it answers otherwise.
+    kds_logits, on the first test window; of float32. instructions_per_sample: the mean of any other kds_push.
+    stack_bytes: the most below a caller of kds_push. static_bytes: arena and stream. flash_bytes_c: the least
+    program that hears a heart rate, with interrupt vectors and what it needs of the C library. off, off_bpm:
+    how far it is from torch, logits by the largest one. Raises TooLarge where it doesn't
+    fit the board, InputError where it answers otherwise.
     """
     require_tools()
     chosen = TARGETS[target]
@@ -130,11 +130,10 @@ def measure(
         compile_student(folder, chosen)
         lines = run(link(folder, chosen, "count.c"), chosen)
         flash, static = _bytes(link(folder, chosen, "loop.c"))
-        if not isinstance(model, Student8):
+        layers = {}
+        if not isinstance(model, Student8):  # of an 8-bit one there is no law, and no names
             calls = network(model, arch, *config["input"]["shape"][1:]).calls
             layers = {"layers": _layers(folder, chosen, calls)}
-        else:
-            layers = {}
     classes = len(config["class_centres_bpm"])
     if config["channels"] != "mean":
         inputs = config["input"]["shape"][1]

@@ -32,10 +32,11 @@ def profile_targets(
 ) -> dict[str, Any]:
     """Count points' instructions on each of `targets`, in `precision`, write profile.json, return it.
 
-    Of int8 they lie under "targets_int8", of float32 under "targets". Only of points that `profile_points`
-    measured before. What the same compiler and emulator counted of the same model's C is kept, unless
-    `again`. Raises InputError where they are missing. A student that the emulated board has no room for
-    is said and left out.
+    Of int8 they lie under "targets_int8", of float32 under "targets".
+
+    Only of points that `profile_points` measured before. What the same compiler and emulator counted of the
+    same model's C is kept, unless `again`. Raises InputError where they are missing. A student
+    that the emulated board has no room for is said and left out.
     """
     emulate.require_tools()
     profile, tools = read_profile(opened.store.path), emulate.versions()
@@ -43,26 +44,18 @@ def profile_targets(
     for i, id in enumerate(ids):
         result = store_of(opened.store.path, id).result(id)
         records = profile["points"][id].setdefault(RECORDS[precision], {})
-        mine = opened.of_fold(result.get("fold"))
-        model, arch, config, inputs = student_of(mine, id, result)
-        in_c = model if precision == "fp32" else int8.quantised(model, arch, mine.windows)
-        made_of = {
-            "model_sha256": result["model_sha256"],
-            "c_sha256": emulate.c_sha256(in_c, arch, config, inputs),
-        }
+        student, more = student_of(opened, id, result, precision)
+        made_of = {"model_sha256": result["model_sha256"], "c_sha256": emulate.c_sha256(*student)}
         for target in targets:
             wanted = {**made_of, **tools}
             if wanted.items() <= records.get(target, {}).items() and not again:
                 say(f"{i + 1} of {len(ids)}: {id} already counted on {target}")
                 continue
             try:
-                record = emulate.measure(in_c, arch, config, inputs, target) | made_of
+                records[target] = record = emulate.measure(*student, target) | made_of | more
             except emulate.TooLarge as why:
                 say(f"{i + 1} of {len(ids)}: {id} not counted on {target}: {why}")
                 continue
-            if precision == "int8":
-                record["test"] = int8.cost(model, in_c, mine.windows)
-            records[target] = record
             say(
                 f"{i + 1} of {len(ids)}: {id} on {record['cpu']} {record['instructions']:,} instructions a "
                 f"window in {precision}, {record['flash_bytes_c']:,} bytes of flash"
@@ -71,18 +64,24 @@ def profile_targets(
     return profile
 
 
-def student_of(mine: Opened, id: str, result: dict[str, Any]) -> tuple[Any, str, dict[str, Any], int]:
-    """A trained point of this fold as `kd.edge.emulate.measure` takes it.
+def student_of(
+    opened: Opened, id: str, result: dict[str, Any], precision: str
+) -> tuple[tuple[Any, str, dict[str, Any], int], dict[str, Any]]:
+    """A trained point as `kd.edge.emulate.measure` takes it (model, architecture, preprocess.json, inputs).
 
-    Model, architecture, preprocess.json and the sensor's channels.
+    And what a record has besides: under "test", what int8 costs.
     """
+    mine = opened.of_fold(result.get("fold"))
     channels, samples = mine.windows.test.x.shape[1:]
     shape = {"channels": channels, "samples": samples, "classes": mine.windows.classes}
-    folder: Path = store_of(mine.store.path, id).folder(id)
+    folder: Path = store_of(opened.store.path, id).folder(id)
     model = load_model(folder, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = preprocess_json(mine.data, channels)
     inputs = sensor_channels(mine) if config["channels"] == "mean" else channels
-    return model, result["arch"], config, inputs
+    if precision == "fp32":
+        return (model, result["arch"], config, inputs), {}
+    student = int8.quantised(model, result["arch"], mine.windows)
+    return (student, result["arch"], config, inputs), {"test": int8.cost(model, student, mine.windows)}
 
 
 def sensor_channels(opened: Opened) -> int:

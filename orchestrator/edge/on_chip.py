@@ -95,14 +95,15 @@ def refuse_unknown(document: dict[str, Any], limit: str, precision: str) -> None
         raise InputError(f"{flag}: name a microcontroller, for example --device m4, --device m4@64MHz")
     if precision != PRECISION:
         raise InputError(f"{flag}: instructions are known of the float32 C only: leave --precision out")
-    needs = {"max_latency_ms": ("clock_mhz", "instructions_per_cycle"), "max_uj": ("active_mw",)}
     if limit == "max_uj" and chip["nj_per_instruction"] is not None:
         return
-    required = (*needs["max_latency_ms"], *needs.get(limit, ())) if limit != "max_instructions" else ()
-    if missing := [name for name in required if chip[name] is None]:
+    time = ("clock_mhz", "instructions_per_cycle")
+    needs = {"max_latency_ms": time, "max_uj": (*time, "active_mw")}.get(limit, ())
+    if missing := [name for name in needs if chip[name] is None]:
+        which = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
         raise InputError(
-            f"{flag}: of {chip['name']} {' and '.join(missing)} isn't known: give it in a YAML file of "
-            "your own, --device FILE.yaml (docs/firmware.md)"
+            f"{flag}: of {chip['name']} {which} unknown: write a YAML file of your own and give it as "
+            "--device FILE.yaml (docs/firmware.md)"
         )
 
 

@@ -122,7 +122,6 @@ def _program(model: nn.Module, arch: str, channels: int, samples: int) -> dict[s
         "int8": False,
         "resnet": any(name == "convolve" for name, _ in net.calls),
         "norms": any(name == "norm_relu" for name, _ in net.calls),
-        "adds_relu": any("ADD_RELU" in given for _, given in net.calls),
         "channels_last": net.channels_last,
         "constants": [(name, values.ravel()) for name, values in net.constants.items()],
         "statements": net.statements(),
