@@ -47,7 +47,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Rescale:
-    """Sums to a map: (upper(sum, multiplier) + kept * keep + offset) >> shift, clamped to 8 bits.
+    """Sums to a map: (upper(sum << left, multiplier) + kept * keep + offset) >> shift, clamped to 8 bits.
 
     multiplier, offset: (C,). keep: (C,), of the int8 map that a residual sum adds to; None if there is none.
     signed: int8, else uint8. scale: real value of one step of the result.
@@ -55,6 +55,7 @@ class Rescale:
 
     multiplier: Integers
     offset: Integers
+    left: int
     shift: int
     signed: bool
     scale: float
@@ -62,7 +63,7 @@ class Rescale:
 
     def __call__(self, sums: Integers, kept: Integers | None = None) -> Integers:
         """sums, kept: (N, L, C)."""
-        value = upper(sums, self.multiplier) + self.offset
+        value = upper(sums << self.left, self.multiplier) + self.offset
         if self.keep is not None:
             assert kept is not None
             value = value + kept * self.keep
@@ -138,7 +139,10 @@ class Classes:
 
 @dataclass(frozen=True)
 class Block:
-    """first: to the hidden map. second: adds to what is kept. shortcut: that, made of the block's input."""
+    """first: to the hidden map. second: adds to what is kept. shortcut: that, made of the block's input.
+
+    A pre-activation block keeps an int8 map, a post-activation one a uint8: its input, or about LEVEL.
+    """
 
     first: Convolution
     second: Convolution
