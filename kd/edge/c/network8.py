@@ -71,21 +71,24 @@ class Program:
         return f"arena.maps + {offset}" if kind == "map" else f"arena.{kind} + {offset // 4}"
 
 
+def labels8(student: Student8) -> list[str]:
+    """The program's calls in words."""
+    return [_label(*call) for call in _walked(student)[0].calls]
+
+
+def _label(function: str, given: tuple[Any, ...]) -> str:
+    if function == "convolve":
+        _, length, _, cin, cout, taps, stride, *_ = given
+        return f"convolution {cin} to {cout}, {taps} tap{'s' * (taps > 1)}, length {length}, stride {stride}"
+    if function == "average":
+        return f"mean over time, {given[2]} by {given[1]}"
+    return f"linear {given[1]} to {given[2]}"
+
+
 def program8(student: Student8) -> dict[str, Any]:
     """What student.c.j2 asks of an 8-bit student, and arena_bytes and constant_bytes."""
-    program = Program()
-    walk = _mlp if student.stem is None else _resnet1d_post if student.post else _resnet1d
-    window, x = walk(program, student)
+    program, window, logits = _walked(student)
     border = student.stem.weights.shape[1] // 2 if student.stem is not None else 0
-    classes = student.classes
-    logits = Place(not x.top, 4 * len(classes.bias))
-    weights = program.constant("int8_t", "w_fc", classes.weights)
-    bias = program.constant("int32_t", "t_fc", classes.bias)
-    scale = program.constant("float", "s_fc", classes.scale)
-    outputs, inputs = classes.weights.shape
-    features = ("words" if student.stem is not None else "map", x)
-    program.call("classify", features, inputs, outputs, weights, bias, scale, ("reals", logits))
-    program.live(x.size, logits.size)
     w = student.window
     return {
         "int8": True,
@@ -105,6 +108,23 @@ def program8(student: Student8) -> dict[str, Any]:
         "arena_bytes": program.arena,
         "constant_bytes": program.constant_bytes,
     }
+
+
+def _walked(student: Student8) -> tuple[Program, Place, Place]:
+    """The program, and the places of the window, borders included, and of the logits."""
+    program = Program()
+    walk = _mlp if student.stem is None else _resnet1d_post if student.post else _resnet1d
+    window, x = walk(program, student)
+    classes = student.classes
+    logits = Place(not x.top, 4 * len(classes.bias))
+    weights = program.constant("int8_t", "w_fc", classes.weights)
+    bias = program.constant("int32_t", "t_fc", classes.bias)
+    scale = program.constant("float", "s_fc", classes.scale)
+    outputs, inputs = classes.weights.shape
+    features = ("words" if student.stem is not None else "map", x)
+    program.call("classify", features, inputs, outputs, weights, bias, scale, ("reals", logits))
+    program.live(x.size, logits.size)
+    return program, window, logits
 
 
 def _float(value: float) -> str:

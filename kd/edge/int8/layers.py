@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 LEVEL = 128  # the window's zero: it is uint8, too
+NOISE = 3e-5  # of a window's deviation: what filters in single precision may differ by
 MOST_TERMS = 60_000  # of a sum: so many products of 255 and 127 stay below 2^31
 
 
@@ -43,6 +44,11 @@ class Window:
         x = np.where(x > -limit, np.where(x < limit, x, limit), -limit)
         whole = np.trunc(x * np.float32(self.factor)).astype(np.int64)
         return np.clip((whole * self.multiplier + self.offset) >> self.shift, 0, 255)
+
+    def certain(self, windows: Any) -> bool:
+        """Whether no value's step depends on a rounding beyond a float filter's."""
+        off = NOISE * float(np.std(windows))
+        return bool((self(windows + off) == self(windows - off)).all())
 
 
 @dataclass(frozen=True)
