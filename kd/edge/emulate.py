@@ -116,7 +116,7 @@ def measure(
 
     instructions: of a kds_push that completes a window, all of it: the most of the test windows. Of it
     instructions_network: kds_logits alone, instructions_decode: from logits to a heart rate. layers: of
-    kds_logits, on the first test window. instructions_per_sample: the mean of any other kds_push.
+    kds_logits, on the first test window; of float32. instructions_per_sample: the mean of any other kds_push.
     stack_bytes: the most below a caller of kds_push. static_bytes: arena and stream. flash_bytes_c: the least
     program that hears a heart rate, with interrupt vectors and what it needs of the C library. off, off_bpm:
     how far it is from torch, logits by the largest one. Raises TooLarge where it doesn't

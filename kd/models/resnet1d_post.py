@@ -1,8 +1,8 @@
-"""1D ResNet of post-activation blocks: every batch norm follows a convolution, which takes it in after training.
+"""1D ResNet of post-activation blocks: all batch norms follow convolutions, which take them in when shipped.
 
-Filters and strides are those of `resnet1d`, whose pre-activation blocks normalise what no convolution has just
-made: those norms stay work of their own on a device, and float32 in an int8 file. Torch-free until a model is
-built.
+Filters and strides are those of `resnet1d`, whose pre-activation blocks normalise what no convolution has
+just made: such norms stay work of their own on a device, and float32 in an int8 ONNX file. Torch-free until a
+model is built.
 """
 
 from typing import TYPE_CHECKING

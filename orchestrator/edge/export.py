@@ -11,6 +11,7 @@ import numpy as np
 from kd.errors import InputError
 from kd.files import read_json, write_json, write_text
 from orchestrator.edge.latency import read_profile
+from orchestrator.edge.mcu import measure_mcu
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
 from orchestrator.space.resolve import Opened
@@ -20,7 +21,7 @@ from orchestrator.store.refits import Refits, said_of
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import told
 
-RECORDINGS = "test_recordings.npz"
+RECORDINGS, TFLITE = "test_recordings.npz", "model.int8.tflite"
 Say = Callable[[str], None]
 
 
@@ -51,13 +52,15 @@ def export_point(
     with_recordings: bool,
     with_c: bool = False,
     precision: str = "fp32",
+    mcu_python: Path | None = None,
     say: Say,
 ) -> dict[str, Any]:
     """Write the folder `out`, whole or not at all; what preprocess.json says under "test".
 
     The exported pipeline is run on the tested subjects' raw recordings first: InputError if its error isn't
     the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic. with_c: put
-    the student as C99 into its folder `c`, in `precision`, fp32 or int8.
+    the student as C99 into its folder `c`, in `precision`, fp32 or int8. mcu_python: put an int8 .tflite
+    beside the ONNX files, made with this Python (`mcu.environment`).
     """
     from kd.edge import export, onnxfile
     from kd.edge.c_header import c_header
@@ -110,6 +113,10 @@ def export_point(
             inputs = min(len(r.ppg) for r in recordings)
             windows = verification_windows(data)
             measured["c"] = _write_c(in_c, result, config, inputs, folder / "c", windows)
+        if mcu_python is not None:
+            say("writing the student as int8 .tflite, and running it")
+            made = measure_mcu(store, result, data, mcu_python, folder / TFLITE)
+            measured |= {"mcu": made, "tflite": made["int8"] | {"windows": made["held_out_windows"]}}
         write_text(folder / "README.md", card(opened, result, config, measured))
         if out.exists():
             shutil.rmtree(out)

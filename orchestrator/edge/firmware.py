@@ -44,7 +44,7 @@ def profile_targets(
     for i, id in enumerate(ids):
         result = store_of(opened.store.path, id).result(id)
         records = profile["points"][id].setdefault(RECORDS[precision], {})
-        student = student_of(opened, id, result, precision)
+        student, more = student_of(opened, id, result, precision)
         made_of = {"model_sha256": result["model_sha256"], "c_sha256": emulate.c_sha256(*student)}
         for target in targets:
             wanted = {**made_of, **tools}
@@ -52,7 +52,7 @@ def profile_targets(
                 say(f"{i + 1} of {len(ids)}: {id} already counted on {target}")
                 continue
             try:
-                records[target] = record = emulate.measure(*student, target) | made_of
+                records[target] = record = emulate.measure(*student, target) | made_of | more
             except emulate.TooLarge as why:
                 say(f"{i + 1} of {len(ids)}: {id} not counted on {target}: {why}")
                 continue
@@ -65,9 +65,12 @@ def profile_targets(
 
 
 def student_of(
-    opened: Opened, id: str, result: dict[str, Any], precision: str = "fp32"
-) -> tuple[Any, str, dict[str, Any], int]:
-    """A trained point as `kd.edge.emulate.measure` takes it: model, architecture, preprocess.json, inputs."""
+    opened: Opened, id: str, result: dict[str, Any], precision: str
+) -> tuple[tuple[Any, str, dict[str, Any], int], dict[str, Any]]:
+    """A trained point as `kd.edge.emulate.measure` takes it (model, architecture, preprocess.json, inputs).
+
+    And what a record has besides: under "test", what int8 costs.
+    """
     mine = opened.of_fold(result.get("fold"))
     channels, samples = mine.windows.test.x.shape[1:]
     shape = {"channels": channels, "samples": samples, "classes": mine.windows.classes}
@@ -75,9 +78,10 @@ def student_of(
     model = load_model(folder, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = preprocess_json(mine.data, channels)
     inputs = sensor_channels(mine) if config["channels"] == "mean" else channels
-    if precision == "int8":
-        model = int8.quantised(model, result["arch"], mine.windows)
-    return model, result["arch"], config, inputs
+    if precision == "fp32":
+        return (model, result["arch"], config, inputs), {}
+    student = int8.quantised(model, result["arch"], mine.windows)
+    return (student, result["arch"], config, inputs), {"test": int8.cost(model, student, mine.windows)}
 
 
 def sensor_channels(opened: Opened) -> int:

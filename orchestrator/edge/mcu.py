@@ -27,7 +27,8 @@ from orchestrator.store.refits import store_of
 from orchestrator.store.store import Store
 
 HELD_OUT_WINDOWS = 1000  # tflite's interpreter takes one at a time
-READY = "ready"  # written into an environment that is complete
+READY, MAKING = "ready", "making"  # files in an environment that is complete, and in one that is made here
+MODULES = ("torch", "safetensors", "litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro")
 Say = Callable[[str], None]
 
 
@@ -40,14 +41,24 @@ def default_environment() -> Path:
 def environment(folder: Path, say: Say) -> Path:
     """The Python of the environment at `folder`, made and installed into if it isn't there.
 
-    Raises InputError with what pip said when it can't be installed here; nothing is left behind then.
+    Raises InputError with what pip said when it can't be installed here, and then nothing is left behind; and
+    for a folder of somebody else's, which is never changed, if it is no environment with what is needed.
     """
     python = folder / "bin" / "python"
     if (folder / READY).exists():
         return python
     wanted = requirements()
+    if folder.exists() and not (folder / MAKING).exists() and any(folder.iterdir()):
+        if lacking := _lacking(python):
+            raise InputError(
+                f"{folder} lacks {', '.join(lacking)}: install {', '.join(wanted)} into it, or name a folder "
+                f"that does not exist yet with --mcu-env"
+            )
+        return python
     say(f"making an environment for {', '.join(wanted)} in {folder}: some 2 GB, once")
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MAKING).touch()
     try:
         _run([sys.executable, "-m", "venv", str(folder)])
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -62,10 +73,20 @@ def environment(folder: Path, say: Say) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         raise InputError(
             f"the [mcu] environment can't be installed here: {failed}\n"
-            f"profile without --mcu, or give an environment that has {', '.join(wanted)} with --mcu-env"
+            f"go on without --mcu or --tflite, or give an environment that has {', '.join(wanted)} "
+            f"with --mcu-env"
         ) from None
     (folder / READY).touch()
     return python
+
+
+def _lacking(python: Path) -> list[str]:
+    """Which of MODULES a Python has not; all of them if there is no such Python."""
+    code = f"import importlib.util as u; print(*[m for m in {MODULES!r} if u.find_spec(m) is None])"
+    try:
+        return _run([str(python), "-c", code]).split()
+    except (OSError, _Failed):
+        return list(MODULES)
 
 
 def requirements() -> list[str]:
@@ -100,8 +121,14 @@ def profile_mcu(
     return profile
 
 
-def measure_mcu(store: Store, result: dict[str, Any], data: Data, python: Path) -> dict[str, Any]:
-    """One point's record: per precision flash_bytes, arena_bytes, mae_bpm and drift_bpm against torch."""
+def measure_mcu(
+    store: Store, result: dict[str, Any], data: Data, python: Path, keep: Path | None = None
+) -> dict[str, Any]:
+    """One point's record: per precision flash_bytes, arena_bytes, mae_bpm and drift_bpm against torch.
+
+    Of int8 also "input" and "output", how both are quantised. keep: where the int8 file shall be put. Raises
+    InputError where it can't be made.
+    """
     import torch
 
     from kd.training import metrics
@@ -115,10 +142,18 @@ def measure_mcu(store: Store, result: dict[str, Any], data: Data, python: Path) 
         windows = Path(temporary) / "windows.npz"
         np.savez(windows, calibration=calibration_windows(data), held_out=held_out)
         model = store.folder(result["id"]) / MODEL
-        said = _run(
-            [str(python), "-m", "kd.edge.mcu", str(model), str(windows), temporary], {"PYTHONPATH": root}
-        )
+        try:
+            said = _run(
+                [str(python), "-m", "kd.edge.mcu", str(model), str(windows), temporary], {"PYTHONPATH": root}
+            )
+        except (OSError, _Failed) as failed:
+            raise InputError(
+                f"no .tflite of {result['id']}: {python} failed with {failed}; remove {python.parents[1]} "
+                f"to have it made again"
+            ) from None
         record: dict[str, Any] = json.loads(said.splitlines()[-1])
+        if keep is not None:
+            shutil.copyfile(Path(temporary) / "int8.tflite", keep)
         with np.load(Path(temporary) / "logits.npz") as logits:
             predicted = {
                 name: metrics.decode_expectation(torch.from_numpy(logits[name]), centres).numpy()

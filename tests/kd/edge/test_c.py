@@ -48,6 +48,7 @@ STUDENTS = [
     ("resnet1d", 4, 3, Preprocess(window_s=5.08, stride_s=0.5, normalise="none"), 3),
     ("resnet1d", 6, 8, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 2),
     ("resnet1d", 9, 2, Preprocess(window_s=0.6, order=2, channels="first"), 2),
+    ("resnet1d-post", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
     ("mlp", 1, 1, Preprocess(), 2),
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
 ]
@@ -111,6 +112,13 @@ def test_an_ordinary_students_arena_is_its_activations():
         student = ("resnet1d", depth, width, Preprocess(), 1)
         arena = 4 * network(model_of(student), "resnet1d", 1, 200).arena
         assert arena == wanted == size("resnet1d", depth, width).activation_bytes
+
+
+def test_a_post_activation_students_arena_is_two_maps_of_its_three():
+    """The second convolution adds to the block's input where it lies."""
+    student = ("resnet1d-post", 4, 8, Preprocess(), 1)
+    assert 4 * network(model_of(student), "resnet1d-post", 1, 200).arena == 2 * 4 * 8 * 200
+    assert size("resnet1d-post", 4, 8).activation_bytes == 3 * 4 * 8 * 200
 
 
 def test_it_needs_no_malloc_and_little_of_the_c_library(written, tmp_path):

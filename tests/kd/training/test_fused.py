@@ -122,7 +122,9 @@ def test_loss_gradients_and_outputs_are_those_of_float64(shape, strategy, engine
 
 
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "scratch"])
-@pytest.mark.parametrize("shape", SHAPES[1:2] + SHAPES[8:9] + SHAPES[-3:-2], ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}")
+@pytest.mark.parametrize(
+    "shape", SHAPES[1:2] + SHAPES[8:9] + SHAPES[-3:-2], ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}"
+)
 def test_windows_without_labels_weigh_what_torch_gives_them(shape, strategy, engine) -> None:
     """As above, of 70 windows the last 30 without labels."""
     arch, depth, width, channels, samples = shape

@@ -138,6 +138,21 @@ def test_a_law_is_told_in_words():
     )
 
 
+def test_somebody_elses_environment_is_used_or_refused_but_never_changed(tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "bin").mkdir(parents=True)
+    (mine / "bin" / "python").symlink_to(sys.executable)  # has no runtime for microcontrollers
+    before = sorted(mine.rglob("*"))
+    with pytest.raises(InputError, match=r"mine lacks .*litert_torch, .*tflite_micro: install .*--mcu-env"):
+        mcu.environment(mine, print)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="lacks torch, "):
+        mcu.environment(tmp_path / "notes", print)
+    assert sorted(mine.rglob("*")) == before
+    assert (tmp_path / "notes" / "thesis.tex").exists()
+
+
 def test_the_mcu_environment_is_ready_or_says_why_not(tmp_path, monkeypatch):
     wanted = mcu.requirements()
     assert any(r.startswith("litert-torch") for r in wanted)
