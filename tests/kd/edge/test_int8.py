@@ -150,7 +150,7 @@ def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, plain,
 
 @ARM
 @pytest.mark.parametrize("plain", [(), ("-DKDS_PLAIN",)], ids=["", "plain"])
-@pytest.mark.parametrize("shape", [("resnet1d", 2, 8), ("mlp", 1, 8)])
+@pytest.mark.parametrize("shape", [("resnet1d", 2, 8), ("mlp", 2, 16)])
 def test_integers_take_no_more_instructions_than_floats(shape, plain, monkeypatch):
     student = (*shape, Preprocess(), 1)
     model = model_of(student)
