@@ -19,10 +19,10 @@ from torch import nn
 
 from kd.edge.c import instructions as law
 from kd.edge.c.network import network
-from kd.edge.c.source import VECTORS, Reference, decoded, made_up_signal, write_c
+from kd.edge.c.network8 import labels8
+from kd.edge.c.source import VECTORS, decoded, rehearsed, write_c
 from kd.edge.int8.student import Student8
 from kd.errors import InputError
-from kd.shipped import stream
 
 HERE = Path(__file__).parent / "c"
 GCC, SIZE, QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
@@ -130,10 +130,7 @@ def measure(
         compile_student(folder, chosen)
         lines = run(link(folder, chosen, "count.c"), chosen)
         flash, static = _bytes(link(folder, chosen, "loop.c"))
-        layers = {}
-        if not isinstance(model, Student8):  # of an 8-bit one there is no law, and no names
-            calls = network(model, arch, *config["input"]["shape"][1:]).calls
-            layers = {"layers": _layers(folder, chosen, calls)}
+        layers = _layers(folder, chosen, _names(model, arch, config))
     classes = len(config["class_centres_bpm"])
     if config["channels"] != "mean":
         inputs = config["input"]["shape"][1]
@@ -142,7 +139,7 @@ def measure(
         "cpu": chosen.cpu,
         "precision": "int8" if isinstance(model, Student8) else "fp32",
         **instructions(lines, chosen),
-        **layers,
+        "layers": layers,
         "inputs": inputs,
         "arena_bytes": sizes["arena_bytes"],
         "static_bytes": static,
@@ -207,13 +204,20 @@ def instructions(lines: Mapping[str, Any], target: Target) -> dict[str, int]:
     }
 
 
-def _layers(folder: Path, target: Target, calls: Sequence[Any]) -> list[dict[str, Any]]:
+def _names(model: nn.Module | Student8, arch: str, config: Mapping[str, Any]) -> list[str]:
+    """The network's calls in words."""
+    if isinstance(model, Student8):
+        return labels8(model)
+    calls = network(model, arch, *config["input"]["shape"][1:]).calls
+    return [law.label(law.numbers(call)) for call in calls]
+
+
+def _layers(folder: Path, target: Target, names: Sequence[str]) -> list[dict[str, Any]]:
     """What each call of the network takes, in a build that stops between them: layer and instructions."""
     compile_student(folder, target, "-include", str(HERE / "layers.h"))
-    lines = run(link(folder, target, "layers.c", f"-DLAYERS={len(calls)}"), target)
+    lines = run(link(folder, target, "layers.c", f"-DLAYERS={len(names)}"), target)
     _check_clock(lines, target)
     found = _counted(lines, "layers", target)
-    names = (law.label(law.numbers(call)) for call in calls)
     return [{"layer": name, "instructions": int(n)} for name, n in zip(names, found, strict=True)]
 
 
@@ -250,9 +254,7 @@ def _compared(
 
     InputError beyond the tolerances.
     """
-    reference = Reference(model, config)
-    live = stream.Stream(reference, config["fs"], inputs, causal=True)  # type: ignore[arg-type]
-    list(live.push(made_up_signal(config, inputs)))
+    _, reference = rehearsed(model, config, inputs)
     wanted = np.array(reference.logits)
     logits = lines["logits"].view(np.float32).reshape(VECTORS, classes)
     rates = lines["rates"].view(np.float32).reshape(VECTORS, 2)

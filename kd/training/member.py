@@ -19,6 +19,7 @@ from kd.training.objective import learns_features
 from kd.training.pretrain import Pretraining
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
+from kd.training.schedule import Cooldown
 from kd.training.stack import Shape, Stack, Start
 from kd.training.stem import CHECKPOINT, CONTINUED, HISTORY, Stem
 from kd.training.strategies import PRETRAIN
@@ -59,6 +60,7 @@ class Member:
     None while it is there. pretraining: until it is over, for a point that is pre-trained.
     until: the epoch after which it waits, checkpointed, for somebody to make it again; None: to its end.
     stem: where the checkpoint before its cooldown is kept for longer trainings of the same point.
+    cooldown: of schedule wsd; it begins early where validation stops improving before.
     """
 
     def __init__(
@@ -70,7 +72,8 @@ class Member:
         stem: Stem | None = None,
     ) -> None:
         self.spec, self.folder, self.teacher, self.until = spec, Path(folder), teacher, until
-        self.stem = stem if spec.recipe.schedule == "wsd" else None
+        self.cooldown = Cooldown.planned(spec.recipe)
+        self.stem = stem if self.cooldown else None
         self.teacher_sha256 = teacher.sha256 if teacher else None  # also of one it only starts from
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
@@ -86,14 +89,29 @@ class Member:
     @property
     def max_epochs(self) -> int:
         """Epochs that it is trained at most."""
-        return self.spec.recipe.max_epochs
+        return self.cooldown.ends if self.cooldown else self.spec.recipe.max_epochs
 
     @property
     def over(self) -> bool:
-        """Whether every epoch is done, validation stopped improving, or it diverged."""
-        recipe = self.spec.recipe
-        stalled = bool(recipe.patience and self.epoch - self.best_epoch >= recipe.patience)
-        return self.epoch >= recipe.max_epochs or stalled or self.diverged is not None
+        """Whether every epoch is done, validation stopped improving, or it diverged.
+
+        With a cooldown, what ends when validation stops improving is what comes before it.
+        """
+        stalled = self._stalled and self.cooldown is None
+        return self.epoch >= self.max_epochs or stalled or self.diverged is not None
+
+    @property
+    def _stalled(self) -> bool:
+        patience = self.spec.recipe.patience
+        return bool(patience and self.epoch - self.best_epoch >= patience)
+
+    def _cool_down_early(self) -> None:
+        """Let the rate fall from here if validation has stopped improving before it was to.
+
+        That depends on no length: a longer training of the same point does so after the same epoch.
+        """
+        if self.cooldown and self._stalled and self.epoch < self.cooldown.begins:
+            self.cooldown = self.cooldown.early(self.spec.recipe, self.epoch)
 
     @property
     def waits(self) -> bool:
@@ -135,6 +153,7 @@ class Member:
             history.unlink(missing_ok=True)
             self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
             self.pretrained, self._pretraining_was = 0, None
+            self.cooldown = Cooldown.planned(self.spec.recipe)
             return self._fresh(shape, teacher_folder, data)
 
     def pretrain(self, shape: Shape, start: Start, x: Tensor) -> None:
@@ -162,6 +181,9 @@ class Member:
         self.epoch, self.best_epoch = int(state["epoch"]), int(state["best_epoch"])
         self.best_mae, self.train_seconds = float(state["best_mae"]), float(state["train_seconds"])
         self.checkpointed = self.pretrained + self.epoch
+        if self.cooldown and (began := state.get("cooled_early_from")) is not None:
+            self.cooldown = self.cooldown.early(self.spec.recipe, int(began))
+        self._cool_down_early()  # where a shorter training did so as planned
         write_text(history, "".join(row + "\n" for row in rows))
         return start
 
@@ -202,6 +224,7 @@ class Member:
             return error
         if val["mae_bpm"] < self.best_mae:
             self.best_mae, self.best_epoch = val["mae_bpm"], self.epoch
+        self._cool_down_early()
         return {"epoch": self.epoch, "train_loss": loss, "val_mae_bpm": val["mae_bpm"], "lr": lr}
 
     def best_state(self, stack: Stack) -> dict[str, Tensor]:
@@ -239,6 +262,8 @@ class Member:
             "moments": now.moments,
             "best_state": now.best or {},
         }
+        if self.cooldown and self.cooldown.begins < self.spec.recipe.cooldown_from:
+            state["cooled_early_from"] = self.cooldown.begins
         self._write(state)
 
     def _write(self, state: dict[str, Any]) -> None:
@@ -248,9 +273,8 @@ class Member:
     @property
     def branches(self) -> bool:
         """Whether it is where longer trainings of the same point part from it."""
-        return (
-            self.stem is not None and 0 < self.epoch == self.spec.recipe.cooldown_from and not self.diverged
-        )
+        begins = self.cooldown.begins if self.cooldown else None
+        return self.stem is not None and 0 < self.epoch == begins and not self.diverged
 
     def keep_stem(self) -> None:
         """Keep the checkpoint that was just written for those."""

@@ -29,7 +29,9 @@ class Recipe:
     weight_decay: float = 1e-2  # AdamW's default
     warmup_fraction: float = 0.1  # share of all steps
     clip_norm: float = 1.0  # student and connector together; notes: clipping only one suppresses feature KD
-    patience: int = 0  # epochs without a better validation MAE before stopping; 0 = train to the end
+    # epochs without a better validation MAE before stopping, with wsd before the cooldown begins, which is
+    # always trained to its end; 0 = train to the end
+    patience: int = 0
     label_sigma_bpm: float = 1.5  # Gaussian label smoothing; BeliefPPG (2.0 and 1.5 are both used); 0 = off
     windows_per_epoch: int = 0  # windows drawn per epoch without replacement; 0 = all training windows
     # The validation MAE that decides: over windows, as before there was a choice (a recipe without it means

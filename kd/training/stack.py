@@ -21,6 +21,7 @@ from kd.training.layout import Layout
 from kd.training.objective import Labels, Objective
 from kd.training.orders import Orders
 from kd.training.recipe import Recipe, Spec
+from kd.training.schedule import Cooldown, rates
 from kd.training.strategies import weights
 from kd.training.teacher import EVAL_BATCH, TeacherOutputs
 
@@ -72,24 +73,6 @@ def together(spec: Spec) -> tuple[object, ...]:
     )
 
 
-def warm_cosine(recipe: Recipe, steps: int, step: np.ndarray) -> np.ndarray:
-    """Learning rates of a training of so many steps: linear warm-up, then cosine to zero. From step 0."""
-    warmup = max(round(recipe.warmup_fraction * steps), 1)
-    falling = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(steps - warmup, 1)))
-    return recipe.lr * np.where(step < warmup, (step + 1) / warmup, falling)
-
-
-def trapezoid(recipe: Recipe, steps: int, step: np.ndarray) -> np.ndarray:
-    """Learning rates of the schedule wsd with so many steps an epoch: up, constant, down as 1 - sqrt. From 0.
-
-    Before the cooldown a step's rate is the same bits for every max_epochs.
-    """
-    rising = np.minimum((step + 1) / max(round(recipe.warmup_epochs * steps), 1), 1.0)
-    begins, ends = recipe.cooldown_from * steps, recipe.max_epochs * steps
-    falling = 1 - np.sqrt(np.maximum(step - begins, 0) / max(ends - begins, 1))
-    return recipe.lr * rising * falling
-
-
 class Stack:
     """M models in training. `epoch()` trains each for one; the caller keeps count of what that means.
 
@@ -97,7 +80,8 @@ class Stack:
     without labels, of which members see as many as their `unlabelled_share` says, while an epoch goes over
     those with labels. teachers: the outputs each member learns from. precision: "float32"; on CUDA also
     "tf32" or "bf16" (activations; weights, losses and the optimiser stay float32). convolution: one of
-    `layers.CONVOLUTIONS`, for several members.
+    `layers.CONVOLUTIONS`, for several members. cooldowns: of each member, as planned until the caller says
+    otherwise.
     """
 
     engine = "torch"  # what computes the epochs; another one is in `fused.py`
@@ -123,6 +107,7 @@ class Stack:
         if convolution not in CONVOLUTIONS:
             raise ValueError(f"unknown convolution {convolution!r}: use {', '.join(CONVOLUTIONS)}")
         self.specs, self.shape, self.members = list(specs), shape, len(specs)
+        self.cooldowns = [Cooldown.planned(spec.recipe) for spec in specs]
         self.x, self.device, self.dtype, self.precision = x, x.device, dtype, precision
         self.bpm = torch.cat([bpm, bpm.new_full((len(x) - len(bpm),), torch.nan)])
         windows = min(specs[0].recipe.windows_per_epoch or len(bpm), len(bpm))
@@ -290,11 +275,11 @@ class Stack:
 
     def _schedule(self, epochs: Sequence[int]) -> np.ndarray:
         """The optimiser's coefficients for each step, (steps, 3, M)."""
-        alike: dict[tuple[Recipe, int], list[int]] = {}
+        alike: dict[tuple[Recipe, Cooldown | None, int], list[int]] = {}
         for m, epoch in enumerate(epochs):
-            alike.setdefault((self.specs[m].recipe, epoch), []).append(m)
+            alike.setdefault((self.specs[m].recipe, self.cooldowns[m], epoch), []).append(m)
         table = np.empty((self.steps, 3, self.members))
-        for (_, epoch), (m, *others) in alike.items():
+        for (_, _, epoch), (m, *others) in alike.items():
             step = epoch * self.steps + np.arange(self.steps)
             column = self.optimiser.coefficients(m, step, self.lr(m, step))
             table[:, :, [m, *others]] = column[..., None]
@@ -302,10 +287,7 @@ class Stack:
 
     def lr(self, member: int, step: np.ndarray) -> np.ndarray:
         """What the recipe's schedule gives for a member's steps, counted from 0 over its whole training."""
-        recipe = self.specs[member].recipe
-        if recipe.schedule == "wsd":
-            return trapezoid(recipe, self.steps, step)
-        return warm_cosine(recipe, self.steps * recipe.max_epochs, step)
+        return rates(self.specs[member].recipe, self.steps, step, self.cooldowns[member])
 
     def _distill_ramp(self, member: int, epoch: int) -> float:
         """Counted from 1, as in the DKD authors' code: the first epoch distils too.

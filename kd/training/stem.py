@@ -36,7 +36,7 @@ class Stem:
 
         continued.json says how many seconds were trained by another point.
         """
-        known = [int(path.stem.rpartition("-")[2]) for path in self.folder.glob(f"{self.key}-*.pt")]
+        known = epochs_kept(self.folder, self.key).get(self.key, [])
         epoch = max((e for e in known if e <= most), default=0)
         history = self.folder / f"{self.key}-{epoch}.jsonl"
         if not epoch or not history.exists():
@@ -47,3 +47,12 @@ class Stem:
         source = self.folder / f"{self.key}-{epoch}.pt"
         write_atomically(point / CHECKPOINT, lambda path: shutil.copyfile(source, path))
         return epoch
+
+
+def epochs_kept(folder: Path, key: str = "*") -> dict[str, list[int]]:
+    """After which epochs there are checkpoints in a folder of stems, by key; key: of this one only."""
+    found: dict[str, list[int]] = {}
+    for path in folder.glob(f"{key}-*.pt"):
+        of, _, epoch = path.stem.rpartition("-")
+        found.setdefault(of, []).append(int(epoch))
+    return found

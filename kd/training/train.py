@@ -117,6 +117,7 @@ class Runs:
         start = time.monotonic()
         stacked = self._stacked
         training = [member for member in stacked if not member.resting]
+        self.stack.cooldowns = [member.cooldown for member in stacked]
         losses = self.stack.epoch([member.epoch for member in stacked]).tolist()
         bpm = self.stack.predict(self._val_x).cpu().numpy()
         rows: dict[Member, Row | Diverged] = {}
@@ -378,6 +379,7 @@ def figures(member: Member, shape: Shape, model: nn.Module, errors: dict[str, An
         "val_mae_bpm": member.best_mae,
         "epochs": member.epoch,
         "best_epoch": member.best_epoch,
+        **({"cooldown_from": member.cooldown.begins} if member.cooldown else {}),
         "train_seconds": round(member.train_seconds, 3),
         "device": device_name(next(model.parameters()).device),
         "model_sha256": sha256(member.folder / MODEL),

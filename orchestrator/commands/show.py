@@ -58,6 +58,8 @@ def in_words(found: dict[str, Any]) -> str:
             )
         )
         best = f", best after {r['best_epoch']}" if "best_epoch" in r else ""
+        if r.get("continued_epochs"):
+            best += f", the first {r['continued_epochs']} by a shorter training"
         lines.append(
             _line(
                 "training",

@@ -5,8 +5,6 @@ warm: torch and the data are loaded once, then pack after pack is trained. It ne
 """
 
 import ctypes
-import hashlib
-import json
 import os
 import platform
 import socket
@@ -25,11 +23,11 @@ from kd.files import is_full
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.teachers.source import source_of
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
-from kd.training.stem import Stem
 from orchestrator.run.pace import Pace
 from orchestrator.space.folds import of_fold
 from orchestrator.space.packs import Pack
-from orchestrator.space.plan import ID_DIGITS, Point
+from orchestrator.space.plan import Point
+from orchestrator.space.stems import stem_of
 from orchestrator.store.lock import SweepLock, byte_of
 from orchestrator.store.metric import by_metric
 from orchestrator.store.store import Store, own_seconds
@@ -220,7 +218,7 @@ class PackTrainer:
             convolution=how.convolution,
             engine=self.engine,
             until=[self.until.get(point.id) for point in points],
-            stems=[stem_of(point, self.store.stems) for point in points],
+            stems=[stem_of(point, self.store) for point in points],
         )
         for id, point in zip(self.stacked, self.runs.members, strict=True):
             events.append(_event("began", id, epoch=point.epoch))
@@ -453,17 +451,6 @@ def spec_of(point: Point) -> Spec:
         seed=point.seed,
         recipe=Recipe(**point.recipe),
     )
-
-
-def stem_of(point: Point, folder: Path) -> Stem | None:
-    """What a point shares with longer and shorter trainings of it; None where nothing can be shared."""
-    if point.brought or point.recipe.get("schedule") != "wsd":
-        return None
-    recipe = {key: value for key, value in point.recipe.items() if key != "max_epochs"}
-    same = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "teacher", "seed")
-    identity = [RECIPE_VERSION, point.data_fingerprint, recipe, *(point.fields[key] for key in same)]
-    text = json.dumps(identity, sort_keys=True)
-    return Stem(folder, hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS])
 
 
 def describe(error: BaseException, epoch: int | None = None) -> dict[str, Any]:

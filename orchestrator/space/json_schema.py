@@ -68,7 +68,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "RecipeModel.schedule": "Of the learning rate: cosine, or wsd (up, constant, down), which can go on.",
     "RecipeModel.warmup_epochs": "Under wsd: epochs over which the learning rate grows.",
     "RecipeModel.cooldown_fraction": "Under wsd: share of the epochs, the last ones, over which it falls.",
-    "RecipeModel.patience": "Epochs without a better validation error before training stops; 0: never.",
+    "RecipeModel.patience": "Epochs without a better validation error before training stops or, with wsd, "
+    "the cooldown begins; 0: never.",
     "RecipeModel.label_sigma_bpm": "Gaussian smoothing of labels in BPM; 0: off.",
     "RecipeModel.windows_per_epoch": "Windows drawn in an epoch, without replacement; 0: all.",
     "RecipeModel.teachers": "What differs for teachers.",

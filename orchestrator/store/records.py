@@ -69,6 +69,7 @@ RESULT = {
     "total_seconds?": NOT_NEGATIVE,
     "alone_seconds?": NOT_NEGATIVE,
     "teacher_seconds?": NOT_NEGATIVE,
+    "cooldown_from?": COUNT,
     "continued_epochs?": WHOLE,
     "continued_seconds?": NOT_NEGATIVE,
     "recipe?": OBJECT,

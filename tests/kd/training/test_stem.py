@@ -10,7 +10,7 @@ import pytest
 from kd.errors import InputError
 from kd.signals.prepare import Data
 from kd.training.recipe import Recipe, Spec
-from kd.training.stack import trapezoid
+from kd.training.schedule import Cooldown, rates
 from kd.training.stem import Stem
 from kd.training.train import Runs
 
@@ -37,25 +37,26 @@ def teacher(small_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_rate_rises_stays_and_falls_as_one_minus_sqrt() -> None:
     recipe, steps = Recipe(max_epochs=10, lr=2.0, schedule="wsd", warmup_epochs=0.5), 8
-    rates = trapezoid(recipe, steps, np.arange(10 * steps))
-    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
-    assert set(rates[4 : 8 * steps]) == {2.0}
+    found = rates(recipe, steps, np.arange(10 * steps), Cooldown.planned(recipe))
+    assert found[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert set(found[4 : 8 * steps]) == {2.0}
     into = np.arange(2 * steps) / (2 * steps)
-    assert rates[8 * steps :] == pytest.approx(2.0 * (1 - np.sqrt(into)))
-    assert rates[-1] > 0
+    assert found[8 * steps :] == pytest.approx(2.0 * (1 - np.sqrt(into)))
+    assert found[-1] > 0
 
 
 @pytest.mark.parametrize("longer", [6, 7, 30, 300])
 def test_before_the_cooldown_no_rate_depends_on_the_length(longer: int) -> None:
     few = RECIPE.cooldown_from * 11
-    one, other = (trapezoid(of(n).recipe, 11, np.arange(few)) for n in (5, longer))
+    recipes = (of(n).recipe for n in (5, longer))
+    one, other = (rates(r, 11, np.arange(few), Cooldown.planned(r)) for r in recipes)
     assert one.tobytes() == other.tobytes()
 
 
 def test_without_a_cooldown_it_stays() -> None:
     recipe = dataclasses.replace(RECIPE, cooldown_fraction=0.0)
     assert recipe.cooldown_from == 5
-    assert trapezoid(recipe, 4, np.arange(20))[-1] == recipe.lr
+    assert rates(recipe, 4, np.arange(20), Cooldown.planned(recipe))[-1] == recipe.lr
 
 
 @pytest.mark.parametrize("strategy", ["scratch", "dkd"])

@@ -227,6 +227,12 @@ def test_a_recipe_of_before_there_was_a_choice_of_schedules_is_the_same() -> Non
         ("{schedule: wsd, warmup_fraction: 0.1}", "warmup_fraction is of the schedule cosine"),
         ("{schedule: wsd, cooldown_fraction: 1.5}", "a share from 0 to 1"),
         ("{schedule: linear}", "'cosine' or 'wsd'"),
+        (
+            "{schedule: wsd, max_epochs: 3, warmup_epochs: 2.5}",
+            "begins after 2 of max_epochs 3: low",
+        ),
+        ("{schedule: wsd}\nstrategies: {dkd: {warmup_fraction: [0, 0.5]}}", r"s.yaml:3: .* 0.5 is of the"),
+        ("{students: {schedule: wsd}}\nstrategies: {dkd: [{}, {warmup_fraction: 1}]}", "0 for no ramp"),
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_refused(tmp_path: Path, training: str, says: str) -> None:
@@ -234,3 +240,10 @@ def test_a_schedule_that_makes_no_sense_is_refused(tmp_path: Path, training: str
     file.write_text(f"students: {{arch: mlp, depth: 1, width: 4}}\ntraining: {training}\n")
     with pytest.raises(InputError, match=says):
         load_space(file)
+
+
+def test_without_a_ramp_or_with_the_usual_one_dkd_is_trained_by_wsd_too(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    dkd = "strategies: {dkd: {warmup_fraction: [0, 0.08333333333333333]}}"
+    file.write_text(f"students: {{arch: mlp, depth: 1, width: 4}}\ntraining: {{schedule: wsd}}\n{dkd}\n")
+    assert load_space(file).recipe("student")["schedule"] == "wsd"
