@@ -108,7 +108,6 @@ def calibrate(target: str) -> dict[str, Any]:
         print(f"{target}: {of[0]} {of[1]}x{of[2]}", file=sys.stderr, flush=True)
         equations += counted(of, target, CLASSES[i % len(CLASSES)])
     costs = costs_of(equations)
-    off = [abs(law.priced(terms, costs) - value) / value for _, terms, value in equations]
     chosen = emulate.TARGETS[target]
     return {
         "cpu": chosen.cpu,
@@ -116,7 +115,6 @@ def calibrate(target: str) -> dict[str, Any]:
         "costs": costs,
         "students": len(STUDENTS),
         "equations": len(equations),
-        "worst_layer_off": round(max(off), 4),
         "flags": " ".join((*emulate.FLAGS, chosen.build)),
         **emulate.versions(),
     }
