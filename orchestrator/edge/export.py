@@ -97,7 +97,7 @@ def export_point(
         export.same_as_sweep(test, _expected(model, result, data), len(data.test))
         if "estimate" in result:
             test["about"] = f"The model was trained on these people: {said_of(result)}."
-        in_c = model
+        in_c: Any = model
         if with_c and precision == "int8":
             say("quantising the student for C")
             in_c = int8.quantised(model, result["arch"], data)

@@ -35,7 +35,7 @@ def profile_targets(
     Of int8 they lie under "targets_int8", of float32 under "targets".
 
     Only of points that `profile_points` measured before. What the same compiler and emulator counted of the
-    same model is kept, unless `again`. Raises InputError where they are missing. A student
+    same model's C is kept, unless `again`. Raises InputError where they are missing. A student
     that the emulated board has no room for is said and left out.
     """
     emulate.require_tools()
@@ -44,13 +44,15 @@ def profile_targets(
     for i, id in enumerate(ids):
         result = store_of(opened.store.path, id).result(id)
         records = profile["points"][id].setdefault(RECORDS[precision], {})
+        student, more = student_of(opened, id, result, precision)
+        made_of = {"model_sha256": result["model_sha256"], "c_sha256": emulate.c_sha256(*student)}
         for target in targets:
-            wanted = {"model_sha256": result["model_sha256"], **tools}
+            wanted = {**made_of, **tools}
             if wanted.items() <= records.get(target, {}).items() and not again:
                 say(f"{i + 1} of {len(ids)}: {id} already counted on {target}")
                 continue
             try:
-                records[target] = record = measure_target(opened, id, result, target, precision)
+                records[target] = record = emulate.measure(*student, target) | made_of | more
             except emulate.TooLarge as why:
                 say(f"{i + 1} of {len(ids)}: {id} not counted on {target}: {why}")
                 continue
@@ -62,10 +64,13 @@ def profile_targets(
     return profile
 
 
-def measure_target(
-    opened: Opened, id: str, result: dict[str, Any], target: str, precision: str = "fp32"
-) -> dict[str, Any]:
-    """One point's record on one target: `kd.edge.emulate.measure`, of which model it is, and int8's cost."""
+def student_of(
+    opened: Opened, id: str, result: dict[str, Any], precision: str
+) -> tuple[tuple[Any, str, dict[str, Any], int], dict[str, Any]]:
+    """A trained point as `kd.edge.emulate.measure` takes it (model, architecture, preprocess.json, inputs).
+
+    And what a record has besides: under "test", what int8 costs.
+    """
     mine = opened.of_fold(result.get("fold"))
     channels, samples = mine.windows.test.x.shape[1:]
     shape = {"channels": channels, "samples": samples, "classes": mine.windows.classes}
@@ -73,12 +78,10 @@ def measure_target(
     model = load_model(folder, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = preprocess_json(mine.data, channels)
     inputs = sensor_channels(mine) if config["channels"] == "mean" else channels
-    of_model = {"model_sha256": result["model_sha256"]}
     if precision == "fp32":
-        return emulate.measure(model, result["arch"], config, inputs, target) | of_model
+        return (model, result["arch"], config, inputs), {}
     student = int8.quantised(model, result["arch"], mine.windows)
-    record = emulate.measure(student, result["arch"], config, inputs, target)
-    return record | of_model | {"test": int8.cost(model, student, mine.windows)}
+    return (student, result["arch"], config, inputs), {"test": int8.cost(model, student, mine.windows)}
 
 
 def sensor_channels(opened: Opened) -> int:

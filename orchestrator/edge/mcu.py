@@ -21,7 +21,7 @@ import numpy as np
 from kd.errors import InputError
 from kd.signals.prepare import Data
 from orchestrator.edge.latency import read_profile
-from orchestrator.edge.profile import calibration_windows, drift, write_profile
+from orchestrator.edge.profile import calibration_windows, describe, drift, write_profile
 from orchestrator.space.folds import windows_of
 from orchestrator.store.refits import store_of
 from orchestrator.store.store import Store
@@ -102,21 +102,19 @@ def requirements() -> list[str]:
 def profile_mcu(
     store: Store, ids: Iterable[str], data: Data | Mapping[int, Data], folder: Path, say: Say
 ) -> dict[str, Any]:
-    """Record .tflite bytes, tensor arena and int8 error of points into profile.json, and return it.
-
-    Only of points that `profile_points` measured before.
-    """
+    """Record .tflite bytes, tensor arena and int8 error of points into profile.json, and return it."""
     python = environment(folder, say)
     profile = read_profile(store.path)
     ids = list(ids)
     for i, id in enumerate(ids):
         own = store_of(store.path, id)
         result = own.result(id)
-        point = profile["points"][id]
+        mine = windows_of(data, result.get("fold"))
+        point = profile["points"].setdefault(id, describe(result, mine))  # may be none that was timed
         if point.get("mcu", {}).get("model_sha256") == result["model_sha256"]:
             say(f"{i + 1} of {len(ids)}: {id} has its arena recorded")
             continue
-        point["mcu"] = record = measure_mcu(own, result, windows_of(data, result.get("fold")), python)
+        point["mcu"] = record = measure_mcu(own, result, mine, python)
         arenas = ", ".join(f"{name} {record[name]['arena_bytes']:,}" for name in ("fp32", "int8"))
         say(f"{i + 1} of {len(ids)}: {id} arena bytes {arenas}")
         write_profile(store, profile)

@@ -14,8 +14,6 @@ The file is one of `kd.datasets.recordings_npz`. Options as of unlabelled.py; ta
 
 import statistics
 import sys
-import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from orchestrator.space.resolve import Opened
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from unlabelled import FOLDS, RECIPE, Options, Result, options_of, parser_of, teachers_of, trained
+from unlabelled import FOLDS, RECIPE, Options, Result, cpu_of, options_of, parser_of, teachers_of, trained
 
 PORTS = Path(__file__).resolve().parents[2] / "docs" / "teachers" / "ports.py"
 STRATEGIES: dict[str, Any] = {"hard": None, "soft": None, "dkd": {"beta": 2}}
@@ -63,7 +61,8 @@ def _print_ways(options: Options) -> None:
     """Students of a teacher trained here, and of the same brought in several ways, in one fold."""
     fold, training = options.folds[0], RECIPE | {"max_epochs": options.epochs}
     grid = {"arch": "resnet1d", "depth": options.teacher[0], "width": options.teacher[1]}
-    here = trained(options, "here", _data(options, [fold]), grid, STRATEGIES, training, seeds=[0, 1])
+    data, how = _data(options, [fold]), {"strategies": STRATEGIES, "training": training}
+    here = trained(options, "here", data, [grid], **how, seeds=[0, 1])
     (teacher,) = teachers_of(here)
     said = np.load(here.store.folder(teacher["id"]) / "logits.npy")
     x = torch.from_numpy(np.array(here.of_fold(fold).windows.test.x))
@@ -71,11 +70,11 @@ def _print_ways(options: Options) -> None:
     print(f"\nA ResNet {options.teacher[0]}x{options.teacher[1]}, brought. Largest difference of logits:\n")
     print(f"| way | teacher | students, median | most | within {GOAL:g} | MAE of a student, most, BPM |")
     print("|---|---|---|---|---|---|")
-    brought_s = {}
     for way, (name, brought) in _ways(options, here, fold, said).items():
-        there = trained(options, name, _data(options, [fold]), brought, STRATEGIES, training)
+        there = trained(options, name, data, [brought], **how)
         (other,) = teachers_of(there)
-        brought_s[way] = other["train_seconds"]
+        if name == "file":
+            brought_s = cpu_of(there)["teacher"]
         off = np.abs(np.load(there.store.folder(other["id"]) / "logits.npy") - said).max()
         gaps, errors = [], []
         for result in _students(there):
@@ -90,10 +89,10 @@ def _print_ways(options: Options) -> None:
         print(f"| {way} | {' | '.join(cells)} | {within} | {max(errors):.1e} |", flush=True)
     seeds = [abs(mine[_key(r)]["mae_bpm"] - r["mae_bpm"]) for r in _students(here) if r["seed"] == 1]
     print(f"\nAnother seed changes the MAE of a student by {statistics.median(seeds):.2f} BPM, median.")
-    rest = sum(r["train_seconds"] for r in _students(here))
+    took = cpu_of(here)
     print(
-        f"Seconds: trained here {teacher['train_seconds']:.0f}, as an ONNX file "
-        f"{brought_s['ONNX file']:.0f}; {len(_students(here))} students {rest:.0f}."
+        f"CPU seconds: the teacher trained here {took['teacher']:.1f}, as an ONNX file {brought_s:.1f}; "
+        f"{len(_students(here))} students {took['student']:.1f}."
     )
 
 
@@ -149,22 +148,16 @@ def _print_encoder(options: Options) -> None:
     """What a port of the size of a foundation model takes."""
     entry = {"name": "encoder", "port": f"{PORTS}:{options.encoder}", "input": {"band_hz": [0.5, 12]}}
     data, training = _data(options, options.folds), RECIPE | {"max_epochs": options.epochs}
-    started = time.monotonic()
-    space = trained(
-        options, "encoder", data, {**entry, "output": "embedding"}, STRATEGIES | {"feature": None}, training
-    )
-    wall = time.monotonic() - started
-    seconds = Counter[str]()
-    for result in space.store.results():
-        seconds[result["role"]] += result["train_seconds"]
+    teachers, strategies = [{**entry, "output": "embedding"}], STRATEGIES | {"feature": None}
+    space = trained(options, "encoder", data, teachers, strategies=strategies, training=training)
     teacher, *_ = teachers_of(space)
     windows = sum(len(getattr(space.windows, side)) for side in ("train", "val", "test"))
-    taught, students = seconds["teacher"], seconds["student"]
+    took = cpu_of(space)
+    taught, students = took["teacher"], took["student"]
     print(f"\n{options.encoder}: {teacher['params']:,} parameters, {teacher['macs'] or 0:,} MACs a window.")
     print(
-        f"Teachers of {len(options.folds)} folds: {taught:.0f} s for one pass over {windows:,} windows "
-        f"({1e3 * taught / windows:.1f} ms each, probes included); {len(_students(space))} students "
-        f"{students:.0f} s; the command {wall:.0f} s. Teachers' share: {taught / (taught + students):.1%}."
+        f"CPU seconds: teachers of {len(options.folds)} folds {taught:.1f}, for one pass over {windows:,} "
+        f"windows and a probe each; {len(_students(space))} students {students:.1f}."
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import solve_triangular
 
+from orchestrator.answers.economy.belief import LIKELY
 from orchestrator.laws.forms import Array
 
 POWERS = (0.1, 0.25, 0.5, 1.0)  # exponents of a column's saturating powers
@@ -124,7 +125,7 @@ def likely(parts: dict[str, Array], y: Array, start: dict[str, float]) -> dict[s
     def score(s: dict[str, float]) -> float:
         root = np.linalg.cholesky(covariance(parts, s) + s["noise"] ** 2 * np.eye(len(y)))
         white = solve_triangular(root, y, lower=True)
-        prior = sum(np.log(s[name] / START[name]) ** 2 for name in SCALES) / 4
+        prior = sum(np.log(s[name] / START[name]) ** 2 for name in SCALES) / LIKELY**2
         return float(-0.5 * (white**2).sum() - y.shape[1] * np.log(np.diag(root)).sum() - 0.5 * prior)
 
     scales, best = dict(start), score(start)

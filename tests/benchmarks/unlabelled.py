@@ -6,11 +6,13 @@ The file is one of `kd.datasets.recordings_npz`; students are of the sets --wris
 
 - labels: the labels of three quarters of the training subjects are thrown away. Their recordings are gone, or
   kept as data.unlabelled.
+- mean: three teachers that had the labels of the same quarter teach as one.
 - finger: the sets --finger as data.unlabelled, besides all labels: a sensor elsewhere.
 - pretrain: the teacher pre-trained by contrast or not, with a quarter and with all of the labels.
 
-All arms take equally many steps. Sweeps are trained one point after another in this process, as a worker
-does, into --out; what is done there is not done again. Tables in Markdown on stdout.
+All arms take equally many steps; labelled training recordings are also played faster and slower. Sweeps are
+trained one point after another in this process, as a worker does, into --out; what is done there is not done
+again. Tables in Markdown on stdout.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import math
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ import numpy as np
 import yaml
 
 from kd.edge.export import write_recordings
+from kd.files import read_json, write_json
 from kd.recordings import Recording
 from kd.signals.prepare import DataConfig, load_recordings, prepare
 from kd.signals.splits import Split
@@ -40,7 +44,8 @@ from orchestrator.space.packs import Pack
 from orchestrator.space.plan import Point
 from orchestrator.space.resolve import Opened, open_space
 
-PARTS = ("labels", "finger", "pretrain")
+CPU = "cpu.json"  # of a sweep: CPU seconds by point
+PARTS = ("labels", "mean", "finger", "pretrain")
 FOLDS = 5  # of which --folds are trained
 KEPT = 0.25  # of the training subjects: those whose labels are not thrown away
 # of search_spaces/wrist.yaml
@@ -49,6 +54,7 @@ RECIPE = {"batch_size": 32, "lr": 5.0e-3, "teachers": {"batch_size": 64, "lr": 3
 FULL_FEW, LOST_FEW = "all labels, scratch", "a quarter of the labels, scratch"
 FULL, LOST = "all labels, soft", "a quarter of the labels, soft"
 KEPT_ON, FINGER = "a quarter, the rest unlabelled, soft", "all labels, finger unlabelled, soft"
+MEAN = "a quarter, the rest unlabelled, mean of three teachers, soft"
 FULL_PRE = "all labels, pre-trained teacher, soft"
 KEPT_PRE = "a quarter, the rest unlabelled, pre-trained teacher, soft"
 COMPARED = (
@@ -56,6 +62,7 @@ COMPARED = (
     (LOST, FULL),
     (KEPT_ON, LOST),
     (KEPT_ON, LOST_FEW),
+    (MEAN, KEPT_ON),
     (FINGER, FULL),
     (FULL_PRE, FULL),
     (KEPT_PRE, KEPT_ON),
@@ -77,6 +84,7 @@ class Options:
     parts: Sequence[str] = PARTS
     finger: Sequence[str] = ()
     pretrain: int = 1
+    copies: int = 0
     encoder: str | None = None
 
 
@@ -84,14 +92,15 @@ class Options:
 class Fold:
     """One fold of the wrist recordings, as data of a space: with all labels, a quarter, and with the others.
 
-    times: how many times as many windows there are to train on with all labels.
+    windows: that an epoch goes over, in all arms; epochs: how many of them.
     """
 
     number: int
     full: Mapping[str, Any]
     quarter: Mapping[str, Any]
     thrown: Mapping[str, Any]
-    times: float
+    windows: int
+    epochs: int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, teacher="6x16")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["labels"])
     parser.add_argument("--finger", nargs="+", default=["BIDMC"])
-    parser.add_argument("--pretrain", type=int, default=10, help="epochs over all training windows")
+    parser.add_argument("--pretrain", type=int, default=10, help="epochs, before the others")
+    parser.add_argument("--copies", type=int, default=3, help="of labelled training recordings")
     with options_of(parser, arguments) as options:
         recordings = load_recordings(config_of(options, options.wrist))
         arms: dict[str, list[Result]] = {}
@@ -168,51 +178,51 @@ def _print(options: Options, arms: Mapping[str, Sequence[Result]]) -> None:
             print(
                 f"- {one}, less {other}: {difference:+.2f} +- {error:.2f} BPM ({len(errors[one])} subjects)"
             )
-    if all(errors.get(arm) for arm in (FULL, LOST, KEPT_ON)):
-        lost = mean_of(errors[LOST]) - mean_of(errors[FULL])
-        back = mean_of(errors[LOST]) - mean_of(errors[KEPT_ON])
-        print(f"- of {lost:.2f} BPM lost with the labels, {back:.2f} came back: {100 * back / lost:.0f} %")
+    for arm in (KEPT_ON, MEAN, KEPT_PRE):
+        if all(errors.get(one) for one in (FULL, LOST, arm)):
+            lost = mean_of(errors[LOST]) - mean_of(errors[FULL])
+            back = mean_of(errors[LOST]) - mean_of(errors[arm])
+            print(f"- {arm}: of {lost:.2f} BPM lost, {back:.2f} came back: {100 * back / lost:.0f} %")
 
 
 def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
     """What each arm's sweep of a fold gave."""
     both = {"scratch": None, "soft": None}
-    grid = {"arch": "resnet1d", "depth": options.teacher[0], "width": options.teacher[1]}
-    few = max(1, round(options.epochs * fold.times))
-    contrast = {"pretrain": {"method": "contrastive", "epochs": options.pretrain}}
-
-    def run(
-        name: str, data: Mapping[str, Any], teacher: Any, strategies: Any, epochs: int, taught: int
-    ) -> Any:
-        training = RECIPE | {"max_epochs": epochs}
-        training["teachers"] = {**RECIPE["teachers"], "max_epochs": taught}
-        return trained(options, f"{name}-{fold.number}", data, teacher, strategies, training)
-
-    full, quarter, thrown = fold.full, fold.quarter, fold.thrown
     share = {"soft": {"unlabelled_share": 1 - KEPT}}  # as many of a batch as there are of all
+    grid = {"arch": "resnet1d", "depth": options.teacher[0], "width": options.teacher[1]}
+    contrast = {**grid, "pretrain": {"method": "contrastive", "epochs": options.pretrain}}
+    full, quarter, thrown = fold.full, fold.quarter, fold.thrown
 
-    a = run("full", full, grid, both, options.epochs, options.epochs)
+    def run(name: str, data: Mapping[str, Any], *entries: Any, labelled: float = 1.0, **more: Any) -> Opened:
+        """labelled: the share of a student's batch; an epoch goes over as many labelled windows."""
+        training = RECIPE | {"max_epochs": fold.epochs, "windows_per_epoch": round(labelled * fold.windows)}
+        training["teachers"] = {**RECIPE["teachers"], "windows_per_epoch": fold.windows}
+        return trained(options, f"{name}-{fold.number}", data, entries, training=training, **more)
+
+    a = run("full", full, grid, strategies=both)
     yield FULL_FEW, _of(a, "scratch")
     yield FULL, _of(a, "soft") + teachers_of(a)
-    if "labels" in options.parts or "pretrain" in options.parts:
-        b = run("quarter", quarter, grid, both, few, few)
+    if set(options.parts) != {"finger"}:
+        b = run("quarter", quarter, grid, strategies=both)
         yield LOST_FEW, _of(b, "scratch")
         yield LOST, _of(b, "soft") + teachers_of(b)
-        c = run("thrown", thrown, _bring(b), share, max(1, round(few * KEPT)), few)
+        c = run("thrown", thrown, *_bring(b), strategies=share, labelled=KEPT)
         yield KEPT_ON, _of(c, "soft") + teachers_of(c)
+    if "mean" in options.parts:
+        more = run("quarter-more", quarter, {**grid, "seeds": [1, 2]}, strategies=None)
+        three = [*_bring(b), *_bring(more)]
+        mean = {"name": "mean", "mean": [one["name"] for one in three]}
+        g = run("thrown-mean", thrown, *three, mean, strategies=share, labelled=KEPT, learn_from="mean")
+        yield MEAN, _of(g, "soft") + [r for r in teachers_of(g) if r["brought"]["name"] == "mean"]
     if "finger" in options.parts:
-        source = {
-            "source": "auto",
-            "path": str(options.data),
-            "options": {"datasets": sorted(options.finger)},
-        }
-        data, half = {**full, "unlabelled": source}, {"soft": {"unlabelled_share": 0.5}}
-        d = run("finger", data, _bring(a), half, max(1, options.epochs // 2), options.epochs)
+        source = {"source": "auto", "path": str(options.data), "options": {"datasets": list(options.finger)}}
+        half = {"soft": {"unlabelled_share": 0.5}}
+        d = run("finger", {**full, "unlabelled": source}, *_bring(a), strategies=half, labelled=0.5)
         yield FINGER, _of(d, "soft") + teachers_of(d)
     if "pretrain" in options.parts:
-        e = run("full-pretrained", full, {**grid, **contrast}, {"soft": None}, options.epochs, options.epochs)
+        e = run("full-pretrained", full, contrast, strategies={"soft": None})
         yield FULL_PRE, _of(e, "soft") + teachers_of(e)
-        f = run("thrown-pretrained", thrown, {**grid, **contrast}, share, max(1, round(few * KEPT)), few)
+        f = run("thrown-pretrained", thrown, contrast, strategies=share, labelled=KEPT)
         yield KEPT_PRE, _of(f, "soft") + teachers_of(f)
 
 
@@ -235,24 +245,29 @@ def _fold(options: Options, recordings: Sequence[Recording], number: int) -> Fol
     for file, whose in zip(files, (set(known), set(known) - thrown, thrown), strict=True):
         if not file.exists():
             write_recordings(file, [r for r in recordings if subject_label(r) in whose], {})
-    windows = Counter(data.train.subject.tolist())
-    times = sum(windows.values()) / sum(windows[subject] for subject in kept)
+    counts = Counter(data.train.subject.tolist())
+    everything, few = sum(counts.values()), sum(counts[subject] for subject in kept)
+    windows = min(everything, few * (1 + options.copies))
     full, quarter, rest = map(str, files)
-    split = {"scheme": "fixed", **sides}
-    labelled = {"path": quarter, "split": {**split, "train": sorted(kept)}}
+    split, augment = {"scheme": "fixed", **sides}, {"copies": options.copies}
+    labelled = {"path": quarter, "split": {**split, "train": sorted(kept)}, "augment": augment}
     return Fold(
         number,
-        {"path": full, "split": split},
+        {"path": full, "split": split, "augment": augment},
         labelled,
         {**labelled, "unlabelled": {"path": rest}},
-        times,
+        windows,
+        max(1, round(options.epochs * everything / windows)),
     )
 
 
-def _bring(space: Opened) -> dict[str, Any]:
-    """The teacher of a sweep, for another."""
-    (teacher,) = teachers_of(space)
-    return {"name": "earlier", "sweep": str(space.store.path), "point": teacher["id"]}
+def _bring(space: Opened) -> list[dict[str, Any]]:
+    """The teachers of a sweep, for another."""
+    sweep = str(space.store.path)
+    return [
+        {"name": f"{space.store.path.name}-{r['seed']}", "sweep": sweep, "point": r["id"]}
+        for r in sorted(teachers_of(space), key=lambda r: int(r["seed"]))
+    ]
 
 
 def _of(space: Opened, strategy: str) -> list[Result]:
@@ -296,20 +311,25 @@ def trained(
     options: Options,
     name: str,
     data: Mapping[str, Any],
-    teacher: Mapping[str, Any],
-    strategies: Mapping[str, Any],
+    teachers: Sequence[Mapping[str, Any]],
+    *,
+    strategies: Mapping[str, Any] | None,
     training: Mapping[str, Any],
     seeds: Sequence[int] = (0,),
+    learn_from: str | None = None,
 ) -> Opened:
-    """A sweep of one teacher and --students, trained in this process, teachers first."""
-    students = [{"arch": "resnet1d", "depth": d, "width": w} for d, w in options.students]
+    """A sweep of some teachers and --students, trained in this process, teachers first.
+
+    strategies: of students, None for a sweep without any. learn_from: their teacher, if not all.
+    """
+    taught = {"teachers": learn_from} if learn_from else {}
+    grid = [{"arch": "resnet1d", "depth": d, "width": w, **taught} for d, w in options.students]
     said = {
         "name": name,
         "data": dict(data),
         "metric": "by-subject",
-        "teachers": [dict(teacher)],
-        "students": students,
-        "strategies": dict(strategies),
+        "teachers": [dict(teacher) for teacher in teachers],
+        **({"students": grid, "strategies": dict(strategies)} if strategies else {}),
         "seeds": list(seeds),
         "training": dict(training),
     }
@@ -322,18 +342,31 @@ def trained(
         str(folder), str(folder), str(space.cache_dir), space.data, 1, False, 0.0, 1e9, None, "fused"
     )
     with contextlib.redirect_stdout(sys.stderr):  # a worker's log
-        _train(PackTrainer(setup), plan.points, name)
+        _train(PackTrainer(setup), plan.points, name, folder / CPU)
     return space
 
 
-def _train(trainer: PackTrainer, points: Sequence[Point], name: str) -> None:
+def cpu_of(space: Opened) -> Counter[str]:
+    """CPU seconds of the points that were trained here, by role: other load doesn't count."""
+    known = read_json(space.store.path / CPU)
+    total = Counter[str]()
+    for result in space.store.results():
+        total[result["role"]] += known[result["id"]]
+    return total
+
+
+def _train(trainer: PackTrainer, points: Sequence[Point], name: str, cpu: Path) -> None:
     served = Counter(p.teacher for p in points if p.teacher)
+    known: dict[str, float] = read_json(cpu) if cpu.exists() else {}
     for point in points:
+        start = time.process_time()
         trainer.take(Pack.of([point], served))
         while trainer.ids:
             for event in trainer.advance(1e9)["events"]:
                 if event["kind"] == "failed":
                     raise RuntimeError(f"{name}: {point.name} failed: {event['error']['message']}")
+        known[point.id] = known.get(point.id, 0.0) + time.process_time() - start
+        write_json(cpu, known)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class Program:
         channels = np.stack([to.multiplier, to.offset], 1)
         table = self.constant("channel", f"c_{name}", channels, 2)
         keep = "NONE" if to.keep is None else self.constant("int32_t", f"k_{name}", to.keep)
-        self.constants.append(("rescale", f"r_{name}", f"{table}, {keep}, {to.shift}"))
-        self.constant_bytes += 12
+        self.constants.append(("rescale", f"r_{name}", f"{table}, {keep}, {to.left}, {to.shift}"))
+        self.constant_bytes += 16
         return f"&r_{name}"
 
     def live(self, *sizes: int) -> None:
@@ -67,29 +67,33 @@ class Program:
         kind, place = argument
         offset = place.offset(self.arena)
         if kind == "kept":
-            return f"(int8_t *)arena.maps + {offset}"
+            return f"(kept_t *)arena.maps + {offset}"
         return f"arena.maps + {offset}" if kind == "map" else f"arena.{kind} + {offset // 4}"
+
+
+def labels8(student: Student8) -> list[str]:
+    """The program's calls in words."""
+    return [_label(*call) for call in _walked(student)[0].calls]
+
+
+def _label(function: str, given: tuple[Any, ...]) -> str:
+    if function == "convolve":
+        _, length, _, cin, cout, taps, stride, *_ = given
+        return f"convolution {cin} to {cout}, {taps} tap{'s' * (taps > 1)}, length {length}, stride {stride}"
+    if function == "average":
+        return f"mean over time, {given[2]} by {given[1]}"
+    return f"linear {given[1]} to {given[2]}"
 
 
 def program8(student: Student8) -> dict[str, Any]:
     """What student.c.j2 asks of an 8-bit student, and arena_bytes and constant_bytes."""
-    program = Program()
-    window, x = _resnet1d(program, student) if student.stem is not None else _mlp(program, student)
+    program, window, logits = _walked(student)
     border = student.stem.weights.shape[1] // 2 if student.stem is not None else 0
-    classes = student.classes
-    logits = Place(not x.top, 4 * len(classes.bias))
-    weights = program.constant("int8_t", "w_fc", classes.weights)
-    bias = program.constant("int32_t", "t_fc", classes.bias)
-    scale = program.constant("float", "s_fc", classes.scale)
-    outputs, inputs = classes.weights.shape
-    features = ("words" if student.stem is not None else "map", x)
-    program.call("classify", features, inputs, outputs, weights, bias, scale, ("reals", logits))
-    program.live(x.size, logits.size)
     w = student.window
     return {
         "int8": True,
         "resnet": student.stem is not None,
-        "residual": any(b.second.to_map and b.second.to_map.keep is not None for b in student.blocks),
+        "post": student.post,
         "channels_last": student.stem is not None,
         "constants": program.constants,
         "statements": program.statements(),
@@ -106,6 +110,23 @@ def program8(student: Student8) -> dict[str, Any]:
     }
 
 
+def _walked(student: Student8) -> tuple[Program, Place, Place]:
+    """The program, and the places of the window, borders included, and of the logits."""
+    program = Program()
+    walk = _mlp if student.stem is None else _resnet1d_post if student.post else _resnet1d
+    window, x = walk(program, student)
+    classes = student.classes
+    logits = Place(not x.top, 4 * len(classes.bias))
+    weights = program.constant("int8_t", "w_fc", classes.weights)
+    bias = program.constant("int32_t", "t_fc", classes.bias)
+    scale = program.constant("float", "s_fc", classes.scale)
+    outputs, inputs = classes.weights.shape
+    features = ("words" if student.stem is not None else "map", x)
+    program.call("classify", features, inputs, outputs, weights, bias, scale, ("reals", logits))
+    program.live(x.size, logits.size)
+    return program, window, logits
+
+
 def _float(value: float) -> str:
     text = f"{value:.9g}"
     return (text if any(c in text for c in ".e") else text + ".0") + "f"
@@ -115,7 +136,6 @@ def _resnet1d(program: Program, student: Student8) -> tuple[Place, Place]:
     """Places of the window, borders included, and of the features."""
     stem, length = student.stem, student.samples
     assert stem is not None
-    assert student.average is not None
     width, kernel, cin = stem.weights.shape
     pre = Place(False, width * length)
     kept = Place(True, width * length) if stem.to_kept else None
@@ -139,26 +159,62 @@ def _resnet1d(program: Program, student: Student8) -> tuple[Place, Place]:
         program.live(kept.size, room, hidden.size)
         pre, length = after, out
         kept = kept if block.second.to_kept else None
-    channels = pre.size // length
-    features = Place(not pre.top, 4 * channels)
-    program.call("average", ("map", pre), length, channels, student.average.shift, ("words", features))
-    program.live(pre.size, features.size)
-    return window, features
+    return window, _average(program, student, pre, length)
+
+
+def _resnet1d_post(program: Program, student: Student8) -> tuple[Place, Place]:
+    """The same of post-activation blocks: what they keep is their input, or lies opposite to it."""
+    stem, length = student.stem, student.samples
+    assert stem is not None
+    width, kernel, cin = stem.weights.shape
+    x = Place(True, width * length)
+    window = Place(False, (length + 2 * (kernel // 2)) * cin)
+    _convolve(program, stem, window, length, None, x, post=True)
+    program.live(x.size, window.size)
+    for block in student.blocks:
+        cout = block.second.weights.shape[0]
+        out = -(-length // block.first.stride)
+        kept, beyond = x, 0
+        if block.shortcut is not None:
+            kept = Place(not x.top, cout * out)
+            beyond = kept.size
+            _convolve(program, block.shortcut, x, length, None, kept, post=True)
+        hidden = Place(not x.top, cout * out, beyond=beyond)
+        _convolve(program, block.first, x, length, None, hidden, post=True)
+        _convolve(program, block.second, hidden, out, kept, kept, post=True)
+        program.live(x.size, hidden.size, beyond)
+        x, length = kept, out
+    return window, _average(program, student, x, length)
+
+
+def _average(program: Program, student: Student8, x: Place, length: int) -> Place:
+    assert student.average is not None
+    channels = x.size // length
+    features = Place(not x.top, 4 * channels)
+    program.call("average", ("map", x), length, channels, student.average.shift, ("words", features))
+    program.live(x.size, features.size)
+    return features
 
 
 def _convolve(
-    program: Program, layer: Convolution, x: Place, length: int, kept: Place | None, y: Place | None
+    program: Program,
+    layer: Convolution,
+    x: Place,
+    length: int,
+    kept: Place | None,
+    y: Place | None,
+    post: bool = False,
 ) -> None:
     cout, kernel, cin = layer.weights.shape
     weights = program.constant("int8_t", f"w_{layer.name}", layer.weights)
-    to_kept = program.rescale(f"{layer.name}_kept", layer.to_kept)
+    to_kept = () if post else (program.rescale(f"{layer.name}_kept", layer.to_kept),)
     to_map = program.rescale(f"{layer.name}_map", layer.to_map)
     border = kernel // 2 if layer.border else 0
     if border:
         x = Place(x.top, x.size - border * cin, x.beyond + border * cin)
     places = (("kept", kept) if kept else "NONE", ("map", y) if y else "NONE")
     shape = (length, border, cin, cout, kernel, layer.stride)
-    program.call("convolve", ("map", x), *shape, weights, to_kept, to_map, *places)
+    program.call("convolve", ("map", x), *shape, weights, *to_kept, to_map, *places)
 
 
 def _mlp(program: Program, student: Student8) -> tuple[Place, Place]:

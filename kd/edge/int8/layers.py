@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 LEVEL = 128  # the window's zero: it is uint8, too
+NOISE = 3e-5  # of a window's deviation: what filters in single precision may differ by
 MOST_TERMS = 60_000  # of a sum: so many products of 255 and 127 stay below 2^31
 
 
@@ -44,10 +45,15 @@ class Window:
         whole = np.trunc(x * np.float32(self.factor)).astype(np.int64)
         return np.clip((whole * self.multiplier + self.offset) >> self.shift, 0, 255)
 
+    def certain(self, windows: Any) -> bool:
+        """Whether no value's step depends on a rounding beyond a float filter's."""
+        off = NOISE * float(np.std(windows))
+        return bool((self(windows + off) == self(windows - off)).all())
+
 
 @dataclass(frozen=True)
 class Rescale:
-    """Sums to a map: (upper(sum, multiplier) + kept * keep + offset) >> shift, clamped to 8 bits.
+    """Sums to a map: (upper(sum << left, multiplier) + kept * keep + offset) >> shift, clamped to 8 bits.
 
     multiplier, offset: (C,). keep: (C,), of the int8 map that a residual sum adds to; None if there is none.
     signed: int8, else uint8. scale: real value of one step of the result.
@@ -55,6 +61,7 @@ class Rescale:
 
     multiplier: Integers
     offset: Integers
+    left: int
     shift: int
     signed: bool
     scale: float
@@ -62,7 +69,7 @@ class Rescale:
 
     def __call__(self, sums: Integers, kept: Integers | None = None) -> Integers:
         """sums, kept: (N, L, C)."""
-        value = upper(sums, self.multiplier) + self.offset
+        value = upper(sums << self.left, self.multiplier) + self.offset
         if self.keep is not None:
             assert kept is not None
             value = value + kept * self.keep
@@ -138,7 +145,10 @@ class Classes:
 
 @dataclass(frozen=True)
 class Block:
-    """first: to the hidden map. second: adds to what is kept. shortcut: that, made of the block's input."""
+    """first: to the hidden map. second: adds to what is kept. shortcut: that, made of the block's input.
+
+    A pre-activation block keeps an int8 map, a post-activation one a uint8: its input, or about LEVEL.
+    """
 
     first: Convolution
     second: Convolution

@@ -5,6 +5,7 @@ between, into the multiplication for each channel that makes a map of that sum.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,9 +105,7 @@ def _resnet1d(model: Any, windows: Tensor) -> Student8:
         to_kept = sums.to(x, True, None, kept_scale) if keeps[i + 1] else None
         to_map = sums.to(pre, False, folded(norms[i + 1]), kept_scale)
         blocks.append(Block(first, Convolution(f"{i}_2", sums.weights, 1, to_kept, to_map), shortcut))
-    length, features = pre.shape[3], pre.shape[1]
-    shift = max(int(255 * length * 127 * features / (MOST_SUM // 2)).bit_length(), 0)
-    average = Average(shift, to_map.scale / length * 2**shift)
+    average = _average(pre, to_map.scale)
     return Student8(
         channels=windows.shape[1],
         samples=windows.shape[2],
@@ -116,6 +115,60 @@ def _resnet1d(model: Any, windows: Tensor) -> Student8:
         blocks=blocks,
         average=average,
     )
+
+
+def _resnet1d_post(model: Any, windows: Tensor) -> Student8:
+    net_window = window(windows.numpy())
+
+    def normed(conv: Any, norm: Any, scale: float, border: bool = False) -> tuple[_Sums, tuple[Array, Array]]:
+        """A convolution and the norm after it, which it takes in."""
+        norm_scale, norm_shift = folded(norm)
+        return _Sums(_taps(conv) * norm_scale[:, None, None], scale, border), (
+            np.ones_like(norm_shift),
+            norm_shift,
+        )
+
+    x = model.bn(model.stem(model.maps(windows)))
+    sums, shift = normed(model.stem, model.bn, net_window.scale, border=True)
+    to_map = sums.to(x, False, shift)
+    stem = Convolution("stem", sums.weights, 1, None, to_map, border=True)
+    blocks = []
+    for i, block in enumerate(model.blocks):
+        kept, kept_scale, shortcut = x, to_map.scale, None
+        hidden = block.bn1(block.conv1(x))
+        sums, shift = normed(block.conv1, block.bn1, to_map.scale)
+        to_hidden = sums.to(hidden, False, shift)
+        first = Convolution(f"{i}_1", sums.weights, block.stride, None, to_hidden)
+        if block.shortcut is not None:
+            kept = block.bn_shortcut(block.shortcut(x[..., :: block.stride]))
+            sums, shift = normed(block.shortcut, block.bn_shortcut, to_map.scale)
+            about = sums.to(kept, True, shift)
+            about = replace(about, offset=about.offset + (LEVEL << about.shift), signed=False)
+            shortcut, kept_scale = Convolution(f"{i}_s", sums.weights, block.stride, None, about), about.scale
+        x = torch.relu(block.bn2(block.conv2(hidden)) + kept)
+        sums, shift = normed(block.conv2, block.bn2, to_hidden.scale)
+        to_map = sums.to(x, False, shift, kept_scale)
+        if shortcut is not None and to_map.keep is not None:
+            to_map = replace(to_map, offset=to_map.offset - LEVEL * to_map.keep)
+        blocks.append(Block(first, Convolution(f"{i}_2", sums.weights, 1, None, to_map), shortcut))
+    average = _average(x, to_map.scale)
+    return Student8(
+        channels=windows.shape[1],
+        samples=windows.shape[2],
+        window=net_window,
+        classes=_classes(model.fc, average.scale),
+        stem=stem,
+        blocks=blocks,
+        average=average,
+        post=True,
+    )
+
+
+def _average(x: Tensor, scale: float) -> Average:
+    """The mean over length of maps (N, C, 1, L) of steps of `scale`."""
+    features, length = x.shape[1], x.shape[3]
+    shift = int(255 * length * 127 * features / (MOST_SUM // 2)).bit_length()
+    return Average(shift, scale / length * 2**shift)
 
 
 def _mlp(model: Any, windows: Tensor) -> Student8:
@@ -147,4 +200,8 @@ def _classes(fc: Any, scale: float) -> Classes:
     return Classes(integers, np.rint(bias / unit).astype(np.int64), unit)
 
 
-WALKS: dict[str, Callable[[Any, Tensor], Student8]] = {"resnet1d": _resnet1d, "mlp": _mlp}
+WALKS: dict[str, Callable[[Any, Tensor], Student8]] = {
+    "resnet1d": _resnet1d,
+    "resnet1d-post": _resnet1d_post,
+    "mlp": _mlp,
+}

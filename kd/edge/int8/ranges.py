@@ -45,22 +45,21 @@ def rescale(
     """
     factor, shift_by = (np.asarray(v, np.float64) for v in (factor, shift_by))
     keep = None if keep is None else np.asarray(keep, np.float64)
-    largest = np.abs(factor) * most + (0 if keep is None else 128 * np.abs(keep))
+    largest = np.abs(factor) * most + (0 if keep is None else 256 * np.abs(keep))
+    room = _bits(2**31, float(np.max(most)))  # how far a sum can go left
     while True:
-        shift = min(
-            _bits(2**31, np.abs(factor).max() / scale) - 32,
-            _bits(HALF_RANGE, float(largest.max()) / scale),
-            MOST_SHIFT,
-        )
+        shift = min(_bits(HALF_RANGE, float(largest.max()) / scale), MOST_SHIFT)
+        left = max(shift + 32 - _bits(2**31, np.abs(factor).max() / scale), 0)
+        shift, left = shift - max(left - room, 0), min(left, room)
         if shift >= 1:
             break
         scale *= 2
     one = 2.0**shift / scale
-    multiplier = np.rint(np.clip(factor * one * 2**32, -(2**31) + 1, 2**31 - 1)).astype(np.int64)
-    offset = np.rint(np.clip(shift_by * one, -HALF_RANGE / 2, HALF_RANGE / 2)).astype(np.int64)
-    offset += 2 ** (shift - 1) - ((np.asarray(level, np.int64) * multiplier) >> 32)
+    multiplier = np.rint(np.clip(factor * one * 2.0 ** (32 - left), -(2**31) + 1, 2**31 - 1)).astype(np.int64)
+    offset = np.rint(np.clip(shift_by * one, -HALF_RANGE / 4, HALF_RANGE / 4)).astype(np.int64)
+    offset += 2 ** (shift - 1) - (((np.asarray(level, np.int64) << left) * multiplier) >> 32)
     kept = None if keep is None else np.rint(keep * one).astype(np.int64)
-    return Rescale(multiplier, offset, shift, signed, scale, kept)
+    return Rescale(multiplier, offset, left, shift, signed, scale, kept)
 
 
 def window(values: Any) -> Window:

@@ -12,7 +12,10 @@ BATCH = 256  # windows that are answered together
 
 @dataclass
 class Student8:
-    """stem, blocks and average are a ResNet's, hidden an MLP's layers; channels and samples of a window."""
+    """stem, blocks and average are a ResNet's, hidden an MLP's layers; channels and samples of a window.
+
+    post: whether its blocks are post-activation ones, which keep the map that is read, too.
+    """
 
     channels: int
     samples: int
@@ -22,6 +25,7 @@ class Student8:
     blocks: list[Block] = field(default_factory=list)
     average: Average | None = None
     hidden: list[Dense] = field(default_factory=list)
+    post: bool = False
 
     def logits(self, windows: Any) -> Any:
         """(N, C, S) -> (N, K), float32: to the bit what the C code says."""
@@ -37,15 +41,17 @@ class Student8:
             for dense in self.hidden:
                 x = dense(x)
             return x
-        kept, pre = self.stem(x.transpose(0, 2, 1))
+        kept, x = self._maps(self.stem(x.transpose(0, 2, 1)))
         for block in self.blocks:
             if block.shortcut is not None:
-                kept, _ = block.shortcut(_there(pre))
-            _, hidden = block.first(_there(pre))
-            kept, pre = block.second(_there(hidden), kept)
-        return self.average(_there(pre))
+                made = block.shortcut(x)
+                kept = made[1] if self.post else made[0]
+            hidden = block.first(x)[1]
+            assert hidden is not None
+            kept, x = self._maps(block.second(hidden, kept))
+        return self.average(x)
 
-
-def _there(x: Integers | None) -> Integers:
-    assert x is not None
-    return x
+    def _maps(self, made: tuple[Integers | None, Integers | None]) -> tuple[Integers | None, Integers]:
+        """What is kept, and what is read next."""
+        assert made[1] is not None
+        return made[1] if self.post else made[0], made[1]

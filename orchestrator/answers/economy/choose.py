@@ -7,7 +7,7 @@ import numpy as np
 
 from orchestrator.answers.economy.belief import Belief
 from orchestrator.answers.economy.students import Index
-from orchestrator.answers.economy.worth import FIRST, Slices, regret, rivals_of, worth
+from orchestrator.answers.economy.worth import FIRST, Rivals, Slices, regret, rivals_of, worth
 from orchestrator.laws.forms import Array
 
 PARTY = (2, 4, 8)  # students that may share a teacher's cost
@@ -61,7 +61,7 @@ def choose(belief: Belief, slices: Slices, at: Situation, most: int, left_s: flo
         rate = np.where(free, gain / slices.seconds, 0.0)
         picks = [int(rate.argmax())] if free.any() and rate.max() > 0 else []
         best = float(rate[picks[0]]) if picks else 0.0
-        for party, party_rate in _parties(belief, slices, at, gain, affordable, owed, best):
+        for party, party_rate in _parties(belief, slices, rivals, gain, affordable, owed, best):
             if party_rate > best:
                 picks, best = party, party_rate
         if not picks:
@@ -81,7 +81,7 @@ def choose(belief: Belief, slices: Slices, at: Situation, most: int, left_s: flo
 def _parties(
     belief: Belief,
     slices: Slices,
-    at: Situation,
+    rivals: Rivals,
     gain: Array,
     free: np.ndarray,
     owed: Mapping[str, float],
@@ -114,14 +114,13 @@ def _parties(
         if bound <= least:  # what they tell together is less than the sum of what each would
             break
         ahead = belief.copy()
-        start = regret(ahead, rivals_of(ahead, at.answer, at.admitted))
+        start = regret(ahead, rivals)
         spent = owed[teacher]
         for size, s in enumerate(party, 1):
             ahead.look(int(slices.student[s]), float(slices.off[s]), bool(slices.ends[s]))
             spent += float(slices.seconds[s])
             if size in PARTY or size == len(party):
-                now = regret(ahead, rivals_of(ahead, at.answer, at.admitted))
-                out.append((party[:size], (start - now) / spent))
+                out.append((party[:size], (start - regret(ahead, rivals)) / spent))
     return out
 
 

@@ -1,8 +1,9 @@
 """Slices of training, and by how much each lowers the expected regret of the answer. numpy and scipy only.
 
-Expected regret is taken as the sum over rivals of E[(answer - rival)+], of normal differences. A slice
-narrows differences; its worth is what the sum falls by at the means as they are. That has no plateau,
-unlike the expected maximum after one slice, which is 0 as long as one slice alone would change nothing.
+Expected regret is a sum over rivals of E[(answer - rival)+], normal differences, each weighted by how much of
+that it is when it is the best of all: rivals that rise and fall together count once. A slice narrows
+differences; its worth is what the sum falls by at the means as they are. That has no plateau, unlike the
+expected maximum after one slice, which is 0 as long as one slice alone would change nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from orchestrator.laws.forms import Array
 
 RUNGS = (0.15, 0.3, 0.55, 1.0)  # shares of a point's epochs at which it may be paused
 RIVALS = 30  # that count; the others have next to no chance
+LEAST = 0.03  # weight of a rival that no draw found best
+NORMAL = np.random.default_rng(17).standard_normal((400, RIVALS))  # the same for every choice
 FIRST = 0.1  # of the error: what an answer is worth where none of its points is trained yet
 
 
@@ -93,23 +96,37 @@ def shortfall(gap: Array, spread: Array) -> Array:
 
 @dataclass(frozen=True)
 class Rivals:
-    """The cells that may be better than the answer, (b,): gap in ln error, variance of the difference."""
+    """The cells that may be better than the answer, (b,): gap in ln error, its variance, and their weight."""
 
     answer: int
     cells: Index
     gap: Array
     variance: Array
+    weight: Array
 
 
 def rivals_of(belief: Belief, answer: int, admitted: Index) -> Rivals:
     """The admitted cells but the answer; those with the most to lose to."""
-    cov = belief.covariance
     others = admitted[admitted != answer]
-    gap = belief.mean[others] - belief.mean[answer]
-    variance = np.maximum(np.diag(cov)[others] + cov[answer, answer] - 2 * cov[answer, others], 0.0)
+    gap, variance = _differences(belief, answer, others)
     lost = shortfall(gap, np.sqrt(variance))
     keep = np.argsort(-lost, kind="stable")[:RIVALS]
-    return Rivals(answer, others[keep], gap[keep], variance[keep])
+    others, gap, variance, lost = others[keep], gap[keep], variance[keep], lost[keep]
+    cov = belief.covariance
+    across = cov[np.ix_(others, others)] - cov[others, answer][:, None] - cov[answer, others][None]
+    values, vectors = np.linalg.eigh(across + cov[answer, answer])
+    apart = gap + NORMAL[:, : len(others)] * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+    best = apart == apart.min(1, keepdims=True) if len(others) else apart
+    won = (np.maximum(-apart, 0.0) * best).mean(0)
+    weight = np.clip((won + LEAST * lost) / np.maximum(lost, 1e-12), 0.0, 1.0)
+    return Rivals(answer, others, gap, variance, weight)
+
+
+def _differences(belief: Belief, answer: int, others: Index) -> tuple[Array, Array]:
+    """Mean and variance of the others' ln error less the answer's."""
+    cov = belief.covariance
+    variance = np.diag(cov)[others] + cov[answer, answer] - 2 * cov[answer, others]
+    return belief.mean[others] - belief.mean[answer], np.maximum(variance, 0.0)
 
 
 def narrowed(belief: Belief, rivals: Rivals, slices: Slices) -> Array:
@@ -135,11 +152,12 @@ def worth(belief: Belief, rivals: Rivals, slices: Slices) -> Array:
     if not len(rivals.cells):
         return np.zeros(len(slices))
     left = np.maximum(rivals.variance - narrowed(belief, rivals, slices), 0.0)
-    now = shortfall(rivals.gap, np.sqrt(rivals.variance)).sum()
-    return level * (now - shortfall(rivals.gap, np.sqrt(left)).sum(1))
+    now = shortfall(rivals.gap, np.sqrt(rivals.variance))
+    return level * (now - shortfall(rivals.gap, np.sqrt(left))) @ rivals.weight
 
 
 def regret(belief: Belief, rivals: Rivals) -> float:
-    """The sum of shortfalls, BPM."""
+    """What the regret that these rivals stand for is by a belief, BPM."""
+    gap, variance = _differences(belief, rivals.answer, rivals.cells)
     level = float(np.exp(belief.mean[rivals.answer]))
-    return level * float(shortfall(rivals.gap, np.sqrt(rivals.variance)).sum())
+    return level * float(shortfall(gap, np.sqrt(variance)) @ rivals.weight)

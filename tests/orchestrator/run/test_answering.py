@@ -63,14 +63,18 @@ def nothing(*args: Any, **more: Any) -> None:
 class Driver:
     """One call of `run_sweep` over one worker in this process; killed by being left alone."""
 
-    def __init__(self, opened: Opened, decide: Callable[..., Said], **asked: Any) -> None:
+    def __init__(
+        self, opened: Opened, decide: Callable[..., Said], most_params: float = 1e6, **asked: Any
+    ) -> None:
         self.opened, self.store, self.told = opened, opened.store, []
 
         def listening(**known: Any) -> Said:
             self.told.append(known)
             return decide(**known)
 
-        options = SimpleNamespace(asked=Asked({"max_params": 1e6}, listening, **asked), max_failures=1)
+        options = SimpleNamespace(
+            asked=Asked({"max_params": most_params}, listening, **asked), max_failures=1
+        )
         plan, done = opened.plan, opened.store.done()
         found = _answering(plan, opened.store, done, Slot(), options)  # type: ignore[arg-type]
         assert found is not None
@@ -290,7 +294,8 @@ def test_deciding_takes_little_of_the_slots_time(opened: Opened, monkeypatch: py
     assert (answering.number - decided) * 0.5 / (clock[0] - began) < 0.011
 
 
-def test_why_tells_what_was_believed_when(opened: Opened) -> None:
+def test_why_tells_what_was_believed_when(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.run.answering.SHARE", 1e-9)  # decide only where a slot is idle
     first = scratch_of(opened)
     with pytest.raises(InputError, match="nothing was chosen"):
         cli.cli.main(["why", str(opened.store.path), first[0]], standalone_mode=False)
@@ -366,6 +371,6 @@ def test_a_question_that_no_point_can_answer_is_refused_before_any_compute(opene
     question = asked("max-params=3")
     assert question is not None
     assert question.until_regret == 0.1
-    with pytest.raises(InputError):
-        Driver(opened, question.decide)
+    with pytest.raises(InputError, match="no student of the plan is within max_params 3"):
+        Driver(opened, question.decide, question.question["max_params"])
     assert not opened.store.ids()
