@@ -1,6 +1,6 @@
 """Does a schedule that can go on (wsd) cost accuracy, beside a cosine of known length at equal epochs?
 
-    python tests/benchmarks/schedules.py [--seeds 4] [--epochs 14 28]
+    python tests/benchmarks/schedules.py [--seeds 4] [--epochs 14 28] [--jobs 1]
 
 The quickstart's recordings and two folds, four student sizes from scratch, by the compiled engine on one
 thread. Each is trained for every length: by a cosine each time from its first epoch, by wsd from the shorter
@@ -15,6 +15,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -28,8 +29,9 @@ from orchestrator.space.folds import of_fold
 from orchestrator.space.schema import load_space
 
 QUICKSTART = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"
+FOLDS = (0, 2)
 SHAPES = [("resnet1d", 4, 4), ("resnet1d", 4, 10), ("mlp", 2, 16), ("mlp", 2, 64)]
-Errors = dict[tuple[object, ...], float]
+Errors = dict[tuple[object, ...], float]  # length, fold, shape and seed -> BPM
 
 
 def trained(spec: Spec, data: Data, folder: Path, stem: Stem) -> float:
@@ -40,17 +42,24 @@ def trained(spec: Spec, data: Data, folder: Path, stem: Stem) -> float:
     return statistics.fmean(runs.finish()["mae_by_subject"].values())
 
 
-def compared(recipe: Recipe, folds: list[Data], seeds: int, lengths: list[int], base: Path) -> Errors:
-    """The errors of all points by one schedule: length, fold, shape and seed -> BPM."""
-    found: Errors = {}
-    for (fold, data), shape, seed in itertools.product(enumerate(folds), SHAPES, range(seeds)):
-        stem = Stem(base / "stems", f"{fold} {shape} {seed}")
-        for epochs in lengths:
-            spec = Spec(
-                "s", "student", *shape, seed=seed, recipe=dataclasses.replace(recipe, max_epochs=epochs)
-            )
-            found[epochs, fold, shape, seed] = trained(spec, data, base / f"{stem.key} {epochs}", stem)
-    return found
+def chain(
+    recipe: Recipe,
+    fold: int,
+    shape: tuple[str, int, int],
+    seed: int,
+    lengths: list[int],
+    base: Path,
+    cache: Path,
+) -> tuple[Errors, float]:
+    """One point for every length, the shorter first: its errors, and the CPU seconds that took."""
+    torch.set_num_threads(1)
+    data = prepare(of_fold(load_space(QUICKSTART).data_config(), fold), cache)
+    start, found = time.process_time(), Errors()
+    stem = Stem(base / "stems", f"{fold} {shape} {seed}")
+    for epochs in lengths:
+        spec = Spec("s", "student", *shape, seed=seed, recipe=dataclasses.replace(recipe, max_epochs=epochs))
+        found[epochs, fold, shape, seed] = trained(spec, data, base / f"{stem.key} {epochs}", stem)
+    return found, time.process_time() - start
 
 
 def main() -> None:
@@ -58,8 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--epochs", type=int, nargs="+", default=[14, 28])
+    parser.add_argument("--jobs", type=int, default=1, help="points trained at a time")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     space = load_space(QUICKSTART)
     cosine = Recipe(**space.recipe("student"))
     wsd = dataclasses.replace(cosine, schedule="wsd")
@@ -69,16 +78,20 @@ def main() -> None:
         "wsd, half the rate": dataclasses.replace(wsd, lr=cosine.lr / 2),
     }
     lengths = sorted(args.epochs)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ProcessPoolExecutor(args.jobs) as pool:
         base = Path(temporary)
-        folds = [prepare(of_fold(space.data_config(), k), base / "cache") for k in (0, 2)]
+        for fold in FOLDS:
+            prepare(of_fold(space.data_config(), fold), base / "cache")
+        points = list(itertools.product(FOLDS, SHAPES, range(args.seeds)))
         cells = "".join(f" {n} epochs, BPM | less the cosine's |" for n in lengths)
-        print(f"| schedule |{cells} CPU s |\n|---|{'---|---|' * len(lengths)}---|")
+        print(f"| schedule |{cells} CPU s |\n|---|{'---|---|' * len(lengths)}---|", flush=True)
         reference: Errors = {}
         for name, recipe in recipes.items():
-            start = time.process_time()
-            found = compared(recipe, folds, args.seeds, lengths, base / name)
-            seconds = time.process_time() - start
+            found, seconds = Errors(), 0.0
+            begun = [pool.submit(chain, recipe, *p, lengths, base / name, base / "cache") for p in points]
+            for errors, took in (future.result() for future in begun):
+                found |= errors
+                seconds += took
             reference = reference or found
             row = f"| {name} |"
             for n in lengths:
