@@ -12,9 +12,9 @@ import kd.edge.c
 from kd.edge import emulate
 from kd.edge.c.check import check
 from kd.edge.c.network8 import program8
-from kd.edge.c.source import TEMPLATES, write_c
+from kd.edge.c.source import TEMPLATES, made_up_signal, rehearsed, write_c
 from kd.edge.export import preprocess_json
-from kd.edge.int8.layers import Rescale
+from kd.edge.int8.layers import Rescale, Window
 from kd.edge.int8.quantise import quantise
 from kd.edge.int8.ranges import map_scale, rescale, rows_to_int8, window
 from kd.errors import InputError
@@ -161,6 +161,9 @@ def test_integers_take_no_more_instructions_than_floats(shape, plain, monkeypatc
     assert (record["precision"], record["off"]) == ("int8", 0.0)
     assert record["instructions_network"] < before["instructions_network"]
     assert record["flash_bytes_c"] < before["flash_bytes_c"]
+    layers = sum(layer["instructions"] for layer in record["layers"])
+    assert 0.6 * record["instructions_network"] < layers < record["instructions_network"]
+    assert record["layers"][-1]["layer"] == f"linear {shape[2]} to 180"
 
 
 def test_a_layer_that_never_speaks_and_a_class_of_zeros_are_no_trouble(tmp_path):
@@ -233,6 +236,26 @@ def test_steps_of_windows_weights_and_maps():
     assert scale.tolist() == [2 / 127, 1.0]
     assert map_scale(np.zeros(5), True) == 1.0
     assert map_scale(np.array([0.0, 1.0, 255.0]), False) <= 1.0
+
+
+def test_vectors_of_an_8_bit_student_depend_on_no_filters_rounding(monkeypatch):
+    values = np.random.default_rng(0).standard_normal((1, 1, 200)).astype(np.float32)
+    w = window(values)
+    middles = (np.round(values / w.scale) * w.scale).astype(np.float32)
+    assert w.certain(middles)
+    near = middles.copy()
+    near[0, 0, 7] = 3.5 * w.scale  # between two steps
+    assert not w.certain(near)
+    student = ("resnet1d", 1, 1, Preprocess(), 1)
+    whole = quantise(model_of(student), "resnet1d", windows_of(student, 8))
+    _, reference = rehearsed(whole, config_of(student), 1)
+    assert whole.window.certain(np.array(reference.windows))
+    answers = iter([False, False, True])
+    monkeypatch.setattr(Window, "certain", lambda *_: next(answers))
+    signal, reference = rehearsed(whole, config_of(student), 1)
+    third = made_up_signal(config_of(student), 1, seed=2)
+    np.testing.assert_array_equal(signal, third)
+    assert len(reference.windows) == 4
 
 
 def test_a_residual_is_added_to_what_is_kept():
