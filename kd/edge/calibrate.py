@@ -91,11 +91,12 @@ def costs_of(equations: Iterable[tuple[str, law.Terms, int]]) -> dict[str, float
         groups.setdefault(name, []).append((terms, value))
     found: dict[str, float] = {}
     for rows in groups.values():
-        names = sorted({name for terms, _ in rows for name, turns in terms.items() if turns})
-        value = np.array([v for _, v in rows], float)
+        names = sorted({name for terms, _ in rows for name, turned in terms.items() if turned})
+        values = np.array([value for _, value in rows], float)
         turns = np.array([[terms.get(name, 0) for name in names] for terms, _ in rows], float)
-        scale = np.linalg.norm(turns / value[:, None], axis=0)
-        solved = np.linalg.lstsq(turns / value[:, None] / scale, np.ones(len(value)), rcond=1e-9)[0] / scale
+        relative = turns / values[:, None]
+        scale = np.linalg.norm(relative, axis=0)
+        solved = np.linalg.lstsq(relative / scale, np.ones(len(values)), rcond=1e-9)[0] / scale
         found |= {name: round(float(cost), 3) for name, cost in zip(names, solved, strict=True)}
     return found
 

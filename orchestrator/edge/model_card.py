@@ -249,7 +249,7 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield (
         f"`c/kdsweep_student.c` and `.h` are the {'int8' if int8 else 'float32'} model and everything round "
         f"it, from samples at {config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without "
-        "malloc; of the C library they use memcpy, memset, expf, sqrtf, isfinite and, for a stride of no "
+        "malloc; of the C library they use memcpy, memset, sqrtf, isfinite and, for a stride of no "
         "whole number of samples, llrint. The filter runs forward only, as `stream.py` does with "
         "`causal=True`, in single precision on the samples' differences. Nothing is resampled: samples must "
         "come at that rate."

@@ -200,10 +200,12 @@ class Answering:
 
         Deciding takes at most `SHARE` of the slots' time, unless a slot would wait and something has ended.
         """
-        if self.stopped or not self._news:
+        if self.stopped:
             return
-        idle = self._ended and len(self.scheduler.running) < slots and not self.scheduler.ready
-        if idle or time.monotonic() >= self._next:
+        running, idle = self.scheduler.running, not self.scheduler.ready
+        stuck = idle and not running  # what was named has failed, say: nothing would ever come of waiting
+        idle = idle and self._ended and len(running) < slots
+        if stuck or (self._news and (idle or time.monotonic() >= self._next)):
             self.decide(slots)
 
     def decide(self, slots: int) -> None:
@@ -215,7 +217,7 @@ class Answering:
         train, self.belief = list(decision.train), dict(decision.belief)
         scheduler, stop = self.scheduler, decision.stop
         scheduler.choose(train)
-        if stop is None and not scheduler.running and not scheduler.ready:
+        if stop is None and not any(scheduler.running.values()) and not scheduler.ready:
             stop = NOTHING_MORE  # nothing it names can be trained: it would wait for ever
         if stop is not None:
             self.stopped = stop

@@ -32,25 +32,7 @@ from orchestrator.answers.economy.students import students_of
 NEAR_BPM = 0.1
 GOAL = 0.95
 OURS_UNTIL = 0.5  # share of the grid's cost at which our way's replay ends; its last answer stands
-SHARES = (
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.10,
-    0.125,
-    0.15,
-    0.175,
-    0.20,
-    0.25,
-    0.30,
-    0.35,
-    0.40,
-    0.50,
-    0.60,
-    0.80,
-    1.0,
-)
+SHARES = (0.04, 0.06, 0.08, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.60, 0.80, 1.0)
 
 
 def play(world: World, way: str, seed: int, most: float = 1.0) -> list[tuple[float, float]]:
@@ -166,6 +148,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1000, help="seed of the first; 0 to 99 were tuned on")
     parser.add_argument("--sweep", type=Path, help="a finished sweep's directory instead")
     parser.add_argument("--folds", type=int, help="of a world made of the sweep")
+    parser.add_argument("--planned", action="store_true", help="a sweep's costs as its plan has them")
     parser.add_argument("--max-params", type=float, default=60_000)
     parser.add_argument("--seeds", type=int, default=1, help="replays of each world")
     parser.add_argument("--most", type=float, default=1.0, help="share of the grid's cost at which to end")
@@ -175,7 +158,8 @@ def main() -> None:
     options = parser.parse_args()
     worlds: list[World | int] = list(range(options.first, options.first + options.worlds))
     if options.sweep:
-        worlds = list(recorded(options.sweep, {"max_params": options.max_params}, options.folds))
+        question = {"max_params": options.max_params}
+        worlds = list(recorded(options.sweep, question, options.folds, options.planned))
     ways = tuple(way for way in options.ways.split(",") if way)
     jobs = [(w, s, ways, options.most) for w in worlds for s in range(options.seeds)]
     if options.processes > 1:

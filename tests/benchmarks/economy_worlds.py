@@ -194,11 +194,14 @@ def _point(
     )
 
 
-def recorded(folder: Path, question: Mapping[str, float], folds: int | None = None) -> list[World]:
+def recorded(
+    folder: Path, question: Mapping[str, float], folds: int | None = None, planned: bool = False
+) -> list[World]:
     """A finished sweep as worlds: one of every choice of so many of its folds (default: all of them).
 
     The truth of a student is the mean of its errors over all folds and seeds of the sweep, whatever folds the
-    world has. Points without a result are left out, and those that learn from them.
+    world has. Points without a result are left out, and those that learn from them. planned: costs are those
+    of the plan instead of the seconds that training took, which say little of a machine that was busy.
     """
     plan, store, metric = Plan.load(folder / "plan.json"), Store(folder), headline(folder)
     results = {r["id"]: metric.judged(r) for r in store.results()}
@@ -213,7 +216,8 @@ def recorded(folder: Path, question: Mapping[str, float], folds: int | None = No
         key: float(np.log(np.mean([np.exp(v).mean() for v in of.values()]))) for key, of in by_cell.items()
     }
     epochs = {p.id: max(len(curves[p.id]), 1) for p in points}
-    pace = {p.id: max(float(results[p.id]["train_seconds"]), 1e-3) / epochs[p.id] for p in points}
+    took = {p.id: p.cost_s if planned else float(results[p.id]["train_seconds"]) for p in points}
+    pace = {id: max(seconds, 1e-3) / epochs[id] for id, seconds in took.items()}
     whole = World(folder.name, points, epochs, pace, curves, results, truth, question)
     every = sorted({p.fold for p in points if p.fold is not None})
     if not folds or folds >= len(every):

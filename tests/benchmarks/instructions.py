@@ -16,7 +16,7 @@ from kd.edge.c import instructions as law
 from kd.models.sizes import size
 from kd.signals.preprocess import Preprocess
 
-MOST_MACS = 400_000  # so that 200 take minutes
+MOST_MACS = 200_000  # so that 200 take minutes on an idle core
 PREPROCESSES = (
     Preprocess(),
     Preprocess(fs=32.0, window_s=8.0),
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    emulate.TOLERANCE = 1e-4  # random weights in deep models round further than trained ones
     errors = []
     for student in shapes(given.shapes, given.seed):
         off, counted = error(student, given.target)

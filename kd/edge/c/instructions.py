@@ -164,7 +164,7 @@ def around(pipeline: Pipeline) -> dict[str, Terms]:
     window = {"window": 1, "window.normalise": p.channels * p.samples * p.zscore}
     window["window.add" if several else "window.copy"] = (p.inputs if several else p.channels) * p.samples
     return {
-        "sample": sample | {"sample.scale": p.inputs * several},
+        "sample": sample | {"sample.scale": p.inputs * several, "sample.mean": int(several)},
         "window": window | {"window.fraction": int(abs(p.stride - round(p.stride)) > 1e-9)},
         "decode": {"decode": 1, "decode.class": p.classes},
     }

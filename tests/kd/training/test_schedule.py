@@ -155,21 +155,16 @@ def test_patience_begins_the_cooldown_after_the_same_epoch_in_a_longer_training(
     short = stalling(Runs([by(PATIENT)], small_data, [tmp_path / "short"], stems=stems))
     (found,) = train(short)
     assert (found["cooldown_from"], found["epochs"], short.members[0].max_epochs) == (3, 5, 5)
-    assert [row["lr"] for row in left(tmp_path / "short")[1]][2:] == pytest.approx(
-        PATIENT.lr * np.array([1, *(1 - np.sqrt(1 - 1 / n) for n in _last(short, 2))])
-    )
+    steps = short.stack.steps
+    into = 1 - np.array([steps + 1, 1]) / (2 * steps)  # of the cooldown, at the last step of either epoch
+    fell = [row["lr"] / PATIENT.lr for row in left(tmp_path / "short")[1]]
+    assert fell[2:] == pytest.approx([1.0, *(1 - np.sqrt(into))])
     recipe = dataclasses.replace(PATIENT, max_epochs=long)
     longer = Runs([by(recipe)], small_data, [tmp_path / "longer"], stems=stems)
     assert longer.members[0].epoch == 3
     (again,) = train(longer)
     assert (again["cooldown_from"], again["epochs"]) == (3, 5)
     assert left(tmp_path / "longer") == left(tmp_path / "short")
-
-
-def _last(runs: Runs, epochs: int) -> list[float]:
-    """Of what share of the cooldown's steps is left after the last step of each of its epochs, 1 / that."""
-    steps = runs.stack.steps
-    return [epochs * steps / (steps * (epochs - k - 1) + 1) for k in range(epochs)]
 
 
 def test_one_that_stalls_just_where_it_cools_down_as_planned_does_so_early_when_longer(

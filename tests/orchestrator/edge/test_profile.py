@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from kd.errors import InputError
 from orchestrator.commands.profile import law_text, profile
 from orchestrator.edge import mcu
+from orchestrator.edge.latency import read_profile
 from orchestrator.edge.profile import calmest, choose, front, profile_points, spread, untrained
 from orchestrator.store.store import Store
 
@@ -122,6 +123,29 @@ def test_untrained_shapes_make_a_law(tiny_sweep, tmp_path, small_data):
     assert laws["mlp"]["fp32"]["shapes"] == 5
     assert laws["mlp"]["int8"]["sigma_ln"] > 0
     assert document == json.loads((tmp_path / "profile.json").read_text())
+
+
+@pytest.mark.parametrize("points", [["law"], ["front"]])
+def test_the_arena_of_points_that_were_not_timed_is_recorded(tiny_sweep, tmp_path, monkeypatch, points):
+    """--points law --mcu: the front's arena, whichever points the law took."""
+    from orchestrator.space.resolve import open_space
+
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_sweep, folder)
+    store = Store(folder)
+    ids = choose(list(store.results()), points, {})
+    sizes = {"flash_bytes": 77, "arena_bytes": 99, "mae_bpm": 6.0, "drift_bpm": {"mean": 0.1}}
+    monkeypatch.setattr(mcu, "environment", lambda *_: None)
+    monkeypatch.setattr(
+        mcu,
+        "measure_mcu",
+        lambda _, result, *__: {"fp32": sizes, "int8": sizes, "model_sha256": result["id"]},
+    )
+    data = open_space(str(folder), [], None).prepared
+    mcu.profile_mcu(store, ids, data, tmp_path, lambda _: None)
+    recorded = read_profile(folder)["points"]
+    assert set(recorded) == set(ids)
+    assert all(point["mcu"]["int8"]["arena_bytes"] == 99 for point in recorded.values())
 
 
 @pytest.mark.parametrize("budget", ["params=5", "max_params", "max_params=many"])

@@ -272,6 +272,21 @@ def test_names_that_cannot_be_trained_end_it_instead_of_waiting_for_ever(opened:
     assert driver.run().exit_code == 0, "no regret was asked for"
 
 
+def test_a_point_whose_worker_dies_for_good_does_not_make_it_wait_for_ever(opened: Opened) -> None:
+    first = scratch_of(opened)
+    driver = Driver(opened, lambda **known: Said([(first[0], 4)], None, belief()), until_regret=0.1)
+    for trial in ("t0", "t1"):  # it is tried again once
+        released = driver.events.release(trial)
+        assert released is not None
+        driver.events.trial_started(trial)
+        driver.events.trial_lost(trial, RuntimeError("it died"), None, None)
+    assert driver.events.scheduler.failed == {first[0]}
+    assert driver.events.release("t2") is None
+    assert driver.events.over
+    assert driver.answering.stopped == "nothing-more"
+    assert first[0] not in [p.id for p in driver.told[-1]["points"]]
+
+
 def test_deciding_takes_little_of_the_slots_time(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     first = scratch_of(opened)
     driver = Driver(opened, rungs(first, first[1]), until_regret=0.1)
