@@ -243,9 +243,12 @@ def test_vectors_of_an_8_bit_student_depend_on_no_filters_rounding(monkeypatch):
     w = window(values)
     middles = (np.round(values / w.scale) * w.scale).astype(np.float32)
     assert w.certain(middles)
-    near = middles.copy()
-    near[0, 0, 7] = 3.5 * w.scale  # between two steps
-    assert not w.certain(near)
+    low, high = 3.4 * w.scale, 3.6 * w.scale
+    for _ in range(30):  # to where one step ends and the next begins
+        middle = (low + high) / 2
+        low, high = (middle, high) if w(middle) == w(3.4 * w.scale) else (low, middle)
+    middles[0, 0, 7] = high
+    assert not w.certain(middles)
     student = ("resnet1d", 1, 1, Preprocess(), 1)
     whole = quantise(model_of(student), "resnet1d", windows_of(student, 8))
     _, reference = rehearsed(whole, config_of(student), 1)
