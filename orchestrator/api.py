@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.answers.shown import Answer, Suggested
     from orchestrator.edge.model import Preprocessing
-    from orchestrator.run.driver import SweepResult
+    from orchestrator.run.outcome import SweepResult
 
 
 def open_sweep(sweep: str | os.PathLike[str]) -> "Sweep":
@@ -28,17 +28,29 @@ def open_sweep(sweep: str | os.PathLike[str]) -> "Sweep":
     return Sweep(sweep_folder(os.fspath(sweep)))
 
 
-def run(space: str | os.PathLike[str], overrides: Sequence[str] = (), **options: Any) -> "Sweep":
+def run(
+    space: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    answer: str | None = None,
+    until_regret: float | None = None,
+    gpu_hours: float | None = None,
+    **options: Any,
+) -> "Sweep":
     """Train what a search space names and is not done yet; the sweep, with `last_run` telling how it went.
+
+    answer, until_regret, gpu_hours: train only what this question needs, as `kdsweep run --answer`.
 
     space: a YAML file, or a sweep to go on with. overrides: like "training.max_epochs=5". options: `out`, the
     sweep directory, and those of `orchestrator.run.start.train`. Progress goes to stderr. A signal that stops
     the sweep (an interrupted cell, too) takes its usual effect once all is saved; outside the main thread
     signals don't stop it. Raises InputError, RuntimeError when Ray can't train at all.
     """
+    from orchestrator.answers.asked import asked
     from orchestrator.run.start import run_space
 
-    went = run_space(os.fspath(space), overrides, **options)
+    question = asked(answer, until_regret, gpu_hours)
+    went = run_space(os.fspath(space), overrides, asked=question, **options)
     return Sweep(went.folder, went.result)
 
 

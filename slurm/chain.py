@@ -121,11 +121,11 @@ def verdict(
 ) -> tuple[str, str]:
     """("done" | "again" | "stop", why) after a link whose driver ended with `code`. links: with this one."""
     if code == 0:
-        return "done", "every point is trained"
+        return "done", "every point is trained, or what was asked is answered"
     if code == 3:
         return (
             "done",
-            "every point is trained, has failed, or waits for one that has: kdsweep logs SWEEP --failed",
+            "every point is trained, has failed, waits for one that has, or was left: kdsweep status SWEEP",
         )
     if code not in (75, 130) and code < 128:  # above 128: a signal ended it
         return "stop", f"the driver failed with {code}; see above"

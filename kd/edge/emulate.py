@@ -4,11 +4,12 @@ QEMU counts instructions, not cycles: neither a pipeline's stalls nor a flash's 
 At 2^SHIFT ns an instruction SysTick moves more than twice for each, so that counts are exact.
 """
 
+import hashlib
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kd.edge.c.source import VECTORS, Reference, decoded, made_up_signal, write_c
+from kd.edge.c import instructions as law
+from kd.edge.c.network import network
+from kd.edge.c.network8 import labels8
+from kd.edge.c.source import VECTORS, decoded, rehearsed, write_c
+from kd.edge.int8.student import Student8
 from kd.errors import InputError
-from kd.shipped import stream
 
 HERE = Path(__file__).parent / "c"
 GCC, SIZE, QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
@@ -29,6 +33,7 @@ SHIFT = 7  # QEMU's -icount: an instruction takes 128 ns of its clock
 HANDLER = 5  # instructions of count.c's systick
 TOLERANCE = 1e-6  # of the largest logit, as main.c asks
 TOLERANCE_BPM = 1e-3
+TOLERANCE_INT8_BPM = 0.05  # a sample of the filter's may round to the window's next step
 PATIENCE_S = 600.0
 ABOUT = "QEMU counts instructions, not cycles or wait states: multiply by your chip's cycles an instruction"
 
@@ -105,12 +110,13 @@ def versions() -> dict[str, str]:
 
 
 def measure(
-    model: nn.Module, arch: str, config: Mapping[str, Any], inputs: int, target: str
+    model: nn.Module | Student8, arch: str, config: Mapping[str, Any], inputs: int, target: str
 ) -> dict[str, Any]:
     """A student on one of TARGETS; `config` and `inputs` as `write_c` takes them.
 
     instructions: of a kds_push that completes a window, all of it: the most of the test windows. Of it
-    instructions_network: kds_logits alone. instructions_per_sample: the mean of any other kds_push.
+    instructions_network: kds_logits alone, instructions_decode: from logits to a heart rate. layers: of
+    kds_logits, on the first test window; of float32. instructions_per_sample: the mean of any other kds_push.
     stack_bytes: the most below a caller of kds_push. static_bytes: arena and stream. flash_bytes_c: the least
     program that hears a heart rate, with interrupt vectors and what it needs of the C library. off, off_bpm:
     how far it is from torch, logits by the largest one. Raises TooLarge where it doesn't
@@ -124,14 +130,17 @@ def measure(
         compile_student(folder, chosen)
         lines = run(link(folder, chosen, "count.c"), chosen)
         flash, static = _bytes(link(folder, chosen, "loop.c"))
+        layers = _layers(folder, chosen, _names(model, arch, config))
     classes = len(config["class_centres_bpm"])
     if config["channels"] != "mean":
         inputs = config["input"]["shape"][1]
     return {
         "target": target,
         "cpu": chosen.cpu,
-        "precision": "fp32",
+        "precision": "int8" if isinstance(model, Student8) else "fp32",
         **instructions(lines, chosen),
+        "layers": layers,
+        "inputs": inputs,
         "arena_bytes": sizes["arena_bytes"],
         "static_bytes": static,
         "stack_bytes": int(lines["stack"][0]),
@@ -147,17 +156,29 @@ def measure(
     }
 
 
-def compile_student(folder: Path, target: Target) -> None:
+def c_sha256(model: nn.Module | Student8, arch: str, config: Mapping[str, Any], inputs: int) -> str:
+    """A hash of all C that `measure` builds of a student, and of how: counts of the same are the same."""
+    digest = hashlib.sha256(repr((FLAGS, LINK[:-1], TARGETS)).encode())
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_c(model, arch, config, inputs, "A student", folder)
+        written = [folder / name for name in ("kdsweep_student.c", "kdsweep_student.h", "vectors.h")]
+        for file in [*written, *sorted(p for p in HERE.iterdir() if p.suffix in (".c", ".h", ".ld"))]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_student(folder: Path, target: Target, *options: str) -> None:
     """`kdsweep_student.o` beside `kdsweep_student.c`."""
     source, out = folder / "kdsweep_student.c", folder / "kdsweep_student.o"
-    _run([GCC, *target.build.split(), *FLAGS, "-c", str(source), "-o", str(out)])
+    _run([GCC, *target.build.split(), *FLAGS, *options, "-c", str(source), "-o", str(out)])
 
 
-def link(folder: Path, target: Target, program: str) -> Path:
+def link(folder: Path, target: Target, program: str, *options: str) -> Path:
     """An ELF of a program of this package with the student of `folder`."""
     out = folder / f"{program}.elf"
     sources = [str(HERE / "start.c"), str(HERE / program), str(folder / "kdsweep_student.o")]
-    command = [GCC, *target.build.split(), *FLAGS, f"-I{folder}", *sources, *LINK, *target.link]
+    command = [GCC, *target.build.split(), *FLAGS, *options, f"-I{folder}", *sources, *LINK, *target.link]
     _run([*command, "-lm", "-o", str(out)])
     return out
 
@@ -173,42 +194,75 @@ def run(elf: Path, target: Target) -> dict[str, Any]:
 
 def instructions(lines: Mapping[str, Any], target: Target) -> dict[str, int]:
     """Instructions from ticks; InputError where a loop of a known length isn't counted right."""
+    _check_clock(lines, target)
+    pushes, completes = _counted(lines, "pushes", target), lines["completes"] > 0
+    return {
+        "instructions": int(pushes[completes].max()),
+        "instructions_network": int(_counted(lines, "network", target).max()),
+        "instructions_decode": int(_counted(lines, "decode", target).max()),
+        "instructions_per_sample": round(float(pushes[1:][~completes[1:]].mean())),
+    }
+
+
+def _names(model: nn.Module | Student8, arch: str, config: Mapping[str, Any]) -> list[str]:
+    """The network's calls in words."""
+    if isinstance(model, Student8):
+        return labels8(model)
+    calls = network(model, arch, *config["input"]["shape"][1:]).calls
+    return [law.label(law.numbers(call)) for call in calls]
+
+
+def _layers(folder: Path, target: Target, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What each call of the network takes, in a build that stops between them: layer and instructions."""
+    compile_student(folder, target, "-include", str(HERE / "layers.h"))
+    lines = run(link(folder, target, "layers.c", f"-DLAYERS={len(names)}"), target)
+    _check_clock(lines, target)
+    found = _counted(lines, "layers", target)
+    return [{"layer": name, "instructions": int(n)} for name, n in zip(names, found, strict=True)]
+
+
+def _counted(lines: Mapping[str, Any], name: str, target: Target) -> Any:
+    """Instructions of each pair of ticks and turns, less those of counting itself."""
     per_tick = 1e9 / target.systick_hz / 2**SHIFT  # less than half an instruction: rounding finds the number
 
     def rounded(name: str) -> Any:
         ticks, turns = lines[name].reshape(-1, 2).astype(np.int64).T
         return np.rint(ticks * per_tick).astype(np.int64) - HANDLER * turns
 
-    def counted(name: str) -> Any:
-        return rounded(name) - rounded("nothing")
+    return rounded(name) - rounded("nothing")
 
-    found, wanted = (int(np.diff(pair)[0]) for pair in (counted("loop"), 2 * lines["loops"].astype(np.int64)))
+
+def _check_clock(lines: Mapping[str, Any], target: Target) -> None:
+    """InputError where a loop of a known length isn't counted right."""
+    found = int(np.diff(_counted(lines, "loop", target))[0])
+    wanted = int(np.diff(2 * lines["loops"].astype(np.int64))[0])
     if found != wanted:
         raise InputError(
             f"this QEMU counts {found} instructions in a loop of {wanted}: "
             "its SysTick has another clock; use the qemu-system-arm of Debian 12"
         )
-    pushes, completes = counted("pushes"), lines["completes"] > 0
-    return {
-        "instructions": int(pushes[completes].max()),
-        "instructions_network": int(counted("network").max()),
-        "instructions_per_sample": round(float(pushes[1:][~completes[1:]].mean())),
-    }
 
 
 def _compared(
-    lines: Mapping[str, Any], model: nn.Module, config: Mapping[str, Any], inputs: int, classes: int
+    lines: Mapping[str, Any],
+    model: nn.Module | Student8,
+    config: Mapping[str, Any],
+    inputs: int,
+    classes: int,
 ) -> dict[str, float]:
-    """How far the answers are from torch's and the live stream's; InputError beyond the tolerances."""
-    reference = Reference(model, config)
-    live = stream.Stream(reference, config["fs"], inputs, causal=True)  # type: ignore[arg-type]
-    list(live.push(made_up_signal(config, inputs)))
+    """How far the answers are from torch's (an 8-bit student's own, to the bit) and the live stream's.
+
+    InputError beyond the tolerances.
+    """
+    _, reference = rehearsed(model, config, inputs)
     wanted = np.array(reference.logits)
     logits = lines["logits"].view(np.float32).reshape(VECTORS, classes)
     rates = lines["rates"].view(np.float32).reshape(VECTORS, 2)
     off = float(np.max(np.abs(logits - wanted).max(1) / np.abs(wanted).max(1)))
     off_bpm = float(np.abs(rates - np.stack(decoded(wanted, reference.centres), 1)).max())
-    if not (off <= TOLERANCE and off_bpm <= TOLERANCE_BPM and int(lines["heard"][0]) == VECTORS):
+    exact = isinstance(model, Student8)
+    most, most_bpm = (0.0, TOLERANCE_INT8_BPM) if exact else (TOLERANCE, TOLERANCE_BPM)
+    if not (off <= most and off_bpm <= most_bpm and int(lines["heard"][0]) == VECTORS):
         raise InputError(
             f"on the emulated microcontroller the C code differs from the model by {off:.2g} of the largest "
             f"logit and {off_bpm:.2g} BPM: use the gcc-arm-none-eabi and qemu-system-arm of Debian 12"

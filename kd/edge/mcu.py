@@ -4,7 +4,8 @@ of its own (the extra [mcu] doesn't go with mlflow), which `orchestrator.edge.mc
     python -m kd.edge.mcu MODEL.safetensors WINDOWS.npz OUT
 
 WINDOWS.npz: calibration and held-out windows (N, C, S). OUT gets fp32.tflite, int8.tflite and logits.npz
-(torch, fp32 and int8, (N, K), of the held-out windows); the last line printed is JSON: bytes and arenas.
+(torch, fp32 and int8, (N, K), of the held-out windows); the last line printed is JSON: bytes, arenas, and how
+input and output are quantised.
 """
 
 import json
@@ -51,8 +52,34 @@ def main(model_file: str, windows_file: str, out: str) -> None:
     if not error <= TOLERANCE:
         raise AssertionError(f"the .tflite answers otherwise than its model: logits differ by {error:.2g}")
     np.savez(Path(out) / "logits.npz", **logits)
-    record = {name: {"flash_bytes": file.stat().st_size, **arena(file)} for name, file in files.items()}
+    record: dict[str, dict[str, Any]] = {
+        name: {"flash_bytes": file.stat().st_size, **arena(file)} for name, file in files.items()
+    }
+    record["int8"] |= integer_ends(files["int8"])
     print(json.dumps(record))
+
+
+def integer_ends(file: Path) -> dict[str, Any]:
+    """Scale and zero point of the input and the output of a .tflite of integers only.
+
+    AssertionError if a tensor of it is float: some compilers for microcontrollers take no such file.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(file))
+    floating = [t["name"] for t in interpreter.get_tensor_details() if np.issubdtype(t["dtype"], np.floating)]
+    if floating:
+        raise AssertionError(f"{file.name} should be of integers only, but has {', '.join(floating[:5])}")
+    ends = {"input": interpreter.get_input_details()[0], "output": interpreter.get_output_details()[0]}
+    return {
+        name: {
+            "dtype": str(np.dtype(details["dtype"])),
+            "shape": [int(n) for n in details["shape"]],
+            "scale": float(details["quantization"][0]),
+            "zero": int(details["quantization"][1]),
+        }
+        for name, details in ends.items()
+    }
 
 
 def run_tflite(file: Path, windows: Any) -> Any:

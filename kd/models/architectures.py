@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING
 
 from kd.errors import InputError
-from kd.models import mlp, resnet1d
+from kd.models import mlp, resnet1d, resnet1d_post
 from kd.models.contract import Architecture
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ CLASSES = 180  # 30..209 BPM
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet1d": resnet1d.ARCHITECTURE,
     "mlp": mlp.ARCHITECTURE,
+    "resnet1d-post": resnet1d_post.ARCHITECTURE,
 }
 
 

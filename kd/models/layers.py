@@ -114,6 +114,30 @@ class Block(nn.Module):
         return kept + self.conv2(self.bn2(self.conv1(pre)))
 
 
+class PostBlock(nn.Module):
+    """Post-activation residual block (He et al. 2015, arXiv 1512.03385): every norm follows a convolution.
+
+    forward: (N, cin, 1, L) -> (N, cout, 1, ceil(L / stride)).
+    """
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int, members: int = 1) -> None:
+        super().__init__()
+        self.conv1 = conv(cin, cout, kernel, stride, members)
+        self.bn1 = BatchNormRelu(members * cout)
+        self.conv2 = conv(cout, cout, kernel, members=members)
+        self.bn2 = nn.BatchNorm2d(members * cout)
+        self.stride = stride
+        changes_shape = stride != 1 or cin != cout
+        self.shortcut = conv(cin, cout, 1, members=members) if changes_shape else None
+        self.bn_shortcut = nn.BatchNorm2d(members * cout) if changes_shape else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        if self.shortcut is not None and self.bn_shortcut is not None:
+            x = self.bn_shortcut(self.shortcut(x[..., :: self.stride]))  # sliced as in `Block`
+        return torch.relu(y + x)
+
+
 class Maps(nn.Module):
     """Windows as convolutions take them: (N, C, S) -> (N, C, 1, S) in channels-last layout."""
 

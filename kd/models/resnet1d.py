@@ -1,5 +1,6 @@
 """1D ResNet: `width` filters that double every 4 blocks, stride 2 in every second block; `depth` blocks.
 
+Pre-activation blocks; `resnet1d_post.py` has those whose norms all follow a convolution.
 The plan of filters and strides is WildPPG's ResNet1D (increasefilter_gap 4, downsample_gap 2). Torch-free
 until a model is built.
 """

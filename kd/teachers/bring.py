@@ -47,6 +47,7 @@ class Standing:
     max_epochs: int = 1
     checkpointed: int = 0
     pretrained: int = 0
+    waits: bool = False
     set_aside: str | None = None
 
 

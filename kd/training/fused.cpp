@@ -27,6 +27,7 @@ typedef float vec __attribute__((vector_size(4 * V), aligned(4 * V)));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4 * V)));
 constexpr int LT = 2 * V, HALO = 2, KERNEL = 5;
 constexpr float EPS = 1e-5f, MOMENTUM = 0.1f;                         // torch's BatchNorm
+enum { RESNET, MLP, POST };  // architectures, as fused.py numbers them; POST: a ResNet of post-activation blocks
 constexpr double BETA1 = 0.9, BETA2 = 0.999;  // kd.training.adamw
 constexpr float ADAM_EPS = 1e-8f;
 
@@ -79,12 +80,17 @@ struct Weight {
   const float* at(const float* flat, int o, int i, int k) const { return flat + start + o * out + i * in + k * tap; }
 };
 struct Norm { int64_t weight, bias, mean, var; };
-struct Block { int64_t in, out, stride; Norm norm1, norm2; Weight conv1, conv2, shortcut; int64_t has_shortcut; };
+struct Block {  // norm3: of POST's shortcut
+  int64_t in, out, stride;
+  Norm norm1, norm2, norm3;
+  Weight conv1, conv2, shortcut;
+  int64_t has_shortcut;
+};
 
 struct Shape {  // as fused.py lays it out, all int64
   int64_t arch, channels, samples, depth, features, classes, batch, threads;
-  Weight stem;         // resnet1d
-  Norm last;           // resnet1d
+  Weight stem;         // of a ResNet
+  Norm last;           // of RESNET: before the pool; of POST: after the stem
   Weight fc;
   int64_t fc_bias;
   int64_t connected;   // width of the teacher's features, 0 for none
@@ -105,6 +111,8 @@ struct Epoch {
 struct Saved { std::vector<float> mean, inverse, scale, bias; };  // of a norm, by channel
 
 struct BlockMaps { Map in, pre, mid, post, out, d_out, d_post, d_mid, d_pre; Saved s1, s2; };
+// raw: what a norm takes. conv1 gives raw1, and after its norm mid; conv2 gives raw2, the shortcut raw3.
+struct PostMaps { Map in, raw1, mid, raw2, raw3, kept, out, d_out, d_raw2, d_raw3, d_mid, d_raw1; Saved s1, s2, s3; };
 struct LayerMaps { Map in, mid, out, d_out, d_mid; Saved s; };
 
 struct Net {
@@ -114,7 +122,8 @@ struct Net {
   std::vector<Layer> layers;
   std::vector<BlockMaps> maps;
   std::vector<LayerMaps> lmaps;
-  Map input, last, d_last, features, d_features, logits, d_logits, connected, d_connected, d_stem;
+  std::vector<PostMaps> pmaps;
+  Map input, last, d_last, features, d_features, logits, d_logits, connected, d_connected, stem, d_stem, d_first;
   Saved s_last;
   std::vector<float*> owned;
   std::vector<float> packed;
@@ -280,9 +289,12 @@ static void backward1(Net& N, const float* flat, const Weight& w, const Map& dy,
   conv<1>(N, dy, dx, dy.channels, dx.channels, dy.length, 1, 0, s, 0, add, [&](int c, int o, int) { return *w.at(flat, o, c, 0); });
 }
 
-// batch norm and ReLU
+// batch norm, and ReLU unless `relu` is false
 
-static void norm_affine(Net& N, const Map& x, const Map& y, const Saved& s) {
+static vec floor_of(bool relu) { return all(relu ? 0 : -INFINITY); }
+
+static void norm_affine(Net& N, const Map& x, const Map& y, const Saved& s, bool relu) {
+  vec least = floor_of(relu);
   int threads = N.threads, jobs = x.tiles * x.channels;
   PARALLEL
   for (int job = 0; job < jobs; job++) {
@@ -293,13 +305,13 @@ static void norm_affine(Net& N, const Map& x, const Map& y, const Saved& s) {
       vec lane = N.lanes[t * 2 + h / V];
       for (ptrdiff_t i = h; i < (ptrdiff_t)x.length * LT; i += LT) {
         vec r = (load(from + i) - m) * a + o;
-        store(to + i, pick(r < 0, vec{}, r) * lane);  // keeps NaN
+        store(to + i, pick(r < least, least, r) * lane);  // keeps NaN
       }
     }
   }
 }
 
-static void norm_relu(Net& N, const float* flat, float* running, const Norm& n, const Map& x, const Map& y, Saved& s) {
+static void norm_train(Net& N, const float* flat, float* running, const Norm& n, const Map& x, const Map& y, Saved& s, bool relu) {
   int threads = N.threads, C = x.channels;
   double count = (double)N.s.batch * x.length;
   PARALLEL
@@ -331,20 +343,21 @@ static void norm_relu(Net& N, const float* flat, float* running, const Norm& n, 
     running[n.mean + c] += MOMENTUM * (m - running[n.mean + c]);
     running[n.var + c] += MOMENTUM * ((float)(var * count / std::max(count - 1, 1.0)) - running[n.var + c]);
   }
-  norm_affine(N, x, y, s);
+  norm_affine(N, x, y, s, relu);
 }
 
-static void norm_eval(Net& N, const float* flat, const float* running, const Norm& n, const Map& x, const Map& y, Saved& s) {
+static void norm_eval(Net& N, const float* flat, const float* running, const Norm& n, const Map& x, const Map& y, Saved& s, bool relu) {
   for (int c = 0; c < x.channels; c++) {
     s.mean[c] = running[n.mean + c];
     s.scale[c] = flat[n.weight + c] / std::sqrt(running[n.var + c] + EPS);
     s.bias[c] = flat[n.bias + c];
   }
-  norm_affine(N, x, y, s);
+  norm_affine(N, x, y, s, relu);
 }
 
 // dx from the gradient dy of relu(norm(x)); plus what `skip` holds, if it is given.
-static void norm_backward(Net& N, const float* flat, float* gradient, const Norm& n, const Map& x, const Map& dy, const Map& dx, const Saved& s, const Map* skip) {
+static void norm_backward(Net& N, const float* flat, float* gradient, const Norm& n, const Map& x, const Map& dy, const Map& dx, const Saved& s, const Map* skip, bool relu = true) {
+  vec least = floor_of(relu);
   int threads = N.threads, C = x.channels;
   double count = (double)N.s.batch * x.length;
   PARALLEL
@@ -356,7 +369,7 @@ static void norm_backward(Net& N, const float* flat, float* gradient, const Norm
       const float *p = x.at(t, c), *q = dy.at(t, c);
       for (ptrdiff_t i = 0; i < (ptrdiff_t)x.length * LT; i += LT) {
         vec x0 = load(p + i) - m, x1 = load(p + i + V) - m;
-        vec d0 = pick(x0 * a + o <= 0, vec{}, load(q + i)), d1 = pick(x1 * a + o <= 0, vec{}, load(q + i + V));
+        vec d0 = pick(x0 * a + o <= least, vec{}, load(q + i)), d1 = pick(x1 * a + o <= least, vec{}, load(q + i + V));
         b0 += d0;
         b1 += d1;
         w0 += d0 * x0;
@@ -375,7 +388,7 @@ static void norm_backward(Net& N, const float* flat, float* gradient, const Norm
         float* to = dx.at(t, c) + h;
         vec lane = N.lanes[t * 2 + h / V];
         for (ptrdiff_t i = 0; i < (ptrdiff_t)x.length * LT; i += LT) {
-          vec xv = load(p + i) - m, d = pick(xv * a + o <= 0, vec{}, load(q + i));
+          vec xv = load(p + i) - m, d = pick(xv * a + o <= least, vec{}, load(q + i));
           vec v = a * (d - k1 - xv * k2) * lane;
           store(to + i, r ? v + load(r + i) : v);
         }
@@ -401,37 +414,83 @@ static void fill(Net& N, const float* x, const int32_t* index, int count) {
     }
 }
 
+// to[i] = f(to[i], from[i]) over maps of one shape, halos left out
+template <class F>
+static void combine(Net& N, const Map& from, const Map& to, F f) {
+  int threads = N.threads, jobs = to.tiles * to.channels;
+  PARALLEL
+  for (int job = 0; job < jobs; job++) {
+    int t = job / to.channels, c = job % to.channels;
+    const float* p = from.at(t, c);
+    float* q = to.at(t, c);
+    for (ptrdiff_t i = 0; i < (ptrdiff_t)to.length * LT; i += V) store(q + i, f(load(q + i), load(p + i)));
+  }
+}
+
+static vec relu_of_sum(vec a, vec b) {
+  vec r = a + b;
+  return pick(r < 0, vec{}, r);
+}
+
+template <class Normalise>
+static void pre_blocks(Net& N, const float* flat, Normalise norm) {
+  forward5(N, flat, N.s.stem, N.input, N.maps[0].in, 1, false);
+  for (size_t i = 0; i < N.blocks.size(); i++) {
+    Block& b = N.blocks[i];
+    BlockMaps& m = N.maps[i];
+    norm(b.norm1, m.in, m.pre, m.s1, true);
+    forward5(N, flat, b.conv1, m.pre, m.mid, (int)b.stride, false);
+    norm(b.norm2, m.mid, m.post, m.s2, true);
+    if (b.has_shortcut)
+      forward1(N, flat, b.shortcut, m.pre, m.out, (int)b.stride, false);
+    else
+      std::memcpy(m.out.data, m.in.data, sizeof(float) * m.in.tiles * m.in.channels * m.in.channel());
+    forward5(N, flat, b.conv2, m.post, m.out, 1, true);
+  }
+  norm(N.s.last, N.maps.back().out, N.last, N.s_last, true);
+}
+
+template <class Normalise>
+static void post_blocks(Net& N, const float* flat, Normalise norm) {
+  forward5(N, flat, N.s.stem, N.input, N.stem, 1, false);
+  norm(N.s.last, N.stem, N.pmaps[0].in, N.s_last, true);
+  for (size_t i = 0; i < N.blocks.size(); i++) {
+    Block& b = N.blocks[i];
+    PostMaps& m = N.pmaps[i];
+    forward5(N, flat, b.conv1, m.in, m.raw1, (int)b.stride, false);
+    norm(b.norm1, m.raw1, m.mid, m.s1, true);
+    forward5(N, flat, b.conv2, m.mid, m.raw2, 1, false);
+    norm(b.norm2, m.raw2, m.out, m.s2, false);
+    if (b.has_shortcut) {
+      forward1(N, flat, b.shortcut, m.in, m.raw3, (int)b.stride, false);
+      norm(b.norm3, m.raw3, m.kept, m.s3, false);
+    }
+    combine(N, b.has_shortcut ? m.kept : m.in, m.out, relu_of_sum);
+  }
+}
+
 template <class Normalise>
 static void features(Net& N, const float* flat, Normalise norm) {
-  if (N.s.arch == 0) {
-    forward5(N, flat, N.s.stem, N.input, N.maps[0].in, 1, false);
-    for (size_t i = 0; i < N.blocks.size(); i++) {
-      Block& b = N.blocks[i];
-      BlockMaps& m = N.maps[i];
-      norm(b.norm1, m.in, m.pre, m.s1);
-      forward5(N, flat, b.conv1, m.pre, m.mid, (int)b.stride, false);
-      norm(b.norm2, m.mid, m.post, m.s2);
-      if (b.has_shortcut)
-        forward1(N, flat, b.shortcut, m.pre, m.out, (int)b.stride, false);
-      else
-        std::memcpy(m.out.data, m.in.data, sizeof(float) * m.in.tiles * m.in.channels * m.in.channel());
-      forward5(N, flat, b.conv2, m.post, m.out, 1, true);
-    }
-    norm(N.s.last, N.maps.back().out, N.last, N.s_last);
-    for (int t = 0; t < N.tiles; t++)
-      for (int f = 0; f < N.features.channels; f++)
-        for (int h = 0; h < LT; h += V) {
-          vec a = {};
-          const float* p = N.last.at(t, f) + h;
-          for (int l = 0; l < N.last.length; l++) a += load(p + l * LT);
-          store(N.features.at(t, f) + h, a / (float)N.last.length);
-        }
-  } else
+  if (N.s.arch == MLP) {
     for (size_t i = 0; i < N.layers.size(); i++) {
       LayerMaps& m = N.lmaps[i];
       forward1(N, flat, N.layers[i].weight, m.in, m.mid, 1, false);
-      norm(N.layers[i].norm, m.mid, m.out, m.s);
+      norm(N.layers[i].norm, m.mid, m.out, m.s, true);
     }
+    return;
+  }
+  if (N.s.arch == POST)
+    post_blocks(N, flat, norm);
+  else
+    pre_blocks(N, flat, norm);
+  for (int t = 0; t < N.tiles; t++)
+    for (int f = 0; f < N.features.channels; f++)
+      for (int h = 0; h < LT; h += V) {
+        vec a = {};
+        const float* p = N.last.at(t, f) + h;
+        for (int l = 0; l < N.last.length; l++) a += load(p + l * LT);
+        store(N.features.at(t, f) + h, a / (float)N.last.length);
+      }
 }
 
 static void affine(Net& N, const float* flat, const Weight& w, int64_t bias, const Map& x, const Map& y) {
@@ -452,25 +511,7 @@ static void affine_backward(Net& N, const float* flat, float* gradient, const We
   backward1(N, flat, w, dy, dx, 1, add);
 }
 
-// From the gradient of the features to that of every weight.
-static void backward(Net& N, const float* flat, float* gradient) {
-  if (N.s.arch != 0) {
-    for (int i = (int)N.layers.size() - 1; i >= 0; i--) {
-      LayerMaps& m = N.lmaps[i];
-      norm_backward(N, flat, gradient, N.layers[i].norm, m.mid, m.d_out, m.d_mid, m.s, nullptr);
-      weight_gradient<1>(N, m.in, m.d_mid, m.in.channels, m.mid.channels, 1, 1, 0, N.layers[i].weight, gradient);
-      if (i) backward1(N, flat, N.layers[i].weight, m.d_mid, N.lmaps[i - 1].d_out, 1, false);
-    }
-    return;
-  }
-  int L = N.last.length;
-  for (int t = 0; t < N.tiles; t++)
-    for (int f = 0; f < N.features.channels; f++)
-      for (int h = 0; h < LT; h += V) {
-        vec d = load(N.d_features.at(t, f) + h) / (float)L;
-        float* p = N.d_last.at(t, f) + h;
-        for (int l = 0; l < L; l++) store(p + l * LT, d);
-      }
+static void backward_pre_blocks(Net& N, const float* flat, float* gradient) {
   norm_backward(N, flat, gradient, N.s.last, N.maps.back().out, N.d_last, N.maps.back().d_out, N.s_last, nullptr);
   for (int i = (int)N.blocks.size() - 1; i >= 0; i--) {
     Block& b = N.blocks[i];
@@ -488,6 +529,54 @@ static void backward(Net& N, const float* flat, float* gradient) {
     const Map& to = i ? N.maps[i - 1].d_out : N.d_stem;
     norm_backward(N, flat, gradient, b.norm1, m.in, m.d_pre, to, m.s1, b.has_shortcut ? nullptr : &m.d_out);
   }
+}
+
+static void backward_post_blocks(Net& N, const float* flat, float* gradient) {
+  for (int i = (int)N.blocks.size() - 1; i >= 0; i--) {
+    Block& b = N.blocks[i];
+    PostMaps& m = N.pmaps[i];
+    const Map& to = i ? N.pmaps[i - 1].d_out : N.d_first;
+    int s = (int)b.stride, n = m.out.length;
+    combine(N, m.out, m.d_out, [](vec d, vec y) { return pick(y <= 0, vec{}, d); });
+    norm_backward(N, flat, gradient, b.norm2, m.raw2, m.d_out, m.d_raw2, m.s2, nullptr, false);
+    weight_gradient<5>(N, m.mid, m.d_raw2, m.mid.channels, m.out.channels, n, 1, -2, b.conv2, gradient);
+    backward5(N, flat, b.conv2, m.d_raw2, m.d_mid, 1);
+    norm_backward(N, flat, gradient, b.norm1, m.raw1, m.d_mid, m.d_raw1, m.s1, nullptr);
+    weight_gradient<5>(N, m.in, m.d_raw1, m.in.channels, m.mid.channels, n, s, -2, b.conv1, gradient);
+    backward5(N, flat, b.conv1, m.d_raw1, to, s);
+    if (b.has_shortcut) {
+      norm_backward(N, flat, gradient, b.norm3, m.raw3, m.d_out, m.d_raw3, m.s3, nullptr, false);
+      weight_gradient<1>(N, m.in, m.d_raw3, m.in.channels, m.out.channels, n, s, 0, b.shortcut, gradient);
+      backward1(N, flat, b.shortcut, m.d_raw3, to, s, true);
+    } else
+      combine(N, m.d_out, to, [](vec a, vec d) { return a + d; });
+  }
+  norm_backward(N, flat, gradient, N.s.last, N.stem, N.d_first, N.d_stem, N.s_last, nullptr);
+}
+
+// From the gradient of the features to that of every weight.
+static void backward(Net& N, const float* flat, float* gradient) {
+  if (N.s.arch == MLP) {
+    for (int i = (int)N.layers.size() - 1; i >= 0; i--) {
+      LayerMaps& m = N.lmaps[i];
+      norm_backward(N, flat, gradient, N.layers[i].norm, m.mid, m.d_out, m.d_mid, m.s, nullptr);
+      weight_gradient<1>(N, m.in, m.d_mid, m.in.channels, m.mid.channels, 1, 1, 0, N.layers[i].weight, gradient);
+      if (i) backward1(N, flat, N.layers[i].weight, m.d_mid, N.lmaps[i - 1].d_out, 1, false);
+    }
+    return;
+  }
+  int L = N.last.length;
+  for (int t = 0; t < N.tiles; t++)
+    for (int f = 0; f < N.features.channels; f++)
+      for (int h = 0; h < LT; h += V) {
+        vec d = load(N.d_features.at(t, f) + h) / (float)L;
+        float* p = N.d_last.at(t, f) + h;
+        for (int l = 0; l < L; l++) store(p + l * LT, d);
+      }
+  if (N.s.arch == POST)
+    backward_post_blocks(N, flat, gradient);
+  else
+    backward_pre_blocks(N, flat, gradient);
   weight_gradient<5>(N, N.input, N.d_stem, N.input.channels, N.d_stem.channels, N.d_stem.length, 1, -2, N.s.stem, gradient);
 }
 
@@ -698,7 +787,7 @@ static void adamw(const Epoch& e, const float* coefficients) {
 
 static double gradients(Net& N, const Epoch& e, const int32_t* order) {
   fill(N, e.x, order, (int)N.s.batch);
-  features(N, e.flat, [&](const Norm& n, const Map& x, const Map& y, Saved& s) { norm_relu(N, e.flat, e.running, n, x, y, s); });
+  features(N, e.flat, [&](const Norm& n, const Map& x, const Map& y, Saved& s, bool relu) { norm_train(N, e.flat, e.running, n, x, y, s, relu); });
   double loss = head(N, e, order);
   backward(N, e.flat, e.gradient);
   return loss;
@@ -729,7 +818,32 @@ void* kds_make(const Shape* shape, const Block* blocks, const Layer* layers) {
     N->connected = N->map((int)shape->connected, 1, 0);
     N->d_connected = N->map((int)shape->connected, 1, 0);
   }
-  if (shape->arch == 0) {
+  if (shape->arch == POST) {
+    int L = (int)shape->samples;
+    N->input = N->map((int)shape->channels, L, HALO);
+    N->stem = N->map((int)blocks[0].in, L, 0);
+    N->d_stem = N->map(N->stem.channels, L, HALO);
+    N->s_last = saved(N->stem.channels);
+    Map in = N->map(N->stem.channels, L, HALO);
+    N->d_first = N->map(in.channels, L, 0);
+    for (int i = 0; i < shape->depth; i++) {
+      const Block& b = blocks[i];
+      int to = (L + (int)b.stride - 1) / (int)b.stride, co = (int)b.out;
+      PostMaps m;
+      m.in = in;
+      for (Map* each : {&m.raw1, &m.raw2, &m.d_mid, &m.d_out}) *each = N->map(co, to, 0);
+      for (Map* each : {&m.mid, &m.out, &m.d_raw1, &m.d_raw2}) *each = N->map(co, to, HALO);
+      if (b.has_shortcut)
+        for (Map* each : {&m.raw3, &m.kept, &m.d_raw3}) *each = N->map(co, to, 0);
+      m.s1 = m.s2 = m.s3 = saved(co);
+      in = m.out;
+      L = to;
+      N->blocks.push_back(b);
+      N->pmaps.push_back(m);
+    }
+    N->last = N->pmaps.back().out;
+    N->d_last = N->pmaps.back().d_out;
+  } else if (shape->arch == RESNET) {
     int L = (int)shape->samples;
     N->input = N->map((int)shape->channels, L, HALO);
     Map in = N->map((int)(shape->depth ? blocks[0].in : F), L, HALO);
@@ -807,7 +921,7 @@ void kds_outputs(void* net, const float* x, int64_t n, const float* flat, const 
   for (int64_t first = 0; first < n; first += batch) {
     int count = (int)std::min<int64_t>(batch, n - first);
     fill(N, x + first * window, nullptr, count);
-    features(N, flat, [&](const Norm& norm, const Map& from, const Map& to, Saved& s) { norm_eval(N, flat, running, norm, from, to, s); });
+    features(N, flat, [&](const Norm& norm, const Map& from, const Map& to, Saved& s, bool relu) { norm_eval(N, flat, running, norm, from, to, s, relu); });
     affine(N, flat, N.s.fc, N.s.fc_bias, N.features, N.logits);
     for (int i = 0; i < count; i++) {
       for (int c = 0; c < K; c++) logits[(first + i) * K + c] = N.logits.at(i / LT, c)[i % LT];

@@ -12,7 +12,7 @@ from kd.training.stack import Shape, Stack
 from kd.training.terms import TERMS, Weights
 
 KNOWN_TERMS = {"cross_entropy", "hard", "soft", "decoupled", "feature"}
-ARCHITECTURES = ("resnet1d", "mlp")
+ARCHITECTURES = ("resnet1d", "mlp", "resnet1d-post")  # as fused.cpp numbers them
 INT, FLOAT, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 
@@ -27,7 +27,7 @@ class _Norm(ctypes.Structure):
 class _Block(ctypes.Structure):
     _fields_ = [
         *((name, INT) for name in ("inner", "out", "stride")),
-        *((name, _Norm) for name in ("norm1", "norm2")),
+        *((name, _Norm) for name in ("norm1", "norm2", "norm3")),
         *((name, _Weight) for name in ("conv1", "conv2", "shortcut")),
         ("has_shortcut", INT),
     ]
@@ -137,23 +137,25 @@ class FusedStack(Stack):
             made.connected, made.connector = width, weight(f"connector{width}")
             made.connector_bias = layout[f"connector{width}.bias"].start
         blocks, layers = (_Block * shape.depth)(), (_Layer * shape.depth)()
-        if shape.arch == "resnet1d":
+        if shape.arch == "mlp":
+            inputs = [shape.channels * shape.samples, *[shape.width] * (shape.depth - 1)]
+            for i in range(shape.depth):
+                linear, bn = f"hidden.{3 * i}", f"hidden.{3 * i + 1}"
+                layers[i] = _Layer(inputs[i], shape.width, weight(linear), norm(bn))
+        else:
             made.stem, made.last = weight("stem"), norm("bn")
             n = filters(shape.depth, shape.width)
             for i in range(shape.depth):
                 name = f"blocks.{i}"
                 has = f"{name}.shortcut.weight" in layout
+                normed = f"{name}.bn_shortcut.weight" in layout
                 blocks[i] = _Block(
                     *(n[i], n[i + 1], stride(i)),
                     *(norm(f"{name}.bn1"), norm(f"{name}.bn2")),
+                    norm(f"{name}.bn_shortcut") if normed else _Norm(),
                     *(weight(f"{name}.conv1"), weight(f"{name}.conv2")),
                     *(weight(f"{name}.shortcut") if has else _Weight(), int(has)),
                 )
-        else:
-            inputs = [shape.channels * shape.samples, *[shape.width] * (shape.depth - 1)]
-            for i in range(shape.depth):
-                linear, bn = f"hidden.{3 * i}", f"hidden.{3 * i + 1}"
-                layers[i] = _Layer(inputs[i], shape.width, weight(linear), norm(bn))
         return int(self._library.kds_make(ctypes.byref(made), blocks, layers))
 
     def __del__(self) -> None:

@@ -19,12 +19,13 @@ from kd.training.objective import learns_features
 from kd.training.pretrain import Pretraining
 from kd.training.prune import initial_state
 from kd.training.recipe import Spec
+from kd.training.schedule import Cooldown
 from kd.training.stack import Shape, Stack, Start
+from kd.training.stem import CHECKPOINT, CONTINUED, HISTORY, Stem
 from kd.training.strategies import PRETRAIN
 from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, TeacherOutputs
 
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 Row = dict[str, float]
 # What torch.load and a look into its mapping raise for damaged files; of OSError see `_damage`
 UNREADABLE = (
@@ -57,10 +58,22 @@ class Member:
 
     place: its number in the stack. left_with: its best weights when it left the stack,
     None while it is there. pretraining: until it is over, for a point that is pre-trained.
+    until: the epoch after which it waits, checkpointed, for somebody to make it again; None: to its end.
+    stem: where the checkpoint before its cooldown is kept for longer trainings of the same point.
+    cooldown: of schedule wsd; it begins early where validation stops improving before.
     """
 
-    def __init__(self, spec: Spec, folder: Path, teacher: TeacherOutputs | None) -> None:
-        self.spec, self.folder, self.teacher = spec, Path(folder), teacher
+    def __init__(
+        self,
+        spec: Spec,
+        folder: Path,
+        teacher: TeacherOutputs | None,
+        until: int | None = None,
+        stem: Stem | None = None,
+    ) -> None:
+        self.spec, self.folder, self.teacher, self.until = spec, Path(folder), teacher, until
+        self.cooldown = Cooldown.planned(spec.recipe)
+        self.stem = stem if self.cooldown else None
         self.teacher_sha256 = teacher.sha256 if teacher else None  # also of one it only starts from
         self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
         self.diverged: Diverged | None = None
@@ -76,14 +89,40 @@ class Member:
     @property
     def max_epochs(self) -> int:
         """Epochs that it is trained at most."""
-        return self.spec.recipe.max_epochs
+        return self.cooldown.ends if self.cooldown else self.spec.recipe.max_epochs
 
     @property
     def over(self) -> bool:
-        """Whether every epoch is done, validation stopped improving, or it diverged."""
-        recipe = self.spec.recipe
-        stalled = bool(recipe.patience and self.epoch - self.best_epoch >= recipe.patience)
-        return self.epoch >= recipe.max_epochs or stalled or self.diverged is not None
+        """Whether every epoch is done, validation stopped improving, or it diverged.
+
+        With a cooldown, what ends when validation stops improving is what comes before it.
+        """
+        stalled = self._stalled and self.cooldown is None
+        return self.epoch >= self.max_epochs or stalled or self.diverged is not None
+
+    @property
+    def _stalled(self) -> bool:
+        patience = self.spec.recipe.patience
+        return bool(patience and self.epoch - self.best_epoch >= patience)
+
+    def _cool_down_early(self) -> None:
+        """Let the rate fall from here if validation has stopped improving before it was to.
+
+        That depends on no length: a longer training of the same point does so after the same epoch.
+        """
+        if self.cooldown and self._stalled and self.epoch < self.cooldown.begins:
+            self.cooldown = self.cooldown.early(self.spec.recipe, self.epoch)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has reached `until` with epochs left, and is in its checkpoint from there on."""
+        reached = self.until is not None and self.epoch >= self.until and self.pretraining is None
+        return reached and not self.over
+
+    @property
+    def resting(self) -> bool:
+        """Whether it trains no more here: over, or waiting."""
+        return self.over or self.waits
 
     def start(self, shape: Shape, teacher_folder: Path | None, data: Data, device: torch.device) -> Start:
         """What its checkpoint holds; without one, fresh weights, decided by seed and init alone."""
@@ -95,6 +134,10 @@ class Member:
             self.teacher_sha256 = sha256(weights) if weights.exists() else None
         if not path.exists():
             history.unlink(missing_ok=True)
+            (self.folder / CONTINUED).unlink(missing_ok=True)
+            if self.stem:
+                self.stem.begin(self.folder, self.spec.recipe.cooldown_from)
+        if not path.exists():
             return self._fresh(shape, teacher_folder, data)
         try:
             start = self._resumed(path, history, device)
@@ -106,9 +149,11 @@ class Member:
                 f"{path} is damaged ({_first_line(error)}): set aside, trained from the first epoch"
             )
             path.replace(path.with_name(path.name + ".broken"))
+            (self.folder / CONTINUED).unlink(missing_ok=True)
             history.unlink(missing_ok=True)
             self.epoch, self.best_epoch, self.best_mae, self.train_seconds = 0, 0, math.inf, 0.0
             self.pretrained, self._pretraining_was = 0, None
+            self.cooldown = Cooldown.planned(self.spec.recipe)
             return self._fresh(shape, teacher_folder, data)
 
     def pretrain(self, shape: Shape, start: Start, x: Tensor) -> None:
@@ -136,6 +181,9 @@ class Member:
         self.epoch, self.best_epoch = int(state["epoch"]), int(state["best_epoch"])
         self.best_mae, self.train_seconds = float(state["best_mae"]), float(state["train_seconds"])
         self.checkpointed = self.pretrained + self.epoch
+        if self.cooldown and (began := state.get("cooled_early_from")) is not None:
+            self.cooldown = self.cooldown.early(self.spec.recipe, int(began))
+        self._cool_down_early()  # where a shorter training did so as planned
         write_text(history, "".join(row + "\n" for row in rows))
         return start
 
@@ -176,6 +224,7 @@ class Member:
             return error
         if val["mae_bpm"] < self.best_mae:
             self.best_mae, self.best_epoch = val["mae_bpm"], self.epoch
+        self._cool_down_early()
         return {"epoch": self.epoch, "train_loss": loss, "val_mae_bpm": val["mae_bpm"], "lr": lr}
 
     def best_state(self, stack: Stack) -> dict[str, Tensor]:
@@ -213,11 +262,24 @@ class Member:
             "moments": now.moments,
             "best_state": now.best or {},
         }
+        if self.cooldown and self.cooldown.begins < self.spec.recipe.cooldown_from:
+            state["cooled_early_from"] = self.cooldown.begins
         self._write(state)
 
     def _write(self, state: dict[str, Any]) -> None:
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
         self.checkpointed = self.pretrained + self.epoch
+
+    @property
+    def branches(self) -> bool:
+        """Whether it is where longer trainings of the same point part from it."""
+        begins = self.cooldown.begins if self.cooldown else None
+        return self.stem is not None and 0 < self.epoch == begins and not self.diverged
+
+    def keep_stem(self) -> None:
+        """Keep the checkpoint that was just written for those."""
+        assert self.stem is not None
+        self.stem.keep(self.folder, self.epoch)
 
     def append(self, row: Row) -> None:
         """Add an epoch to the history."""

@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from kd.training.adamw import AdamW
 from kd.training.recipe import Spec
-from kd.training.stack import Shape, warm_cosine
+from kd.training.schedule import warm_cosine
+from kd.training.stack import Shape
 from kd.training.strategies import PRETRAIN
 
 TEMPERATURE = 0.1  # of NT-Xent: the best in SimCLR's table for normalised features

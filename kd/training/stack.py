@@ -21,6 +21,7 @@ from kd.training.layout import Layout
 from kd.training.objective import Labels, Objective
 from kd.training.orders import Orders
 from kd.training.recipe import Recipe, Spec
+from kd.training.schedule import Cooldown, rates
 from kd.training.strategies import weights
 from kd.training.teacher import EVAL_BATCH, TeacherOutputs
 
@@ -72,13 +73,6 @@ def together(spec: Spec) -> tuple[object, ...]:
     )
 
 
-def warm_cosine(recipe: Recipe, steps: int, step: np.ndarray) -> np.ndarray:
-    """Learning rates of a training of so many steps: linear warm-up, then cosine to zero. From step 0."""
-    warmup = max(round(recipe.warmup_fraction * steps), 1)
-    falling = 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(steps - warmup, 1)))
-    return recipe.lr * np.where(step < warmup, (step + 1) / warmup, falling)
-
-
 class Stack:
     """M models in training. `epoch()` trains each for one; the caller keeps count of what that means.
 
@@ -86,7 +80,8 @@ class Stack:
     without labels, of which members see as many as their `unlabelled_share` says, while an epoch goes over
     those with labels. teachers: the outputs each member learns from. precision: "float32"; on CUDA also
     "tf32" or "bf16" (activations; weights, losses and the optimiser stay float32). convolution: one of
-    `layers.CONVOLUTIONS`, for several members.
+    `layers.CONVOLUTIONS`, for several members. cooldowns: of each member, as planned until the caller says
+    otherwise.
     """
 
     engine = "torch"  # what computes the epochs; another one is in `fused.py`
@@ -112,6 +107,7 @@ class Stack:
         if convolution not in CONVOLUTIONS:
             raise ValueError(f"unknown convolution {convolution!r}: use {', '.join(CONVOLUTIONS)}")
         self.specs, self.shape, self.members = list(specs), shape, len(specs)
+        self.cooldowns = [Cooldown.planned(spec.recipe) for spec in specs]
         self.x, self.device, self.dtype, self.precision = x, x.device, dtype, precision
         self.bpm = torch.cat([bpm, bpm.new_full((len(x) - len(bpm),), torch.nan)])
         windows = min(specs[0].recipe.windows_per_epoch or len(bpm), len(bpm))
@@ -279,24 +275,29 @@ class Stack:
 
     def _schedule(self, epochs: Sequence[int]) -> np.ndarray:
         """The optimiser's coefficients for each step, (steps, 3, M)."""
-        alike: dict[tuple[Recipe, int], list[int]] = {}
+        alike: dict[tuple[Recipe, Cooldown | None, int], list[int]] = {}
         for m, epoch in enumerate(epochs):
-            alike.setdefault((self.specs[m].recipe, epoch), []).append(m)
+            alike.setdefault((self.specs[m].recipe, self.cooldowns[m], epoch), []).append(m)
         table = np.empty((self.steps, 3, self.members))
-        for (_, epoch), (m, *others) in alike.items():
+        for (_, _, epoch), (m, *others) in alike.items():
             step = epoch * self.steps + np.arange(self.steps)
             column = self.optimiser.coefficients(m, step, self.lr(m, step))
             table[:, :, [m, *others]] = column[..., None]
         return table
 
     def lr(self, member: int, step: np.ndarray) -> np.ndarray:
-        """Linear warm-up, then cosine to zero over all of a member's steps, counted from 0."""
-        recipe = self.specs[member].recipe
-        return warm_cosine(recipe, self.steps * recipe.max_epochs, step)
+        """What the recipe's schedule gives for a member's steps, counted from 0 over its whole training."""
+        return rates(self.specs[member].recipe, self.steps, step, self.cooldowns[member])
 
     def _distill_ramp(self, member: int, epoch: int) -> float:
-        """Counted from 1, as in the DKD authors' code: the first epoch distils too."""
-        share = self.weights[member].warmup_fraction * self.specs[member].recipe.max_epochs
+        """Counted from 1, as in the DKD authors' code: the first epoch distils too.
+
+        Under wsd it grows with the learning rate, since the length of the training is not to change it.
+        """
+        recipe, fraction = self.specs[member].recipe, self.weights[member].warmup_fraction
+        share = fraction * recipe.max_epochs
+        if recipe.schedule == "wsd" and fraction:
+            share = recipe.warmup_epochs
         return min((epoch + 1) / share, 1.0) if share else 1.0
 
     # evaluation and state

@@ -28,6 +28,7 @@ from kd.training.member import CHECKPOINT, HISTORY, Diverged, Member, Row
 from kd.training.objective import Labels
 from kd.training.recipe import Spec
 from kd.training.stack import Shape, Stack, Start
+from kd.training.stem import Stem
 from kd.training.strategies import needs_teacher
 from kd.training.strategies import weights as weights_of
 from kd.training.teacher import MODEL, Forward, TeacherOutputs, as_tensor, batches, write_teacher_outputs
@@ -42,7 +43,9 @@ class Runs:
     step() trains an epoch of each that is not over; finish(i) evaluates one on the test subjects and writes
     its model. teacher_folders: the finished teachers' folders, for points that need one. A point that is over
     leaves the stack: at once on a CPU, when half of them have left on a GPU. engine: `compiled.library()`,
-    which trains a point that is alone on a CPU; default: torch. Raises InputError if a folder or a teacher
+    which trains a point that is alone on a CPU; default: torch. until: epochs after which points wait, as
+    `Member.until`; made again with a later one, they go on. stems: what longer trainings under wsd begin
+    with, and leave to others (`stem.Stem`). Raises InputError if a folder or a teacher
     doesn't fit its spec.
     """
 
@@ -58,6 +61,8 @@ class Runs:
         dtype: torch.dtype = torch.float32,
         convolution: str = "grouped",
         engine: ctypes.CDLL | None = None,
+        until: Sequence[int | None] | None = None,
+        stems: Sequence[Stem | None] | None = None,
     ) -> None:
         self._engine = engine
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
@@ -73,13 +78,17 @@ class Runs:
         self.members: list[Member] = []
         teachers: dict[Path | None, TeacherOutputs] = {}
         sure = data.unlabelled.sure if data.unlabelled else 1.0
-        for spec, folder, from_folder in zip(specs, folders, from_folders, strict=True):
+        limits = list(until or [None] * len(specs))
+        kept = list(stems or [None] * len(specs))
+        for spec, folder, from_folder, limit, stem in zip(
+            specs, folders, from_folders, limits, kept, strict=True
+        ):
             if needs_teacher(spec.strategy) and from_folder not in teachers:
                 teachers[from_folder] = TeacherOutputs(
                     spec, from_folder, len(self.x), self.device, dtype, labelled=len(data.train), sure=sure
                 )
             teacher = teachers[from_folder] if needs_teacher(spec.strategy) else None
-            self.members.append(Member(spec, folder, teacher))
+            self.members.append(Member(spec, folder, teacher, limit, stem))
         starts = [
             member.start(self.shape, from_folder, data, self.device)
             for member, from_folder in zip(self.members, from_folders, strict=True)
@@ -95,19 +104,20 @@ class Runs:
         return Shape(spec.arch, spec.depth, spec.width, channels, samples, classes)
 
     def step(self) -> list[Row | Diverged | None]:
-        """Train an epoch of each point that isn't over, validate, append to its history.
+        """Train an epoch of each point that isn't over and doesn't wait, validate, append to its history.
 
-        For each point: the epoch's scalars, None if it was over already, or Diverged if it has just left the
+        For each point: the epoch's scalars, None if it was over or waits, or Diverged if it has just left the
         finite numbers.
         """
-        if all(member.over for member in self.members):
+        if all(member.resting for member in self.members):
             return [None] * len(self.members)
         if any(member.pretraining for member in self.members):
             return self._pretrain()
         self._shrink()
         start = time.monotonic()
         stacked = self._stacked
-        training = [member for member in stacked if not member.over]
+        training = [member for member in stacked if not member.resting]
+        self.stack.cooldowns = [member.cooldown for member in stacked]
         losses = self.stack.epoch([member.epoch for member in stacked]).tolist()
         bpm = self.stack.predict(self._val_x).cpu().numpy()
         rows: dict[Member, Row | Diverged] = {}
@@ -125,6 +135,10 @@ class Runs:
             if not isinstance(row, Diverged):
                 row["train_seconds"] = round(member.train_seconds, 3)
                 member.append(row)
+            if member.waits or member.branches:
+                member.checkpoint(self.stack)
+            if member.branches:
+                member.keep_stem()
         if time.monotonic() - self._checkpointed_at >= self.checkpoint_every_s:
             self.checkpoint()
         return [rows.get(member) for member in self.members]
@@ -137,7 +151,7 @@ class Runs:
         found: list[Row | Diverged | None] = []
         for member in self.members:
             if member.pretraining is None:
-                found.append(None if member.over else {"epoch": member.epoch})
+                found.append(None if member.resting else {"epoch": member.epoch})
                 continue
             start = time.monotonic()
             with self.stack.precise():
@@ -237,12 +251,12 @@ class Runs:
     def _shrink(self) -> None:
         """Rebuild the stack without the points that are over, if that pays."""
         stacked = self._stacked
-        left = [member for member in stacked if not member.over]
+        left = [member for member in stacked if not member.resting]
         worth = len(left) < len(stacked) if self.device.type == "cpu" else 2 * len(left) <= len(stacked)
         if not left or not worth:
             return
         for member in stacked:
-            if member.over:
+            if member.resting:
                 member.leave(self.stack)
         self.stack = self._stack_of(left, [member.restart(self.stack) for member in left])
 
@@ -365,6 +379,7 @@ def figures(member: Member, shape: Shape, model: nn.Module, errors: dict[str, An
         "val_mae_bpm": member.best_mae,
         "epochs": member.epoch,
         "best_epoch": member.best_epoch,
+        **({"cooldown_from": member.cooldown.begins} if member.cooldown else {}),
         "train_seconds": round(member.train_seconds, 3),
         "device": device_name(next(model.parameters()).device),
         "model_sha256": sha256(member.folder / MODEL),

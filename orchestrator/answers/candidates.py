@@ -12,6 +12,7 @@ import numpy.typing as npt
 from kd.errors import InputError
 from kd.models import inits
 from orchestrator.answers.evidence import measured_of, scores, together, without_law
+from orchestrator.edge.on_chip import INSTRUCTIONS, PRECISION, UJ, refuse_unknown
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack, unpack_at
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
@@ -31,8 +32,10 @@ class Budget:
 
     max_memory_kb: peak of the activations of one window, or the tensor arena where it was measured;
     max_flash_kb: the weights, or the .tflite file where it was measured; max_macs: multiply-adds of one
-    window; max_latency_ms: of one window on `device` (None: the only one profiled on). precision: "fp32" or
-    "int8", what the student is shipped as.
+    window; max_latency_ms: of one window on `device` (None: the only one profiled on). max_instructions: of
+    one window, and max_uj: microjoules from one heart rate to the next, both in C on a microcontroller that
+    `device` names (`orchestrator.edge.device_table`). precision: "fp32" or "int8", what the student is
+    shipped as.
     """
 
     max_params: float | None = None
@@ -40,6 +43,8 @@ class Budget:
     max_flash_kb: float | None = None
     max_macs: float | None = None
     max_latency_ms: float | None = None
+    max_instructions: float | None = None
+    max_uj: float | None = None
     precision: str = "fp32"
     device: str | None = None
 
@@ -57,6 +62,12 @@ LIMITS = {
     "max_flash_kb": ("weight_bytes", 1000.0, "kB of weights (float32, computed)"),
     "max_macs": ("macs", 1.0, "multiply-adds"),
     "max_latency_ms": ("latency_ms_fp32", 1.0, "ms (float32)"),
+}
+# the same of what is known only on a microcontroller of the device table
+CHIP_LIMITS = {
+    "max_latency_ms": (f"latency_ms_{PRECISION}", 1.0, "ms (float32, C, computed)"),
+    "max_instructions": (INSTRUCTIONS, 1.0, "instructions (float32, C)"),
+    "max_uj": (UJ, 1.0, "µJ (float32, C, computed)"),
 }
 
 
@@ -77,7 +88,7 @@ def limits(document: dict[str, Any], precision: str = "fp32") -> dict[str, tuple
         found["max_flash_kb"] = (f"flash_bytes_{precision}", 1000.0, f"kB of flash ({kind}; {flash})")
     if precision != "fp32":
         found["max_latency_ms"] = (f"latency_ms_{precision}", 1.0, f"ms ({kind})")
-    return found
+    return found | CHIP_LIMITS if "chip" in document else found
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,10 @@ def _memory(document: dict[str, Any]) -> str:
 
 def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
     """InputError when a limit is on a quantity this sweep has not measured."""
-    if budget.max_latency_ms is None:
+    for limit in CHIP_LIMITS:
+        if limit in budget.given and ("chip" in document or limit not in LIMITS):
+            refuse_unknown(document, limit, budget.precision)
+    if budget.max_latency_ms is None or "chip" in document:
         return
     profile = document.get("profile") or {"devices": [], "device": None}
     command = f"`kdsweep profile {quoted(document['sweep'])}`"

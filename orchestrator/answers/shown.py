@@ -49,10 +49,11 @@ class Answer:
     device: str | None
     int8: dict[str, Any] | None
     left_out: Sequence[dict[str, str]] = ()
+    chip: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON of `kdsweep query --json`."""
-        return {key: value for key, value in asdict(self).items() if key != "left_out" or value}
+        """The JSON of `kdsweep query --json`; of left_out and chip only what there is."""
+        return {key: value for key, value in asdict(self).items() if key not in ("left_out", "chip") or value}
 
     def __repr__(self) -> str:
         return in_words(self.as_dict())
@@ -196,12 +197,25 @@ def _costs(result: dict[str, Any]) -> list[str]:
         if "max_latency_ms" in result["budget"]:
             text += f"; meets the limit with P {result['best']['p_feasible']:.2f}"
         lines.append(text)
+    if chip := result.get("chip"):
+        lines += _on_chip(cost, chip)
     if int8 := result["int8"]:
         lines.append(
             f"errors are for float32; int8 changed them by {int8['mae_change_mean_bpm']:+.3f} BPM "
             f"on average, {int8['mae_change_most_bpm']:+.3f} at most, on {int8['points']} students"
         )
     return lines
+
+
+def _on_chip(cost: dict[str, Any], chip: dict[str, Any]) -> list[str]:
+    """Instructions and energy on a microcontroller, what they are, and where its numbers are from."""
+    lines = [f"{cost['instructions']:,} instructions a window on {chip['core']}, {cost['instructions_are']}"]
+    if "uj" in cost:
+        lines.append(f"{cost['uj']:,.1f} µJ a heart rate on {chip['name']}, {cost['uj_is']}")
+    if chip["clock_mhz"] is not None:
+        said = "; ".join(f"{key} {chip[key]:g}: {source}" for key, source in chip["sources"].items())
+        lines.append(f"{chip['name']}: {said}")
+    return [*lines, chip["about"]]
 
 
 def _undecided(result: dict[str, Any]) -> list[str]:

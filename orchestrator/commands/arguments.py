@@ -3,6 +3,7 @@
 Completing reads names and plan.json only, and knows no torch, ray or mlflow.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -74,6 +75,32 @@ class Point(click.ParamType[str]):
             for p in (plan.points if plan else [])
             if p.id.startswith(incomplete) and p.id not in taken
         ]
+
+
+def question_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of `run` and `submit` that have one question answered, instead of all points trained."""
+    for option in reversed(
+        (
+            click.option(
+                "--answer",
+                help='Train only what answers this: "max-params=60000", limits as query takes them. '
+                "Points are paused, resumed and left; run without it, and the rest is trained.",
+            ),
+            click.option(
+                "--until-regret",
+                type=click.FloatRange(min=0, min_open=True),
+                help="With --answer: stop when the advised student is at most so many BPM worse than "
+                "the best, with probability 0.9.  [default: 0.1, unless --gpu-hours is given]",
+            ),
+            click.option(
+                "--gpu-hours",
+                type=click.FloatRange(min=0, min_open=True),
+                help="With --answer: train the sweep no longer than this in all (slot-hours on CPUs).",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 SWEEP, SPACE, SITE, POINT = Sweep(), Space(), Site(), Point()

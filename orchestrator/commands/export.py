@@ -20,7 +20,15 @@ from orchestrator.store.find import sweep_folder
 @click.option(
     "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output directory."
 )
-@click.option("--c", "with_c", is_flag=True, help="Include the float32 student as C99 for microcontrollers.")
+@click.option(
+    "--c", "with_c", is_flag=True, help="Include the student as C99 for microcontrollers, in --precision."
+)
+@click.option("--tflite", is_flag=True, help="Include the student as a .tflite of 8-bit integers only.")
+@click.option(
+    "--mcu-env",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="With --tflite: Python environment, created if missing.  [default: that of kdsweep profile --mcu]",
+)
 @click.option("--with-recordings", is_flag=True, help="Include the test subjects' raw recordings.")
 @click.option(
     "--register", "registering", is_flag=True, help="Also register the model in MLflow's model registry."
@@ -39,6 +47,8 @@ def export(
     point: str | None,
     out: Path,
     with_c: bool,
+    tflite: bool,
+    mcu_env: Path | None,
     with_recordings: bool,
     registering: bool,
     name: str | None,
@@ -53,8 +63,12 @@ def export(
     Prefers what `kdsweep refit` trained of it on all subjects. Writes ONNX float32 and int8, weights,
     preprocessing, a model card, a C header, and example.py, which needs only numpy and onnxruntime. Nothing
     is written unless the files reproduce the sweep's test error.
+
+    With --tflite also the int8 .tflite that `kdsweep profile --mcu` measures, made and run in its environment
+    (the extra [mcu], some 2 GB, installed when it is first asked for).
     """
     from orchestrator.edge.export import export_point, point_of, register
+    from orchestrator.edge.mcu import default_environment, environment
     from orchestrator.space.resolve import open_space
     from orchestrator.store.refits import REFITTED, Refits, said_of
     from orchestrator.store.store import Store
@@ -76,8 +90,18 @@ def export(
     def say(text: str) -> None:
         echo(text, err=True)
 
+    python = environment(mcu_env or default_environment(), say) if tflite else None
     opened = open_space(str(folder), [], None, say).of_fold(fold)
-    test = export_point(opened, result, out, with_recordings=with_recordings, with_c=with_c, say=say)
+    test = export_point(
+        opened,
+        result,
+        out,
+        with_recordings=with_recordings,
+        with_c=with_c,
+        precision=limits["precision"],
+        mcu_python=python,
+        say=say,
+    )
     done = {"folder": str(out), "point": result["id"], **test}
     if registering:
         uri = tracking_uri or default_uri(store)
@@ -93,6 +117,10 @@ def export(
         f"int8 {test['mae_bpm_int8']:.4f}, "
         f"streaming {test['mae_bpm_streaming']:.4f}, causal filter only {test['mae_bpm_causal']:.4f}"
     )
+    if "int8_c" in test:
+        from orchestrator.edge.int8 import said
+
+        echo(f"int8 in C costs {said(test['int8_c'])}")
     if registering:
         echo(f"registered as models:/{done['model']}/{done['version']}")
 

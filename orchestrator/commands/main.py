@@ -28,6 +28,7 @@ COMMANDS = {
     "ls": "List sweeps: points done and failed, best error, last activity.",
     "results": "List trained points, as a table, CSV, Parquet or JSON.",
     "show": "Show one point: size, strategy, errors, files, training curve.",
+    "why": "Show why a point was trained, paused or left (run --answer).",
     "compare": "Compare two sweeps, point by point.",
     "logs": "Show why points failed, or the history of one point.",
     "check": "Check a sweep's files, and mend what is damaged.",

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -25,6 +25,7 @@ from orchestrator.laws.noise import Noise
 from orchestrator.space.cost import cost_scale, startup, with_startup
 from orchestrator.space.plan import Plan, Point
 from orchestrator.space.resolve import Opened, open_space
+from orchestrator.space.stems import Saved, saved
 from orchestrator.store.find import sweep_folder
 from orchestrator.words import UNSEEN, duration, plural
 
@@ -96,10 +97,14 @@ def _people(windows: WindowSet) -> set[tuple[str, str]]:
 def as_dict(opened: Opened) -> dict[str, Any]:
     """The plan as JSON: totals, and a row a point in the order of the plan."""
     done, scale = opened.store.done(), cost_scale(opened.plan, opened.store)
+    less = saved(opened.plan.points, opened.store)
     points = [
         {**asdict(p), "cost_s": round(p.cost_s * scale[0], 3), "done": p.id in done}
-        for p in opened.plan.points
+        for p in _shortened(opened.plan, less)
     ]
+    for row in points:
+        if by := less.get(row["id"]):
+            row |= {"continued_epochs": by.epochs, "saved_s": round(by.cost_s * scale[0], 3)}
     left = [p for p in points if not p["done"]]
     start = startup(opened.store.ledger())
     return {
@@ -124,6 +129,7 @@ def as_dict(opened: Opened) -> dict[str, Any]:
         "total": len(points),
         "done": len(points) - len(left),
         "cost_s": round(sum(p["cost_s"] for p in left), 1),
+        "saved_s": round(sum(by.cost_s for by in less.values()) * scale[0], 1),
         "cost_from": scale[1],
         "startup_s": round(start[0], 1) if left else 0.0,
         "startup_from": start[1],
@@ -137,6 +143,8 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
     """A table of the points, then what they come to; here: with what starting on this machine takes."""
     plan, done = opened.plan, opened.store.done()
     scale, source = cost_scale(plan, opened.store)
+    less = saved(plan.points, opened.store)
+    plan = replace(plan, points=_shortened(plan, less))
     console = tables.console()
     missing = tables.show(console, _columns(plan, plan.points[:most], done, scale))
     if missing:
@@ -154,17 +162,33 @@ def print_plan(opened: Opened, most: int | None, *, here: bool = True) -> None:
         f"{plural(kinds['students'], 'student')}{over}): "
         f"{len(plan.points) - len(left)} done, {len(left)} to train\n"
         "kB, int8 kB: weights in float32 and int8; act. kB: activation peak of one window, float32\n"
-        + (_folds(opened, done, scale) if n else f"windows: {_windows(opened.windows)}\n")
+        + (_folds(opened, plan, done, scale) if n else f"windows: {_windows(opened.windows)}\n")
         + f"errors: {plan.headline}\n"
         f"cost: {_cost(sum(p.cost_s for p in left) * scale, source, opened, here)}",
         highlight=False,
     )
+    if less:
+        console.print(_going_on(less, scale), highlight=False)
     if lead := opened.windows.dropped.by_reason.get(LEAD):
         console.print(f"{lead:,} windows dropped for all: {LEAD}", highlight=False)
     for line in _brought(plan):
         console.print(line, highlight=False, markup=False)
     for why in plan.refused:
         console.print(f"refused: {why}", highlight=False, markup=False)
+
+
+def _shortened(plan: Plan, less: Mapping[str, Saved]) -> list[Point]:
+    """The points, at the cost that is left of those that go on from shorter ones."""
+    return [replace(p, cost_s=p.cost_s - less[p.id].cost_s) if p.id in less else p for p in plan.points]
+
+
+def _going_on(less: Mapping[str, Saved], scale: float) -> str:
+    """What those save, in words."""
+    epochs = sorted({by.epochs for by in less.values()})
+    after = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    them = "goes on from a shorter one" if len(less) == 1 else "go on from shorter ones"
+    saves = duration(sum(by.cost_s for by in less.values()) * scale)
+    return f"{plural(len(less), 'point')} {them}, after {after} epochs: {saves} saved"
 
 
 def _brought(plan: Plan) -> list[str]:
@@ -191,13 +215,13 @@ def _known(number: int) -> str:
     return f"{number:,}" if number else "unknown"
 
 
-def _folds(opened: Opened, done: set[str], scale: float) -> str:
+def _folds(opened: Opened, plan: Plan, done: set[str], scale: float) -> str:
     """A line a fold: its windows, subjects that are tested, points and cost."""
     said = ""
     for fold, data in opened.folds.items():
         counts = _counts(
             {"role": p.role, "done": p.id in done, "cost_s": p.cost_s * scale}
-            for p in opened.plan.points
+            for p in plan.points
             if p.fold == fold
         )
         said += (

@@ -51,6 +51,13 @@ LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit
     type=click.Choice(["m0plus", "m4", "m7", "m33", "m55"]),
     help="Also count the instructions of --points in C on an emulated Cortex-M; may be repeated.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="With --target: of the C.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be measured, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json instead of the table.")
 def profile(
@@ -62,6 +69,7 @@ def profile(
     mcu: bool,
     mcu_env: Path | None,
     targets: Sequence[str],
+    precision: str,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -113,7 +121,7 @@ def profile(
         chosen = choose(results, named or ["front"], limits, refitted)
         document = profile_mcu(store, chosen, data, mcu_env or default_environment(), say)
     if targets:
-        document = profile_targets(opened, ids, targets, again=again, say=say)
+        document = profile_targets(opened, ids, targets, precision=precision, again=again, say=say)
     if as_json:
         click.echo(json.dumps(document))
     else:
@@ -171,14 +179,15 @@ def print_targets(document: dict[str, Any], console: Any) -> None:
     from orchestrator.words import escaped
 
     points = sorted(document["points"].items(), key=lambda item: (item[1]["params"], item[0]))
-    rows = [(id, p, record) for id, p in points for record in (p.get("targets") or {}).values()]
+    kept = ("targets", "targets_int8")
+    rows = [(id, p, record) for id, p in points for name in kept for record in (p.get(name) or {}).values()]
     if not rows:
         return
-    about = escaped(f"In C, float32, on emulated processors. {rows[0][2]['about']}.")
+    about = escaped(f"In C, on emulated processors. {rows[0][2]['about']}.")
     console.print(about, highlight=False, soft_wrap=True)
     console.print("Measured, but for the arena, which is computed and part of static.", highlight=False)
     table = Table(box=None, pad_edge=False)
-    for name in ("point", "student", "processor"):
+    for name in ("point", "student", "processor", "in"):
         table.add_column(name)
     for name in ("instr. a window", "a MAC", "a sample", "arena B", "static B", "stack B", "flash B"):
         table.add_column(name, justify="right")
@@ -187,7 +196,7 @@ def print_targets(document: dict[str, Any], console: Any) -> None:
         sizes = [record[key] for key in ("arena_bytes", "static_bytes", "stack_bytes", "flash_bytes_c")]
         window, sample, *sizes_said = (f"{n:,}" for n in counts + sizes)
         per_mac = f"{record['instructions'] / p['macs']:.2f}"
-        cells = (id, _what(p), record["cpu"], window, per_mac, sample, *sizes_said)
+        cells = (id, _what(p), record["cpu"], record["precision"], window, per_mac, sample, *sizes_said)
         table.add_row(*map(escaped, cells))
     console.print(table)
 

@@ -27,6 +27,16 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--max-latency-ms", type=POSITIVE, help="Milliseconds per window; run kdsweep profile first."
             ),
+            click.option(
+                "--max-instructions",
+                type=POSITIVE,
+                help="Instructions per window of the float32 C, on a processor: --device m4.",
+            ),
+            click.option(
+                "--max-uj",
+                type=POSITIVE,
+                help="Microjoules per heart rate of the float32 C, on a chip: --device nrf52840.",
+            ),
             click.option("--max-macs", type=POSITIVE, help="Multiply-adds per window."),
             click.option(
                 "--precision",
@@ -36,7 +46,9 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Precision that the limits on memory, flash and latency apply to.",
             ),
             click.option(
-                "--device", help="Device for the latency limit, one that the sweep was profiled on."
+                "--device",
+                help="One that the sweep was profiled on; or a microcontroller: m4, m4@64MHz, a name of the "
+                "device table, or a YAML file (docs/firmware.md).",
             ),
         )
     ):

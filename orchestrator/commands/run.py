@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.commands.arguments import SPACE
+from orchestrator.commands.arguments import SPACE, question_options
 from orchestrator.commands.echo import echo
 from orchestrator.space.resolve import Opened, open_space
 from orchestrator.store.metric import Headline
 from orchestrator.words import model_name, quoted
 
 if TYPE_CHECKING:
-    from orchestrator.run.driver import SweepResult
+    from orchestrator.run.outcome import SweepResult
 
 
 @click.command()
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--no-dashboard", is_flag=True, help="Don't start the Ray dashboard.")
 @click.option("--tracking-uri", help="MLflow server.  [default: sqlite in the sweep directory]")
 @click.option("--checkpoint-every", default=30.0, show_default=True, help="Seconds between checkpoints.")
+@question_options
 @click.option("--dry-run", is_flag=True, help="Show what would run, as `kdsweep plan` does.")
 def run(
     space: str,
@@ -39,14 +40,19 @@ def run(
     no_dashboard: bool,
     tracking_uri: str | None,
     checkpoint_every: float,
+    answer: str | None,
+    until_regret: float | None,
+    gpu_hours: float | None,
     dry_run: bool,
 ) -> None:
     """Train all points of SPACE that are not done yet. Safe to kill at any time: run it again to resume.
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """
+    from orchestrator.answers.asked import asked
     from orchestrator.run.progress import Display
 
+    question = asked(answer, until_regret, gpu_hours)
     display = Display()
     try:
         opened = open_space(space, overrides, out, display.say)
@@ -66,6 +72,7 @@ def run(
             dashboard=not no_dashboard,
             tracking_uri=tracking_uri,
             checkpoint_every_s=checkpoint_every,
+            asked=question,
             command=shlex.join(["kdsweep", *(shown(argument) for argument in sys.argv[1:])]),
         )
     finally:
@@ -109,6 +116,8 @@ def _tell(opened: Opened, result: "SweepResult", tracking_uri: str | None) -> No
         say(f"{len(result.failed)} failed, {len(result.blocked)} blocked: kdsweep logs {at} --failed")
         if len(space_files(path)) > 1:
             say(f"a space whose points are not wanted any more: remove its file in {quoted(path / 'spaces')}")
+    if result.answer:
+        say(f"answer:  {result.answer}")
     if result.error:
         say(f"error: {result.error}")
     if result.stopped_by:

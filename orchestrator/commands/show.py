@@ -58,6 +58,8 @@ def in_words(found: dict[str, Any]) -> str:
             )
         )
         best = f", best after {r['best_epoch']}" if "best_epoch" in r else ""
+        if r.get("continued_epochs"):
+            best += f", the first {r['continued_epochs']} by a shorter training"
         lines.append(
             _line(
                 "training",
@@ -65,6 +67,15 @@ def in_words(found: dict[str, Any]) -> str:
                 f"finished {r.get('finished_at')}",
             )
         )
+    if (waits := found["paused"]) and found["state"] == "paused":
+        lines.append(
+            _line(
+                "paused",
+                f"after epoch {waits['epoch']} of {waits['max_epochs']}, {duration(waits['train_seconds'])}; "
+                f"its checkpoint is kept",
+            )
+        )
+        lines.append(_line("", f"why: kdsweep why {quoted(found['sweep'])} {found['point']}"))
     if error := found["error"]:
         lines.append(_line("failed", f"{error['type']}: {(error['message'].splitlines() or [''])[0]:.200}"))
         lines.append(_line("", f"why: kdsweep logs {quoted(found['sweep'])} {found['point']}"))

@@ -18,7 +18,13 @@ from orchestrator.store.find import sweep_folder
 from orchestrator.words import escaped, escaped_lines, model_name, quoted
 
 WATCH_S = 2.0
-EXIT = {"partly failed": 3, "unknown": 69, "stopped": 75}  # as `run`; 69: Slurm doesn't answer
+COUNTED = ("failed", "blocked", "paused", "left")
+EXIT = {
+    "partly failed": 3,
+    "not reached": 3,
+    "unknown": 69,
+    "stopped": 75,
+}  # as `run`; 69: Slurm doesn't answer
 
 
 @click.command(cls=Hosted)
@@ -102,10 +108,12 @@ def in_words(now: dict[str, Any]) -> str:
     columns = shutil.get_terminal_size((WIDE, 24)).columns
     title = f"{now['sweep']}: {now['state']}"
     counts = f"{now['done']}/{now['total']} done"
-    counts += "".join(f", {now[k]} {k}" for k in ("failed", "blocked", "left") if now[k])
+    counts += "".join(f", {now[k]} {k}" for k in COUNTED if now.get(k))
     width = max(5, min(30, columns - len(f"{title}  [] {counts}")))
     filled = width * now["done"] // max(now["total"], 1)
     lines = [f"{title}  [{'#' * filled}{'.' * (width - filled)}] {counts}"]
+    if now.get("answer"):
+        lines.append(f"  answer   {now['answer']['in_words']}")
     if now["state"] == "running":
         rate = f"{now['rate_per_h'] / 60:.1f} points/min" if now["rate_per_h"] else "rate unknown"
         eta = f"ETA {duration(now['eta_s'])}" if now["eta_s"] is not None else "ETA unknown"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kd.errors import InputError
-from orchestrator.commands.arguments import SITE, SPACE
+from orchestrator.commands.arguments import SITE, SPACE, question_options
 from orchestrator.commands.echo import echo
 from orchestrator.commands.hosted import Hosted
 from orchestrator.run import jobs, submission
@@ -46,6 +46,7 @@ from slurm.states import JobState
 @click.option(
     "--max-links", type=click.IntRange(min=1), help="Maximum number of runs of the job, the first included."
 )
+@question_options
 @click.option("--dry-run", is_flag=True, help="Print scripts, points and hours; submit nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def submit(
@@ -57,6 +58,9 @@ def submit(
     time_: str | None,
     elastic: bool | None,
     max_links: int | None,
+    answer: str | None,
+    until_regret: float | None,
+    gpu_hours: float | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -64,15 +68,16 @@ def submit(
 
     OVERRIDES change single values: training.max_epochs=5, students.0.width=[4,8].
     """
+    options = _question(answer, until_regret, gpu_hours)
     mode = None if elastic is None else "elastic" if elastic else "gang"
     try:
         site = load_site(site_name, nodes=nodes, time=time_, mode=mode, max_links=max_links)
         opened = open_space(space, overrides, out, say)
         if dry_run:
-            _dry_run(opened, site, as_json)
+            _dry_run(opened, site, as_json, options)
             return
         with submission.alone(opened.store.path):
-            answer = _submit(opened, site, site_name)
+            said = _submit(opened, site, site_name, options)
     except SiteError as error:
         raise InputError(str(error)) from None
     except Refused as error:
@@ -81,11 +86,22 @@ def submit(
     except Away as error:
         say(f"{error}\nSlurm doesn't answer. Nothing will be submitted twice: try again later")
         sys.exit(75)
-    click.echo(json.dumps(answer) if as_json else "\n".join(answer["jobs"]))
+    click.echo(json.dumps(said) if as_json else "\n".join(said["jobs"]))
 
 
-def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
-    """Submit, unless it is submitted, running or done; the answer as JSON has it."""
+def _question(answer: str | None, until_regret: float | None, gpu_hours: float | None) -> tuple[str, ...]:
+    """What the jobs' `kdsweep run` is told of a question. Raises InputError for one that can't be asked."""
+    from orchestrator.answers.asked import asked
+
+    if asked(answer, until_regret, gpu_hours) is None:
+        return ()
+    options = [f"--answer={answer}"]
+    options += [f"--until-regret={until_regret!r}"] if until_regret is not None else []
+    return (*options, *([f"--gpu-hours={gpu_hours!r}"] if gpu_hours is not None else []))
+
+
+def _submit(opened: Opened, site: Site, site_name: str, options: tuple[str, ...]) -> dict[str, Any]:
+    """Submit, unless it is submitted, running or done; the answer as JSON has it. options: of the driver."""
     folder = opened.store.path
     here = submission.latest(folder)
     if here is not None:
@@ -125,7 +141,7 @@ def _submit(opened: Opened, site: Site, site_name: str) -> dict[str, Any]:
         say(f"refused: {why}")
     _refuse_what_slurm_would(site)
     slurm = Slurm(site.patience_s, cluster=site.clusters)
-    job = submission.job_of(opened, site)
+    job = submission.job_of(opened, site, options)
     max_array = site.max_array or (slurm.max_array() if site.mode == "elastic" else 1001)
     record = submission.write_intent(opened, job, site_name, max_array)
     submission.send(job.here, record, slurm, again=False)
@@ -159,12 +175,12 @@ def _said(record: submission.Record, state: str, folder: Any) -> dict[str, Any]:
     return {"submission": record.id, "state": state, "jobs": [r.job for r in record.requests if r.job]}
 
 
-def _dry_run(opened: Opened, site: Site, as_json: bool) -> None:
+def _dry_run(opened: Opened, site: Site, as_json: bool, options: tuple[str, ...]) -> None:
     """The exact scripts, the points, and the hours."""
     from orchestrator.commands.plan import MOST_ROWS, print_plan
     from slurm.job import requests, scripts
 
-    job = submission.job_of(opened, site)
+    job = submission.job_of(opened, site, options)
     texts, hours = scripts(job), submission.estimate(opened, site)
     calls = [
         on_cluster(

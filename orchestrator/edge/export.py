@@ -11,6 +11,7 @@ import numpy as np
 from kd.errors import InputError
 from kd.files import read_json, write_json, write_text
 from orchestrator.edge.latency import read_profile
+from orchestrator.edge.mcu import measure_mcu
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
 from orchestrator.space.resolve import Opened
@@ -20,7 +21,7 @@ from orchestrator.store.refits import Refits, said_of
 from orchestrator.store.store import Store
 from orchestrator.tracking.client import told
 
-RECORDINGS = "test_recordings.npz"
+RECORDINGS, TFLITE = "test_recordings.npz", "model.int8.tflite"
 Say = Callable[[str], None]
 
 
@@ -50,13 +51,16 @@ def export_point(
     *,
     with_recordings: bool,
     with_c: bool = False,
+    precision: str = "fp32",
+    mcu_python: Path | None = None,
     say: Say,
 ) -> dict[str, Any]:
     """Write the folder `out`, whole or not at all; what preprocess.json says under "test".
 
     The exported pipeline is run on the tested subjects' raw recordings first: InputError if its error isn't
     the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic. with_c: put
-    the student as C99 into its folder `c`.
+    the student as C99 into its folder `c`, in `precision`, fp32 or int8. mcu_python: put an int8 .tflite
+    beside the ONNX files, made with this Python (`mcu.environment`).
     """
     from kd.edge import export, onnxfile
     from kd.edge.c_header import c_header
@@ -64,6 +68,7 @@ def export_point(
     from kd.signals.windows import subject_label
     from kd.training.teacher import MODEL
     from kd.training.train import load_model
+    from orchestrator.edge import int8
 
     onnxfile.require_extra()
     if out.exists() and any(out.iterdir()) and not (out / "preprocess.json").exists():
@@ -92,6 +97,11 @@ def export_point(
         export.same_as_sweep(test, _expected(model, result, data), len(data.test))
         if "estimate" in result:
             test["about"] = f"The model was trained on these people: {said_of(result)}."
+        in_c: Any = model
+        if with_c and precision == "int8":
+            say("quantising the student for C")
+            in_c = int8.quantised(model, result["arch"], data)
+            test["int8_c"] = int8.cost(model, in_c, data)
         write_json(folder / "preprocess.json", config, indent=1)
         export.write_scripts(folder)
         write_text(folder / "kdsweep_model.h", c_header(config, result["id"]))
@@ -102,7 +112,11 @@ def export_point(
             say("writing the student as C, and running it")
             inputs = min(len(r.ppg) for r in recordings)
             windows = verification_windows(data)
-            measured["c"] = _write_c(model, result, config, inputs, folder / "c", windows)
+            measured["c"] = _write_c(in_c, result, config, inputs, folder / "c", windows)
+        if mcu_python is not None:
+            say("writing the student as int8 .tflite, and running it")
+            made = measure_mcu(store, result, data, mcu_python, folder / TFLITE)
+            measured |= {"mcu": made, "tflite": made["int8"] | {"windows": made["held_out_windows"]}}
         write_text(folder / "README.md", card(opened, result, config, measured))
         if out.exists():
             shutil.rmtree(out)
@@ -113,7 +127,7 @@ def export_point(
 def _write_c(
     model: Any, result: dict[str, Any], config: dict[str, Any], inputs: int, folder: Path, windows: Any
 ) -> dict[str, Any]:
-    """The student as C; its bytes, and under "checked" how far it is from torch, None without a compiler."""
+    """The student as C; its bytes, and under "checked" how far off it is, None without a compiler."""
     from kd.edge.c.check import check
     from kd.edge.c.source import write_c
 
@@ -205,14 +219,23 @@ def _measured(folder: Path, store: Store, result: dict[str, Any]) -> dict[str, A
     which alone time and memory depend.
     """
     profiled = read_profile(store.path)["points"]
-    measured: dict[str, Any] = {"devices": {}, "mcu": None, "targets": {}, "of": result["id"]}
+    measured: dict[str, Any] = {
+        "devices": {},
+        "mcu": None,
+        "targets": {},
+        "targets_int8": {},
+        "of": result["id"],
+    }
     sources = [result, *(Store(store.path).result(id) for id in _refit_of(result) if id in profiled)]
     for one in sources:
         point, sha = profiled.get(one["id"], {}), one["model_sha256"]
         devices = {key: r for key, r in point.get("devices", {}).items() if r["model_sha256"] == sha}
         if devices:
-            counted = {k: r for k, r in (point.get("targets") or {}).items() if r["model_sha256"] == sha}
-            measured = {"devices": devices, "mcu": point.get("mcu"), "targets": counted, "of": one["id"]}
+            counted = {
+                name: {k: r for k, r in (point.get(name) or {}).items() if r["model_sha256"] == sha}
+                for name in ("targets", "targets_int8")
+            }
+            measured = {"devices": devices, "mcu": point.get("mcu"), **counted, "of": one["id"]}
             break
     files = {name: (folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")}
     return {"files": files, **measured}

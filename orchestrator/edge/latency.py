@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.files import read_json
+from orchestrator.edge.on_chip import chip_cost
 from orchestrator.store.records import ABOVE_0, NOT_NEGATIVE, NUMBER, POSITIVE, Each, problem
 
 SCHEMA = "kdsweep-profile/1"
@@ -265,6 +266,8 @@ def with_costs(document: dict[str, Any], budget: Any, result: dict[str, Any]) ->
     for student in (result["best"], result["runner_up"]):
         if student:
             student["cost"] = _cost(document, student, budget.precision)
+            if "chip" in document:
+                student["cost"] |= chip_cost(document, student, _row(document, student))
             if budget.max_latency_ms is not None:
                 row = _row(document, student)
                 columns = document["architectures"][student["arch"]]["configurations"]
@@ -277,6 +280,7 @@ def with_costs(document: dict[str, Any], budget: Any, result: dict[str, Any]) ->
                     4,
                 )
     return result | {
+        "chip": document.get("chip"),
         "precision": budget.precision,
         "device": profile["device"],
         "int8": profile["int8"] if budget.precision == "int8" else None,

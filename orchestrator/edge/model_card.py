@@ -7,6 +7,7 @@ import numpy as np
 
 from kd.edge import onnxfile
 from kd.signals.baselines import baseline_errors
+from orchestrator.edge.int8 import said
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.space.resolve import Opened
 from orchestrator.store.refits import Refits, said_of
@@ -20,7 +21,8 @@ def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measure
         _error(opened, result, config),
         _cost(result, measured),
         _training(opened, result),
-        _use(config),
+        _use(config, measured),
+        *([_tflite(measured["mcu"], measured["tflite"])] if "tflite" in measured else []),
         *([_c(config, measured["c"])] if "c" in measured else []),
         _limits(opened, result, config),
     ]
@@ -123,12 +125,19 @@ def _cost(result: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
     if mcu := measured["mcu"]:
         for what, name in (("flash_bytes", ".tflite, bytes"), ("arena_bytes", "tflite-micro arena, bytes")):
             yield f"| {name} | " + " | ".join(f"{mcu[p][what]:,}" for p in PRECISIONS) + " |"
-    for record in measured["targets"].values():
-        yield f"| instructions on {record['cpu']}, in C, emulated | {record['instructions']:,} | – |"
-        yield f"| flash of the C on {record['cpu']}, bytes | {record['flash_bytes_c']:,} | – |"
-    if measured["targets"]:
+    counted = {"fp32": measured["targets"], "int8": measured["targets_int8"]}
+    for target in dict.fromkeys(t for records in counted.values() for t in records):
+        records = [counted[p].get(target) for p in PRECISIONS]
+        cpu = next(r["cpu"] for r in records if r)
+        for key, what in (
+            ("instructions", "instructions on {}, in C, emulated"),
+            ("flash_bytes_c", "flash of the C on {}, bytes"),
+        ):
+            cells = " | ".join(f"{r[key]:,}" if r else "–" for r in records)
+            yield f"| {what.format(cpu)} | {cells} |"
+    if counts := [r for records in counted.values() for r in records.values()]:
         yield ""
-        yield f"{next(iter(measured['targets'].values()))['about']}."
+        yield f"{counts[0]['about']}."
     if not measured["devices"]:
         yield ""
         named = f" --points {result['id']}" if "estimate" in result else ""
@@ -172,12 +181,14 @@ def _training(opened: Opened, result: dict[str, Any]) -> Iterator[str]:
     yield f"- commit `{commit}`, recipe version {result['recipe_version']}, {versions}"
 
 
-def _use(config: dict[str, Any]) -> Iterator[str]:
+def _use(config: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "| file | what |"
     yield "|---|---|"
     yield "| `model.onnx`, `model.int8.onnx` | the model; input `window`, output `logits` over the classes |"
+    if "tflite" in measured:
+        yield "| `model.int8.tflite` | the same in 8-bit integers only, one window at a time |"
     yield "| `model.safetensors` | its weights and its shape; `kd.models.weights.load` reads it |"
     yield "| `preprocess.json` | filter, window, normalisation, classes, decoding |"
     yield "| `example.py` | raw recordings to heart rate, numpy and onnxruntime only |"
@@ -202,17 +213,54 @@ def _use(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _tflite(mcu: dict[str, Any], tflite: dict[str, Any]) -> Iterator[str]:
+    cost = tflite["mae_bpm"] - mcu["fp32"]["mae_bpm"]
+    yield "## .tflite"
+    yield ""
+    yield (
+        "`model.int8.tflite` has no float in it, as compilers for microcontrollers ask; its ranges are of "
+        "windows of training subjects. For compilers that take ONNX, `model.int8.onnx` is quantised as QDQ, "
+        "with its class layer in float32."
+    )
+    yield ""
+    yield "| | type and shape | scale | zero point |"
+    yield "|---|---|---|---|"
+    for name in ("input", "output"):
+        end = tflite[name]
+        shape = ", ".join(map(str, end["shape"]))
+        yield f"| {name} | {end['dtype']} ({shape}) | {end['scale']:.9g} | {end['zero']} |"
+    yield ""
+    yield (
+        "Give round(x / scale) + zero point of a filtered, normalised window, cut off at -128 and 127; take "
+        "(y - zero point) * scale as logits, and decode those by expectation."
+    )
+    yield ""
+    yield (
+        f"Run at export on {tflite['windows']:,} windows of the test subjects: it changes the error by "
+        f"{cost:+.3f} BPM against float32, and a heart rate by {tflite['drift_bpm']['mean']:.3f} BPM on "
+        "average."
+    )
+
+
 def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield "## C"
     yield ""
+    int8 = config["test"].get("int8_c")
     yield (
-        f"`c/kdsweep_student.c` and `.h` are the float32 model and everything round it, from samples at "
-        f"{config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without malloc; of the C "
-        "library they use memcpy, memset, expf, sqrtf, isfinite and, for a stride of no whole number of "
-        "samples, llrint. The filter runs forward only, as `stream.py` does with `causal=True`, in double. "
-        "Nothing is resampled: samples must come at that rate."
+        f"`c/kdsweep_student.c` and `.h` are the {'int8' if int8 else 'float32'} model and everything round "
+        f"it, from samples at {config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without "
+        "malloc; of the C library they use memcpy, memset, sqrtf, isfinite and, for a stride of no "
+        "whole number of samples, llrint. The filter runs forward only, as `stream.py` does with "
+        "`causal=True`, in single precision on the samples' differences. Nothing is resampled: samples must "
+        "come at that rate."
     )
     yield ""
+    if int8:
+        yield (
+            "Weights and maps are 8-bit integers, ranges from windows of training subjects; logits are the "
+            f"same to the bit on every processor. Beside float32 it costs {said(int8)}."
+        )
+        yield ""
     yield "| RAM and flash | bytes |"
     yield "|---|---|"
     yield f"| arena (`KDS_ARENA_BYTES`) | {c['arena_bytes']:,} |"
@@ -220,10 +268,14 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield f"| weights | {c['constant_bytes']:,} |"
     yield ""
     if checked := c["checked"]:
+        logits = (
+            "are those of the reference in numpy to the bit"
+            if int8
+            else f"differ from torch by at most {checked['off']:.1e} of the largest"
+        )
         yield (
             f"Built and run at export: `make test` passed, and on {checked['windows']:,} windows the logits "
-            f"differ from torch by at most {checked['off']:.1e} of the largest, "
-            f"BPM by {checked['off_bpm']:.1e}."
+            f"{logits}, BPM differ by {checked['off_bpm']:.1e}."
         )
     else:
         yield "Not run at export: there was no cc or no make. Run `make test` in `c/`."

@@ -162,7 +162,7 @@ def profile_points(
         result = own.result(id)
         check_model(own, result)
         mine = windows_of(data, result.get("fold"))
-        point = profile["points"].setdefault(id, _describe(result, mine))
+        point = profile["points"].setdefault(id, describe(result, mine))
         known = point["devices"].get(here["key"])
         if known and known["model_sha256"] == result["model_sha256"] and not again:
             say(f"{i + 1} of {len(ids)}: {id} already measured on this device")
@@ -311,7 +311,8 @@ def verification_windows(data: Data) -> Any:
     return np.concatenate([data.test.x, data.train.x[:missing]])
 
 
-def _describe(result: dict[str, Any], data: Data) -> dict[str, Any]:
+def describe(result: dict[str, Any], data: Data) -> dict[str, Any]:
+    """A point of profile.json before anything is measured: its configuration, error and sizes."""
     channels, samples = data.test.x.shape[1:]
     s = size(
         result["arch"],

@@ -3,6 +3,7 @@
 Nobody is left to validate or test on: the last epoch's weights are the model, and its error is that of the
 points that were trained without the people they were tested on. Its schedule is the points' own, stopped
 early: their best weights, too, are of a rate that had not yet decayed, so that this is what was measured.
+Of schedule wsd it is that of their median length, since patience may have begun their cooldown early.
 """
 
 import dataclasses
@@ -101,6 +102,9 @@ def _described(
         "subjects_by_dataset": dict(Counter(s.partition("/")[0] for s in subjects)),
         "estimate": estimate_of(alike, judge),
     }
+    if (result.get("recipe") or {}).get("schedule") == "wsd":
+        whole = max(epochs, int(statistics.median(r["epochs"] for r in alike) + 0.5))
+        described["recipe"] = {**result["recipe"], "max_epochs": whole}
     if result.get("brought"):
         described["brought"] = result["brought"]
     return described | {"id": _id(described)}

@@ -18,7 +18,9 @@ import numpy as np
 from kd.errors import InputError
 from kd.files import read_json
 from kd.training.strategies import PRETRAIN
+from orchestrator.edge.device_table import find
 from orchestrator.edge.latency import attach, read_profile
+from orchestrator.edge.on_chip import attach_chip
 from orchestrator.laws.arms import Arm, group_arms, missing_folds
 from orchestrator.laws.comparable import comparable, notes_on, refuse_other_recipe
 from orchestrator.laws.configurations import enumerate_configurations, with_channels
@@ -134,7 +136,8 @@ def _digest(part: Any) -> str:
 def read_document(path: Path, device: str | None = None, recipe: str | None = None) -> dict[str, Any]:
     """laws.json, checked for its schema, with the costs that were profiled; InputError if it can't be used.
 
-    device: whose latencies are meant; None = the only one profiled on (`orchestrator.edge.latency.attach`).
+    device: whose latencies are meant; None = the only one profiled on (`orchestrator.edge.latency.attach`);
+    or a microcontroller of the device table (`orchestrator.edge.device_table.find`).
     recipe: the group of students that the laws must be of; None = whichever.
     """
     if not path.is_file():
@@ -152,7 +155,10 @@ def read_document(path: Path, device: str | None = None, recipe: str | None = No
         if key not in document or _digest(document[key]) != digests.get(key):
             raise InputError(f"{path}: {key} is not as `kdsweep fit` wrote it: {remedy}")
     refuse_other_recipe(document, recipe, str(path.parent))
-    return attach(document, read_profile(path.parent), device)
+    profile = read_profile(path.parent)
+    if chip := find(device, profile["devices"]):
+        return attach_chip(attach(document, profile), profile, chip)
+    return attach(document, profile, device)
 
 
 def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:

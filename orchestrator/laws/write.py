@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from kd.files import write_atomically, write_text
+from orchestrator.laws.configurations import with_channels
 from orchestrator.laws.document import make_document, sealed
-from orchestrator.tracking.reader import Source, model_shape
+from orchestrator.tracking.reader import Source, model_input, model_shape
 
 
 def write_laws(source: Source, folder: Path, seed: int = 0, recipe: str | None = None) -> dict[str, Any]:
@@ -19,6 +20,8 @@ def write_laws(source: Source, folder: Path, seed: int = 0, recipe: str | None =
 
     shape = model_shape(folder / "space.yaml")
     document = make_document(source.name, source.results, shape, seed, recipe, source.headline)
+    students = [r for r in source.results if r["role"] == "student"]
+    document["input"] = model_input(folder / "space.yaml") | with_channels(shape, students)
     write_text(folder / "laws.json", json.dumps(sealed(document), separators=(",", ":"), allow_nan=False))
     write_atomically(folder / "laws.png", lambda path: draw(document, path))
     return document

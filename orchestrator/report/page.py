@@ -18,7 +18,7 @@ from orchestrator.answers.claims import LEAST_PERCENT, dataset_weights
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.laws.document import SCHEMA
 from orchestrator.laws.paired import ALPHA
-from orchestrator.report import comparisons, records, tables, words
+from orchestrator.report import comparisons, economy, records, tables, words
 from orchestrator.report import figures as pictures
 from orchestrator.report.embed import embed
 from orchestrator.report.plot import CLASSES, Panel, marks, sheet
@@ -79,6 +79,7 @@ FIGURES: dict[str, tuple[str, Callable[[Sweep], list[Panel]]]] = {
     "teachers": ("Effect of teacher size", comparisons.teachers),
     "calibration": ("Held-out largest sizes inside their prediction intervals", comparisons.calibration),
     "cost": ("Hours of training by strategy", comparisons.cost),
+    "settling": ("When the answer settled, and where the compute went", economy.settling),
 }
 
 
@@ -252,6 +253,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
         Section(
             "trouble", "What failed", "Failures", _trouble(sweep), tables=[trouble] if trouble.rows else []
         ),
+        *_settling(sweep, drawn["settling"]),
         Section(
             "cost",
             "What it cost",
@@ -297,6 +299,14 @@ def _claims(sweep: Sweep, panels: list[Panel]) -> list[Section]:
         f"{LEAST_PERCENT:g} %, a difference that doesn't matter."
     ]
     return [Section("claims", "Which claims hold", "Claims", lead, panels, [tables.claims(sweep)])]
+
+
+def _settling(sweep: Sweep, panels: list[Panel]) -> list[Section]:
+    """The section of decisions, where a run was for one question."""
+    if not sweep.decisions:
+        return []
+    title, lead = "When the answer settled", economy.lead(sweep)
+    return [Section("settling", title, "Settling", lead, panels, [economy.decisions(sweep)])]
 
 
 def _gains(document: dict[str, Any]) -> list[str]:

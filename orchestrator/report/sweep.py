@@ -38,7 +38,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its directory shows it. document: laws.json; plan: points of plan.json, by id."""
+    """A sweep as its directory shows it. document: laws.json; plan: points of plan.json, by id.
+
+    decisions: of a run for one question, as decisions.jsonl has them; paused: where points stand that wait.
+    """
 
     folder: Path
     document: dict[str, Any]
@@ -49,6 +52,8 @@ class Sweep:
     spaces: dict[str, str] = field(
         default_factory=dict
     )  # file in the sweep's directory -> text, in the order given
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    paused: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path, device: str | None = None, recipe: str | None = None) -> "Sweep":
@@ -67,6 +72,8 @@ class Sweep:
             _plan(folder / "plan.json"),
             _text(folder / "space.yaml"),
             {str(file.relative_to(folder)): _text(file) for file in space_files(folder)},
+            [entry for entry in store.decisions() if entry["event"] == "decision"],
+            store.paused(),
         )
 
     @property

@@ -9,20 +9,21 @@ import logging
 import math
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kd.files import is_full
 from kd.signals.prepare import DataConfig, prepare
 from kd.training.compiled import Unavailable, library
-from orchestrator.run.best import Leader
+from orchestrator.run.answering import Answering
+from orchestrator.run.belief import answered, last_decision
 from orchestrator.run.commit import git_commit
 from orchestrator.run.events import Events, StopRequest
+from orchestrator.run.outcome import Options, SweepResult
 from orchestrator.run.pace import Pace
 from orchestrator.run.progress import Display, Progress
 from orchestrator.run.ray_cluster import DRIVER_ENV, Cluster, worker_env
@@ -46,70 +47,6 @@ TUNE_DIR = ".tune"  # Tune's own files, in the sweep directory while it runs
 
 class Busy(RuntimeError):
     """Another process runs this sweep."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run a sweep, beyond what its space says."""
-
-    address: str | None = None  # a running Ray, IP:PORT; None = start one here
-    slots: int | None = None  # at most so many packs at once; None = what CPUs and GPUs give
-    dashboard: bool = True
-    tracking_uri: str | None = None  # None = mlflow.db in the sweep directory
-    max_failures: int = 1  # how often a point may fail and be tried again
-    slice_s: float = 2.0  # a worker reports about this often, less often where there are many (`pace`)
-    checkpoint_every_s: float = 30.0
-    command: str = "kdsweep run"  # the entry point that the dashboard shows
-
-
-@dataclass
-class SweepResult:
-    """How one call of run_sweep went; `exit_code` follows the command line's table."""
-
-    total: int
-    already_done: int
-    done: int
-    failed: list[str] = field(default_factory=list)
-    blocked: list[str] = field(default_factory=list)
-    wall_s: float = 0.0
-    train_seconds: float = 0.0
-    efficiency: float | None = None
-    slots: int = 0
-    startup_s: dict[str, float] = field(default_factory=dict)
-    best: dict[str, Leader] = field(default_factory=dict)
-    dashboard_url: str | None = None
-    stopped_by: signal.Signals | None = None
-    error: str | None = None
-    later: bool = False  # what the error is about may be over by itself: run it again then
-    tracking_error: str | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 1 broken, 3 some points failed, 75 more to do later, 130 interrupted."""
-        if self.done == self.total:
-            return 0
-        if self.stopped_by:
-            return 130 if self.stopped_by == signal.SIGINT else 75
-        if self.error:
-            return 75 if self.later else 1
-        return 3
-
-    @property
-    def mlflow_status(self) -> str:
-        """What the parent run shows."""
-        return {0: "FINISHED", 1: "FAILED", 3: "FAILED"}.get(self.exit_code, "KILLED")
-
-    def figures(self) -> dict[str, float]:
-        """What the parent run logs."""
-        figures = {
-            "points_done": self.done,
-            "points_failed": len(self.failed),
-            "train_seconds": self.train_seconds,
-        }
-        figures |= {f"best_error_bpm.{kind}": leader.error_bpm for kind, leader in self.best.items()}
-        if self.efficiency:
-            figures["scheduling_efficiency"] = self.efficiency
-        return figures
 
 
 def run_sweep(
@@ -149,12 +86,26 @@ def run_sweep(
         done = trained & {point.id for point in plan.points}
         tracker = LiveTracker(store, plan, options.tracking_uri or default_uri(store), display.say)
         result = SweepResult(total=len(plan.points), already_done=len(done), done=len(done))
-        if result.done < result.total:
+        answering = _answering(plan, store, done, slot, options)
+        if result.done < result.total and not (answering and answering.stopped):
             display.say(f"{result.done} of {result.total} points already done; starting Ray")
             with StopRequest().catching() as stop:
                 Training(
-                    plan, done, data, store, cache_dir, slot, options, display, tracker, stop, result
+                    plan,
+                    done,
+                    data,
+                    store,
+                    cache_dir,
+                    slot,
+                    options,
+                    display,
+                    tracker,
+                    stop,
+                    result,
+                    answering,
                 ).run()
+        elif answering:
+            _conclude_answer(answering, result, tracker)
         elif in_sync(store, tracker.uri):
             return result
         if not tracker.close(result.mlflow_status, result.figures()):
@@ -165,6 +116,41 @@ def run_sweep(
         return result
     finally:
         lock.close()
+
+
+def _pack(slot: Slot) -> Callable[[list[Any], int], list[list[Any]]]:
+    """How points are packed for slots like this."""
+    return functools.partial(packs, most_s=math.inf) if slot.gpus else packs  # see `packs`
+
+
+def _answering(plan: Plan, store: Store, done: set[str], slot: Slot, options: Options) -> Answering | None:
+    """Who decides for a question, the first decision taken; None where everything is trained, which is logged
+    if it was otherwise before.
+    """
+    if options.asked is None:
+        if last_decision(store):
+            store.append_decision({"event": "all", "time": time.time()})
+        return None
+    answering = Answering(
+        options.asked,
+        plan,
+        store,
+        done,
+        gpus_per_slot=slot.gpus,
+        pack=_pack(slot),
+        max_failures=options.max_failures,
+    )
+    answering.decide(1)
+    return answering
+
+
+def _conclude_answer(answering: Answering, result: SweepResult, tracker: LiveTracker) -> None:
+    """What is believed at the end. Points that were in training wait from now on."""
+    result.answer = answering.verdict
+    if answering.stopped is not None:
+        for id in answering.leave():
+            tracker.ended(id)
+        result.answered = answered(answering.stopped, answering.asked.until_regret)
 
 
 @dataclass
@@ -182,6 +168,7 @@ class Training:
     tracker: LiveTracker
     stop: StopRequest
     result: SweepResult
+    answering: Answering | None = None
     engine: str = "torch"  # of kd.training, or "fused"
 
     def run(self) -> None:
@@ -245,11 +232,16 @@ class Training:
 
     def _events(self, cluster: Cluster) -> Events:
         """Who hears of what happens, knowing what was trained before."""
-        pack = functools.partial(packs, most_s=math.inf) if self.slot.gpus else packs  # see `packs`
-        scheduler = Scheduler(self.plan.points, self.done, pack=pack, max_failures=self.options.max_failures)
+        scheduler: Scheduler
+        if self.answering:
+            scheduler = self.answering.scheduler
+        else:
+            most = self.options.max_failures
+            scheduler = Scheduler(self.plan.points, self.done, pack=_pack(self.slot), max_failures=most)
         by_id = {point.id: point for point in self.plan.points}
         progress = Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked, scheduler.cost)
-        progress.headline = self.plan.headline
+        progress.headline, progress.paused = self.plan.headline, set(self.store.paused(by_id))
+        progress.belief = self.answering.verdict if self.answering else ""
         for earlier in self.store.figures():
             if earlier["id"] in self.done:
                 progress.found(earlier["id"], self.plan.headline(earlier))
@@ -265,6 +257,7 @@ class Training:
             most_slots=self.options.slots,
             pace=Pace(self.store.path / TUNE_DIR, self.options.slice_s),
             slice_s=self.options.slice_s,
+            answering=self.answering,
         )
 
     def _conclude(self, events: Events) -> None:
@@ -276,6 +269,8 @@ class Training:
         result.slots, result.best = progress.slots, progress.best()
         result.dashboard_url = events.cluster.dashboard_url
         result.stopped_by, result.error, result.later = self.stop.signal, events.broken, events.later
+        if self.answering:
+            _conclude_answer(self.answering, result, self.tracker)
 
     def _tune(self, events: Events) -> None:
         """The one Tune experiment. Its own files live in TUNE_DIR and are removed at the end."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from kd.files import write_text
 from orchestrator.run import ray_internals
+from orchestrator.run.answering import Answering
 from orchestrator.run.nodes import Nodes
 from orchestrator.run.out_of_memory import Shortage, Verdict
 from orchestrator.run.pace import Pace, slice_s
@@ -98,10 +99,12 @@ class Events:
         most_slots: int | None,
         pace: Pace,
         slice_s: float = 2.0,
+        answering: Answering | None = None,
     ) -> None:
         self.scheduler, self.progress, self.store, self.cluster = scheduler, progress, store, cluster
         self.dashboard, self.display, self.tracker, self.stop = dashboard, display, tracker, stop
         self.most_slots, self.pace, self.least_slice_s = most_slots, pace, slice_s
+        self.answering = answering  # who chooses, where only one question is to be answered
         self.first_start: float | None = None  # time.monotonic() of the first training step
         self.startup_s: dict[str, float] = {}  # to it, by what took it
         self.broken: str | None = None  # why the sweep cannot go on at all
@@ -144,9 +147,13 @@ class Events:
         self.tick()  # Tune may come here only, and stay, while nothing runs
         if self.stop or self.broken:
             return None
+        if self.answering:
+            self.answering.consider(self._slots())
         ids = self.scheduler.release(trial, self._slots())
         if ids is None:
             return None
+        if self.answering:
+            self.answering.released(ids)
         self._avoids[trial] = self._avoid(ids)
         return ids, self._avoids[trial]
 
@@ -166,13 +173,18 @@ class Events:
         return bool(self.stop) or self.broken is not None or self.scheduler.over
 
     @property
+    def ending(self) -> bool:
+        """Whether what runs is to end at its next report: asked to stop, broken, or the question answered."""
+        answered = self.answering is not None and self.answering.stopped is not None
+        return bool(self.stop) or self.broken is not None or answered
+
+    @property
     def abandon(self) -> bool:
         """Whether to end all trials now: no worker is in the middle of a slice, or one takes too long."""
         if self._stranded():
             self._again = True
             return True
-        ending = self.broken is not None or bool(self.stop)
-        return ending and (self.stop.overdue or not self.scheduler.running.keys() - self._avoids.keys())
+        return self.ending and (self.stop.overdue or not self.scheduler.running.keys() - self._avoids.keys())
 
     def _stranded(self) -> bool:
         """Whether all that could run waits for nodes other than those that are left."""
@@ -211,6 +223,10 @@ class Events:
         if "point" in result:
             where = ("point", "epoch", "max_epochs", "val_mae_bpm")
             self.progress.running[trial] = {key: result[key] for key in where}
+        if self.answering:
+            self.answering.advanced()
+            self.answering.consider(self._slots())
+            self.progress.belief = self.answering.verdict
         self.tick()
 
     def trial_started(self, trial: str) -> None:
@@ -327,9 +343,21 @@ class Events:
                 self.first_start = time.monotonic() - max(time.time() - event["time"], 0.0)
                 self.tracker.start()
             self.progress.began(event["time"])
+            self.progress.paused.discard(id)
+            if self.answering:
+                self.answering.began(id, event["epoch"])
+        elif event["kind"] == "paused":
+            self.scheduler.point_paused(trial, id, event["epoch"])
+            self.progress.paused.add(id)
+            self._account("paused", id=id, train_seconds=event["train_seconds"])
+            if self.answering:
+                self.answering.paused(id, event["epoch"], event["val_mae_bpm"])
+            self.tracker.ended(id)
         elif event["kind"] == "done":
             self.scheduler.point_done(trial, id)
             self.progress.point_done(id, event["time"], self.progress.headline(event), event["train_seconds"])
+            if self.answering:
+                self.answering.done(id)
             self.tracker.ended(id)
             self._account("point", id=id, train_seconds=event["train_seconds"])
             self._shut_out(self.nodes.point_done(node, id))
@@ -341,6 +369,8 @@ class Events:
                 error = error | {"type": "OutOfMemory", "message": f"{short.text}; {error['message']}"}
             if error["type"] not in OWN_FAULTS:
                 self.nodes.point_failed(node, id, f"{error['message']:.200}")
+            if self.answering:
+                self.answering.failed()
             if self.scheduler.point_failed(trial, id, blame=not self._spared(id, short)):
                 self.display.say(f"point {id} failed and will be retried: {error['message']}")
             else:
@@ -378,7 +408,7 @@ class Events:
     def _tell_pace(self) -> None:
         """Have workers report as often as one driver can hear so many, and at once when all is to stop."""
         slices = slice_s(self._slots(), self.least_slice_s)
-        self.pace.tell(slices, stop=bool(self.stop) or self.broken is not None)
+        self.pace.tell(slices, stop=self.ending)
 
     def heartbeat(self, state: str = "RUNNING") -> None:
         """Tell other processes and the dashboard the sweep's status; state as in Ray's jobs."""

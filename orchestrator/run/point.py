@@ -15,8 +15,9 @@ from orchestrator.store.store import Store, warn
 def everything_of(folder: Path, point: str) -> dict[str, Any]:
     """What `kdsweep show --json` prints. Raises InputError when no point, or several, match.
 
-    state: done, failed, running or open. planned: its entry in plan.json, None if the plan has it no more.
-    error_bpm: of the result, by the sweep's metric. result, error: the content of its files, or None.
+    state: done, failed, running, paused or open. planned: its entry in plan.json, None if the plan has it no
+    more.
+    error_bpm: of the result, by the sweep's metric. result, error, paused: the content of its files, or None.
     history: a dict an epoch. files: name -> bytes.
     students: ids of the points that learn, or are pruned, from it.
     """
@@ -27,19 +28,25 @@ def everything_of(folder: Path, point: str) -> dict[str, Any]:
     judge = headline(folder)
     result = store.result(id) if store.is_done(id) else None
     error = store.errors([id]).get(id)
+    paused = store.paused([id]).get(id)
     beat = store.progress()
     running = is_running(beat) and any(where["point"] == id for where in (beat or {})["running"])
     teacher = (result or planned or {}).get("teacher")
     files = store.folder(id).iterdir() if store.folder(id).is_dir() else []
+    states = (
+        *(("done", result), ("failed", error), ("running", running), ("paused", paused)),
+        ("open", True),
+    )
     return {
         "sweep": folder.resolve().name,
         "point": id,
-        "state": "done" if result else "failed" if error else "running" if running else "open",
+        "state": next(state for state, holds in states if holds),
         "planned": planned,
         "result": result,
         "error_bpm": judge(result) if result else None,
         "metric": str(judge),
         "error": error,
+        "paused": paused,
         "teacher": _teacher(store, plan, teacher),
         "students": sorted(p.id for p in plan if p.teacher == id),
         "history": store.history(id),

@@ -46,6 +46,8 @@ class Progress:
     first_start: float | None = None
     last_end: float | None = None
     slot_seconds: float = 0.0  # slots x time between first start and last end, also when slots come and go
+    paused: set[str] = field(default_factory=set)
+    belief: str = ""  # of the question, where only one is to be answered
     _best: Best = field(default_factory=Best)
     _estimated: float = 0.0  # what the plan had expected train_seconds to be
     _open_slot_seconds: float = 0.0
@@ -103,7 +105,7 @@ class Progress:
         if not self._estimated or not self.slots:
             return None
         left = self.cost.left_s
-        for where in self.running.values():
+        for where in () if self.belief else self.running.values():  # what is chosen counts from where it is
             left -= self.points[where["point"]].cost_s * where["epoch"] / where["max_epochs"]
         return max(left, 0.0) * self.train_seconds / self._estimated / self.slots
 
@@ -121,6 +123,7 @@ class Progress:
             "done": len(self.done),
             "failed": len(self.failed),
             "blocked": len(self.blocked),
+            "paused": len(self.paused),
             "running": list(self.running.values()),
             "rate_per_h": self.rate_per_h(now),
             "eta_s": self.eta_s(),
@@ -134,9 +137,8 @@ class Progress:
 def line(progress: Progress, now: float) -> str:
     """One line of progress, as written where there is no terminal."""
     parts = [f"{len(progress.done)}/{len(progress.points)} done"]
-    parts += [
-        f"{len(s)} {name}" for name, s in (("failed", progress.failed), ("blocked", progress.blocked)) if s
-    ]
+    others = (("failed", progress.failed), ("blocked", progress.blocked), ("paused", progress.paused))
+    parts += [f"{len(s)} {name}" for name, s in others if s]
     if progress.running:
         parts.append(f"{len(progress.running)} running")
     if rate := progress.rate_per_h(now):
@@ -146,6 +148,8 @@ def line(progress: Progress, now: float) -> str:
     if best := progress.best():
         errors = ", ".join(f"{kind} {leader.error_bpm:.2f}" for kind, leader in best.items())
         parts.append(f"best {errors} BPM ({progress.headline})")
+    if progress.belief:
+        parts.append(progress.belief)
     return " · ".join(parts)
 
 

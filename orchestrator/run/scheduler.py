@@ -46,6 +46,7 @@ class Scheduler:
         self.cost = Cost(sum(p.cost_s for p in self.points.values() if p.id not in self.done))
         self.failed: set[str] = set()
         self.blocked: set[str] = set()
+        self.until: dict[str, int] = {}  # point -> epoch after which it is paused; see `chosen`
         self.running: dict[str, list[str]] = {}  # trial -> what is left of its pack, the current point first
         self.max_failures = max_failures
         self.failures: dict[str, int] = {}
@@ -105,6 +106,10 @@ class Scheduler:
                 self._urgent.append([student])
             else:
                 self._pool.append(student)
+
+    def point_paused(self, trial: str, id: str, epoch: int) -> None:
+        """A point waits after an epoch, which only those do that are in `until`."""
+        raise NotImplementedError
 
     def point_failed(self, trial: str, id: str, *, blame: bool = True) -> bool:
         """A point failed; True if it will be tried again, else it has failed, its students are blocked.

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
-from orchestrator.run.driver import Busy, Options, SweepResult, run_sweep
+from orchestrator.run.answering import Asked
+from orchestrator.run.driver import Busy, run_sweep
+from orchestrator.run.outcome import Options, SweepResult
 from orchestrator.run.progress import Display
 from orchestrator.run.ray_cluster import environment_kept
 from orchestrator.space.resolve import Opened, open_space
@@ -31,12 +33,14 @@ def train(
     dashboard: bool = True,
     tracking_uri: str | None = None,
     checkpoint_every_s: float = 30.0,
+    asked: Asked | None = None,
     command: str = "kdsweep run",
 ) -> SweepResult:
     """Train what is not done yet. Signal handlers and environment are given back as they were.
 
     address: IP:PORT of a running Ray, None starts one here. slots: at most so many points at once.
-    tracking_uri: an MLflow server, None is mlflow.db in the sweep directory. command: for the dashboard.
+    tracking_uri: an MLflow server, None is mlflow.db in the sweep directory. asked: train only what this
+    question needs, None trains all. command: for the dashboard.
     Raises InputError, also when the sweep is being run already or this process is in a Ray.
     """
     opened.store.path.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,7 @@ def train(
         tracking_uri=tracking_uri,
         max_failures=opened.space.resources.max_failures,
         checkpoint_every_s=checkpoint_every_s,
+        asked=asked,
         command=command,
     )
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.run.belief import answered, last_decision, verdict
 from orchestrator.run.best import Best
 from orchestrator.run.usage import by_kind
 from orchestrator.run.usage import left as hours_left
@@ -47,19 +48,23 @@ def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = Non
     done = set(results)
     failed = {id: error for id, error in store.failures().items() if id in ids}
     blocked = blocked_of(plan, set(failed), done)
+    paused = {id: where for id, where in store.paused(ids).items() if id not in failed}
+    asked = last_decision(store)
     beat = store.progress()
     running = is_running(beat)
     left = len(ids) - len(done) - len(failed) - len(blocked)
+    open_ = left - len(paused)
     now = beat["running"] if running and beat else []
     out: dict[str, Any] = {
         "sweep": plan.name,
         "folder": str(folder),
-        "state": state_of(running, left, len(failed), len(ids) - len(done)),
+        "state": state_of(running, left, len(failed), len(ids) - len(done), asked),
         "total": len(ids),
         "done": len(done),
         "failed": len(failed),
         "blocked": len(blocked),
-        "left": left,
+        "paused": len(paused),
+        "left": open_,
         "running": now,
         "rate_per_h": beat["rate_per_h"] if running and beat else None,
         "eta_s": beat["eta_s"] if running and beat else None,
@@ -72,10 +77,11 @@ def standing(folder: Path, jobs: Callable[[], list[dict[str, Any]]] | None = Non
         "folds": plan.folds,
         "best": _best(plan, results),
         "mixed": mixed(results.values()),
-        "points": _points(plan, results, set(failed), blocked, {row["point"] for row in now}),
+        "points": _points(plan, results, set(failed), blocked, set(paused), {row["point"] for row in now}),
+        "answer": _answer(asked),
         "used": usage(ledger),
         "used_by": by_kind(plan, ledger),
-        "hours_left": hours_left(plan, done | failed.keys() | blocked, ledger, beat),
+        "hours_left": hours_left(plan, done | failed.keys() | blocked, ledger, beat, paused.values()),
     }
     if (folder / "slurm").is_dir():
         from orchestrator.run.jobs import excluded_nodes, jobs_of, last_link, ray_nodes
@@ -102,12 +108,30 @@ def usage(ledger: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in hours.items()}
 
 
-def state_of(running: bool, left: int, failed: int, missing: int) -> str:
-    """running, done, partly failed or stopped. left: not done, failed or blocked; missing: not done."""
+def _answer(asked: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The question that a sweep is trained for, and what is believed of it."""
+    if asked is None:
+        return None
+    found = {
+        key: asked.get(key) for key in ("question", "until_regret", "gpu_hours", "stop", "belief", "time")
+    }
+    words = verdict(asked["belief"], asked["stop"], asked.get("until_regret"), asked["gpus_per_slot"])
+    return {**found, "in_words": words}
+
+
+def state_of(
+    running: bool, left: int, failed: int, missing: int, asked: Mapping[str, Any] | None = None
+) -> str:
+    """running, done, answered, not reached, partly failed or stopped.
+
+    left: not done, failed or blocked; missing: not done. asked: the last decision, if a question is asked.
+    """
     if running:
         return "running"
     if not missing:
         return "done"
+    if asked and asked["stop"]:
+        return "answered" if answered(asked["stop"], asked.get("until_regret")) else "not reached"
     return "partly failed" if failed and not left else "stopped"
 
 
@@ -131,10 +155,12 @@ def _points(
     results: Mapping[str, Mapping[str, Any]],
     failed: set[str],
     blocked: set[str],
+    paused: set[str],
     running: set[str],
 ) -> list[dict[str, Any]]:
-    """Every point of the plan, in its order; state: done, failed, blocked, running or left."""
-    states = dict.fromkeys(blocked, "blocked") | dict.fromkeys(failed, "failed")
+    """Every point of the plan, in its order; state: done, failed, blocked, paused, running or left."""
+    states = dict.fromkeys(paused, "paused") | dict.fromkeys(blocked, "blocked")
+    states |= dict.fromkeys(failed, "failed")
     states |= dict.fromkeys(running, "running") | dict.fromkeys(results, "done")
     return [
         {

@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +97,11 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def job_of(opened: "Opened", site: "Site") -> "Job":
-    """A new submission of a sweep. Raises InputError when no pack fits on a node of the site."""
+def job_of(opened: "Opened", site: "Site", options: Sequence[str] = ()) -> "Job":
+    """A new submission of a sweep. options: more that its `kdsweep run` is given, in every link of a chain.
+
+    Raises InputError when no pack fits on a node of the site.
+    """
     from slurm.job import Job
 
     id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
@@ -116,6 +119,7 @@ def job_of(opened: "Opened", site: "Site") -> "Job":
         str(here / "space.yaml"),
         "--out",
         str(sweep),
+        *options,
     )
     return Job(id=id, sweep=opened.plan.name, here=here, site=site, driver=driver)
 

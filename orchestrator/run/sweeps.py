@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
+from orchestrator.run.belief import last_decision
 from orchestrator.run.best import Best
 from orchestrator.run.status import blocked_of, is_running, state_of
 from orchestrator.space.plan import Plan
@@ -65,8 +66,10 @@ def _read(folder: Path) -> dict[str, Any]:
     pool = [r for r in results if r["role"] == "student"] or results
     best = _best(folder, pool)
     left = missing - len(errors) - len(blocked)
+    asked = last_decision(store)
+    planned = total is not None or running
     return {
-        "state": state_of(running, left, len(errors), missing) if total is not None or running else "no plan",
+        "state": state_of(running, left, len(errors), missing, asked) if planned else "no plan",
         "done": len(results),
         "failed": len(errors),
         "blocked": len(blocked),

@@ -45,7 +45,8 @@ class Release(_Stateless, Searcher):
         released = self._events.release(trial_id)
         if released is not None:
             ids, avoid = released
-            return {"pack": Pack.of((self._points[id] for id in ids), self._served), "avoid": avoid}
+            points = (self._points[id] for id in ids)
+            return {"pack": Pack.of(points, self._served, self._events.scheduler.until), "avoid": avoid}
         return Searcher.FINISHED if self._events.over else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -117,14 +118,14 @@ def error_of(trial: Any) -> Any:
 
 
 class Stop(_Stateless, Stopper):
-    """Ends each trial at its next result once the driver was asked to stop, or once its node is shut out."""
+    """Ends each trial at its next result once all is to end, or once its node is shut out."""
 
     def __init__(self, events: "Events") -> None:
         self._events = events
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether this trial is to end now."""
-        return bool(self._events.stop) or self._events.on_bad_node(result)
+        return self._events.ending or self._events.on_bad_node(result)
 
     def stop_all(self) -> bool:
         """Whether all trials are to end now."""

@@ -29,11 +29,16 @@ def by_kind(plan: Plan, ledger: Iterable[Mapping[str, Any]]) -> dict[str, dict[s
 
 
 def left(
-    plan: Plan, over: set[str], ledger: Iterable[Mapping[str, Any]], beat: Mapping[str, Any] | None
+    plan: Plan,
+    over: set[str],
+    ledger: Iterable[Mapping[str, Any]],
+    beat: Mapping[str, Any] | None,
+    paused: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, float]:
     """Hours that the points not in `over` are estimated to take: slot_hours, gpu_hours.
 
     The plan's costs, scaled by what finished points took; GPUs of a slot as last seen in the ledger.
+    paused: how far those are that wait.
     """
     cost = {p.id: p.cost_s for p in plan.points}
     estimated = took = gpus = 0.0
@@ -42,7 +47,8 @@ def left(
         if entry["event"] == "point" and entry["id"] in cost:
             estimated += cost[entry["id"]]
             took += entry["train_seconds"]
-    running = {row["point"]: row["epoch"] / row["max_epochs"] for row in (beat or {}).get("running", [])}
-    rest = sum(c * (1 - running.get(id, 0.0)) for id, c in cost.items() if id not in over)
+    behind = {where["id"]: where["epoch"] / where["max_epochs"] for where in paused}
+    behind |= {row["point"]: row["epoch"] / row["max_epochs"] for row in (beat or {}).get("running", [])}
+    rest = sum(c * (1 - behind.get(id, 0.0)) for id, c in cost.items() if id not in over)
     hours = rest * (took / estimated if estimated else 1.0) / 3600
     return {"slot_hours": round(hours, 4), "gpu_hours": round(hours * gpus, 4)}

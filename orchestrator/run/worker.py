@@ -27,9 +27,10 @@ from orchestrator.run.pace import Pace
 from orchestrator.space.folds import of_fold
 from orchestrator.space.packs import Pack
 from orchestrator.space.plan import Point
+from orchestrator.space.stems import stem_of
 from orchestrator.store.lock import SweepLock, byte_of
 from orchestrator.store.metric import by_metric
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, own_seconds
 
 if TYPE_CHECKING:
     from kd.teachers.bring import Bringing
@@ -74,8 +75,9 @@ class Broken(RuntimeError):
 class PackTrainer:
     """Trains the points of one pack after another, or several as a stack; what happened comes back as events.
 
-    Events are dicts with `kind` (began, done, failed), `id` and `time`; done adds the headline figures,
-    failed the error and the last log lines. A point's folder is written to only while its lock is held.
+    Events are dicts with `kind` (began, paused, done, failed), `id` and `time`; paused adds how far it is,
+    done the headline figures, failed the error and the last log lines. A point's folder is written to only
+    while its lock is held.
     """
 
     def __init__(self, setup: Setup, node_dir: Path | None = None) -> None:
@@ -89,6 +91,7 @@ class PackTrainer:
         self.store = Store(Path(setup.sweep_dir))
         self.points: dict[str, Point] = {}
         self.served: dict[str, int] = {}  # teacher -> how many points of the plan learn from it
+        self.until: dict[str, int] = {}  # point -> the epoch after which it is paused
         self.pace = Pace(Path(setup.pace_dir), setup.slice_s)
         self.checkpointed: float | None = None  # Unix time of the last checkpoint of this process
         self._node_dir = node_dir
@@ -118,6 +121,7 @@ class PackTrainer:
         """Go on with another pack; points in the middle of training are checkpointed first."""
         self.pause()
         self.points, self.served = {p.id: p for p in pack.points}, dict(pack.served)
+        self.until = dict(pack.until)
         self.ids, self._alike = OrderedDict.fromkeys(self.points), {}
         for id in self.ids:
             self._alike.setdefault(self._key(id), OrderedDict())[id] = None
@@ -213,9 +217,13 @@ class PackTrainer:
             checkpoint_every_s=self.setup.checkpoint_every_s,
             convolution=how.convolution,
             engine=self.engine,
+            until=[self.until.get(point.id) for point in points],
+            stems=[stem_of(point, self.store) for point in points],
         )
         for id, point in zip(self.stacked, self.runs.members, strict=True):
             events.append(_event("began", id, epoch=point.epoch))
+            if not point.waits:
+                self.store.forget_pause(id)
             if point.set_aside:
                 _say(f"{id}: {point.set_aside}")
             _say(f"{id} begins after epoch {point.epoch} of {point.spec.recipe.max_epochs}")
@@ -265,6 +273,8 @@ class PackTrainer:
             self._failed(id, row, events)
         elif row:
             self._row = row
+        elif self.runs is not None and self.runs.members[i].waits:
+            self._pause(i, events)
         else:
             try:
                 figures = self._finish(i)
@@ -273,6 +283,16 @@ class PackTrainer:
             else:
                 events.append(_event("done", id, **figures))
                 _say(f"{id} done: {figures}")
+
+    def _pause(self, i: int, events: list[dict[str, Any]]) -> None:
+        """A point has come as far as it was to be trained for now, and is in its checkpoint."""
+        id = self.stacked[i]
+        last = self.store.history(id)[-1]
+        told = {key: last[key] for key in ("epoch", "val_mae_bpm", "train_seconds")}
+        self.store.write_pause(id, {**told, "max_epochs": self.points[id].recipe["max_epochs"]})
+        self._close(id)
+        events.append(_event("paused", id, **told))
+        _say(f"{id} paused after epoch {told['epoch']}")
 
     def _stack_failed(self, error: Exception, events: list[dict[str, Any]]) -> None:
         """A stack can't begin or go on: its points are retried in smaller stacks, a lone point fails."""
@@ -316,6 +336,7 @@ class PackTrainer:
             {
                 **point,
                 **figures,
+                **self.store.continued(id),
                 **total_cost(self.points[id], self.served, figures["train_seconds"], self.store),
                 "recipe_version": RECIPE_VERSION,
                 "versions": versions(),
@@ -328,7 +349,7 @@ class PackTrainer:
         )
         self.runs.discard_checkpoint(i)
         self._close(id)
-        return _headlines(figures)
+        return _headlines({**figures, **self.store.continued(id)})
 
     def _close(self, id: str) -> None:
         """Leave a point, whatever became of it; with the last one of a stack, the stack."""
@@ -352,8 +373,12 @@ class PackTrainer:
 
 
 def _headlines(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the driver receives of a result, the means of which it makes the sweep's headline error too."""
-    return {**{key: result[key] for key in HEADLINES}, "by_metric": by_metric(result)}
+    """What the driver receives of a result, the means of which it makes the sweep's headline error too.
+
+    train_seconds: of this point alone.
+    """
+    found = {key: result[key] for key in HEADLINES} | {"train_seconds": own_seconds(result)}
+    return {**found, "by_metric": by_metric(result)}
 
 
 def device_of(gpu: bool) -> str:

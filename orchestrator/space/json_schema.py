@@ -14,6 +14,9 @@ from orchestrator.space.schema import SearchSpace
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
+ARCHS = (
+    "Architectures; the blocks of a resnet1d-post have no norm but after a convolution, for microcontrollers."
+)
 # "model.key" -> what an editor shows beside it
 DESCRIPTIONS: Mapping[str, str] = {
     "SearchSpace.name": "The name of the sweep and of its directory. Default: the file's name.",
@@ -28,9 +31,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Data.source": "Which recordings: generated ones, a format, or auto: the format found at path.",
     "Data.path": "The folder of the recordings.",
     "Data.options": "Options of the source: of synthetic, for example, subjects and minutes.",
-    "Teachers.arch": "Architectures.",
-    "Teachers.depth": "Residual blocks of resnet1d, hidden layers of mlp.",
-    "Teachers.width": "Channels of resnet1d, hidden units of mlp.",
+    "Teachers.arch": ARCHS,
+    "Teachers.depth": "Residual blocks of a ResNet, hidden layers of mlp.",
+    "Teachers.width": "Channels of a ResNet, hidden units of mlp.",
     "Teachers.seeds": "Seeds of these teachers.",
     "Teachers.pretrain": "Train them without labels first, on all training windows and data.unlabelled.",
     "Pretrain.method": "contrastive: two views of a window shall be alike.",
@@ -51,9 +54,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Brought.params": "Its parameters, where they can't be counted.",
     "Brought.macs": "Its multiply-accumulates of a window, where they can't be counted.",
     "Data.lead_s": "Seconds before each window that must be recorded, too; raised to what teachers need.",
-    "Students.arch": "Architectures.",
-    "Students.depth": "Residual blocks of resnet1d, hidden layers of mlp.",
-    "Students.width": "Channels of resnet1d, hidden units of mlp.",
+    "Students.arch": ARCHS,
+    "Students.depth": "Residual blocks of a ResNet, hidden layers of mlp.",
+    "Students.width": "Channels of a ResNet, hidden units of mlp.",
     "Students.init": "First weights: random, or pruned from each teacher that can be pruned to this size.",
     "Students.strategies": "Strategies of this grid only.",
     "Students.seeds": "Seeds of this grid only.",
@@ -62,7 +65,11 @@ DESCRIPTIONS: Mapping[str, str] = {
     "RecipeModel.batch_size": "Windows in a batch.",
     "RecipeModel.lr": "Peak of the learning rate's schedule.",
     "RecipeModel.warmup_fraction": "Share of all steps over which the learning rate grows.",
-    "RecipeModel.patience": "Epochs without a better validation error before training stops; 0: never.",
+    "RecipeModel.schedule": "Of the learning rate: cosine, or wsd (up, constant, down), which can go on.",
+    "RecipeModel.warmup_epochs": "Under wsd: epochs over which the learning rate grows.",
+    "RecipeModel.cooldown_fraction": "Under wsd: share of the epochs, the last ones, over which it falls.",
+    "RecipeModel.patience": "Epochs without a better validation error before training stops or, with wsd, "
+    "the cooldown begins; 0: never.",
     "RecipeModel.label_sigma_bpm": "Gaussian smoothing of labels in BPM; 0: off.",
     "RecipeModel.windows_per_epoch": "Windows drawn in an epoch, without replacement; 0: all.",
     "RecipeModel.teachers": "What differs for teachers.",

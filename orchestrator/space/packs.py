@@ -1,7 +1,7 @@
 """Points grouped into packs: what one Tune trial trains in one warm process. Knows points only."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -17,18 +17,23 @@ WAVES = 8  # packs per slot and refill that keep the last ones short
 class Pack:
     """What a trial carries to its worker. served: by teacher, how many points of the plan learn from it.
 
+    until: by point, the epoch after which it is paused; without one it is trained to its end.
     Tune copies and prints its trials' configurations; this one stays what it is, and says little.
     """
 
     points: tuple[Point, ...]
     served: Mapping[str, int]
+    until: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, points: Iterable[Point], served: Mapping[str, int]) -> "Pack":
-        """A pack with what it needs of `served`."""
+    def of(
+        cls, points: Iterable[Point], served: Mapping[str, int], until: Mapping[str, int] | None = None
+    ) -> "Pack":
+        """A pack with what it needs of `served` and `until`."""
         points = tuple(points)
         teachers = {point.teacher for point in points if point.teacher is not None}
-        return cls(points, {teacher: served[teacher] for teacher in teachers})
+        limits = {point.id: until[point.id] for point in points if until and point.id in until}
+        return cls(points, {teacher: served[teacher] for teacher in teachers}, limits)
 
     def __deepcopy__(self, memo: Any) -> "Pack":
         return self

@@ -16,6 +16,7 @@ from orchestrator.store.metric import Headline, headline_in
 from orchestrator.store.parts import many_objects
 from orchestrator.words import pretrained
 
+ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
 # Fields of a Point that aren't of one plain type, as they come out of JSON.
 JSON_TYPES: dict[str, set[Any]] = {
     "teacher": {str, type(None)},

@@ -21,10 +21,9 @@ from kd.teachers.source import Source, source_of
 from kd.training.recipe import RECIPE_VERSION
 from kd.training.strategies import PRETRAIN, needs_teacher, weights
 from orchestrator.space.brought import Found
-from orchestrator.space.plan import Plan, Point
+from orchestrator.space.plan import ID_DIGITS, Plan, Point
 from orchestrator.space.schema import SearchSpace, Students, Teachers, strategy_points
 
-ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
 # Seconds a window takes in one epoch on one CPU core, fixed + per MAC: a rule of thumb. Least squares over
 # the quickstart's grid on one split (83 points) on an AMD EPYC gave 1e-5 and 1.6e-10: it makes small models
 # look too dear, and their packs shorter. Finished points correct the scale.

@@ -37,8 +37,8 @@ from kd.signals.prepare import DataConfig, check_options
 from kd.signals.preprocess import Preprocess
 from kd.signals.splits import Split
 from kd.signals.unlabelled import Unlabelled
-from kd.training.recipe import Recipe
-from kd.training.strategies import STRATEGIES, full_args
+from kd.training.recipe import WSD_ONLY, Recipe
+from kd.training.strategies import STRATEGIES, defaults, full_args
 from orchestrator.space.brought_schema import Brought, kinds_of
 from orchestrator.space.fields import Number, Real, Strict, Whole
 from orchestrator.space.slot import GPU_SHARE, Slot
@@ -314,6 +314,11 @@ class SearchSpace(Strict):
         stop_on = (self.metric or DEFAULT) if said else OLDER
         if stop_on != OLDER:
             recipe["stop_on"] = stop_on
+        if (
+            recipe["schedule"] == Recipe.schedule
+        ):  # recipes of before there was a choice: points keep their ids
+            for name in ("schedule", *WSD_ONLY):
+                del recipe[name]
         if self.metric_weights:
             recipe["stop_weights"] = dict(sorted(self.metric_weights.items()))
         return recipe
@@ -356,6 +361,8 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
         )
     for key, strategies in _strategies(space):
         _check_strategies(path, lines, key, strategies, space.data.unlabelled is not None)
+        if "schedule" in space.recipe("student"):
+            _refuse_ramps(path, lines, key, strategies)
     for i, block in enumerate(space.students):
         for init in block.init:
             if init not in INITS:
@@ -424,8 +431,40 @@ def _check_strategies(
             raise InputError(f"{where}: {error}") from None
 
 
+def _refuse_ramps(path: Path, lines: Lines, key: tuple[Any, ...], strategies: Strategies) -> None:
+    """Raises InputError for a share of all epochs that is said, which schedule wsd must not know."""
+    for name, grids in strategies.items():
+        for grid in grids:
+            usual = {0.0, defaults(name).get("warmup_fraction", 0.0)}
+            if more := sorted(set(grid.get("warmup_fraction", ())) - usual):
+                where = f"{_place(path, lines, (*key, name))}: {_dotted((*key, name))}"
+                raise InputError(
+                    f"{where}: warmup_fraction {more[0]:g} is of the schedule cosine: with wsd its terms "
+                    "grow over training.warmup_epochs: leave it out, or write 0 for no ramp"
+                )
+
+
 def _check_recipe(space: SearchSpace, role: str) -> None:
     r = space.recipe(role)
+    training: Any = space.training
+    said = training.model_fields_set | getattr(training, f"{role}s").model_fields_set
+    if "schedule" in r:
+        if r["warmup_epochs"] < 0 or not 0 <= r["cooldown_fraction"] <= 1:
+            raise InputError(
+                "training: cooldown_fraction is a share from 0 to 1; warmup_epochs is not negative"
+            )
+        if "warmup_fraction" in said:
+            raise InputError(
+                "training.warmup_fraction is of the schedule cosine: with wsd give warmup_epochs, since no "
+                "epoch before the cooldown may depend on max_epochs"
+            )
+        if r["max_epochs"] > 0 and r["warmup_epochs"] > (begins := Recipe(**r).cooldown_from):
+            raise InputError(
+                f"training.warmup_epochs is {r['warmup_epochs']:g}, but the cooldown begins after {begins} "
+                f"of max_epochs {r['max_epochs']}: lower warmup_epochs, or raise max_epochs"
+            )
+    elif more := sorted(said & set(WSD_ONLY)):
+        raise InputError(f"training.{more[0]} is of the schedule wsd: leave it out, or write schedule: wsd")
     for name, low in (("max_epochs", 1), ("batch_size", 2), ("lr", 0), ("clip_norm", 0), ("patience", 0)):
         if r[name] < low or (name in ("lr", "clip_norm") and r[name] == 0):
             raise InputError(

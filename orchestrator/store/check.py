@@ -16,7 +16,7 @@ from typing import Any
 from kd.errors import InputError
 from kd.files import read_json, read_json_lines, sha256, write_text
 from orchestrator.store import parts, records
-from orchestrator.store.store import ERROR, RESULT, Store
+from orchestrator.store.store import DECISIONS, ERROR, PAUSE, RESULT, Store, own_seconds
 
 CHECKPOINT, HISTORY, MODEL = "checkpoint.pt", "history.jsonl", "model.safetensors"
 LEDGER, PROGRESS = "ledger.jsonl", "progress.json"
@@ -50,6 +50,9 @@ def check(store: Store) -> list[Finding]:
     ledger = store.path / LEDGER
     if n := len(_broken_lines(ledger, records.ledger_problem)):
         found.append(Finding(ledger, f"{n} damaged lines", LINES))
+    decisions = store.path / DECISIONS
+    if n := len(_broken_lines(decisions, records.decision_problem)):
+        found.append(Finding(decisions, f"{n} damaged lines", LINES))
     if missing := unaccounted(store):
         found.append(Finding(ledger, f"no line for {len(missing)} trained points", ACCOUNT))
     return found
@@ -164,7 +167,7 @@ def account(store: Store) -> int:
         gpu = result.get("device") not in (None, "cpu")
         slots = next((of for when, of in reversed(used) if when <= at), None)
         slots = slots or {"slots": 0, "cpus_per_slot": 1, "gpus_per_slot": int(gpu)}
-        entry = {"event": "point", "time": at, **slots, "id": id, "train_seconds": result["train_seconds"]}
+        entry = {"event": "point", "time": at, **slots, "id": id, "train_seconds": own_seconds(result)}
         lines.append((at, json.dumps(entry | {"repaired": True})))
         added += 1
     if added:
@@ -183,8 +186,14 @@ def _point(store: Store, id: str) -> Iterator[Finding]:
         yield Finding(folder, why, AGAIN)
     elif (folder / CHECKPOINT).exists() and not checkpoint_is_sound(folder):
         yield Finding(folder / CHECKPOINT, "damaged, or its history is missing", ASIDE)
-    if n := len(_broken_lines(folder / HISTORY, lambda row: records.problem(row, records.EPOCH))):
+    if why := _unreadable(folder / PAUSE, records.PAUSE):
+        yield Finding(folder / PAUSE, why, ASIDE)
+    if n := len(_broken_lines(folder / HISTORY, _bad_epoch)):
         yield Finding(folder / HISTORY, f"{n} damaged lines", LINES)
+
+
+def _bad_epoch(row: dict[str, Any]) -> str | None:
+    return records.problem(row, records.EPOCH)
 
 
 def _left_over(folder: Path) -> Iterator[Finding]:
@@ -234,8 +243,7 @@ def _broken_lines(path: Path, problem: Any) -> list[str]:
 
 def _drop_lines(path: Path) -> None:
     """Keep the sound lines; the whole file stays beside it."""
-    ledger = path.name == LEDGER
-    problem = records.ledger_problem if ledger else lambda row: records.problem(row, records.EPOCH)
+    problem = {LEDGER: records.ledger_problem, DECISIONS: records.decision_problem}.get(path.name, _bad_epoch)
     texts, broken = _texts(path), set(_broken_lines(path, problem))
     shutil.copyfile(path, path.with_name(path.name + BROKEN))
     write_text(path, "".join(f"{text}\n" for text in texts if text not in broken))

@@ -69,6 +69,9 @@ RESULT = {
     "total_seconds?": NOT_NEGATIVE,
     "alone_seconds?": NOT_NEGATIVE,
     "teacher_seconds?": NOT_NEGATIVE,
+    "cooldown_from?": COUNT,
+    "continued_epochs?": WHOLE,
+    "continued_seconds?": NOT_NEGATIVE,
     "recipe?": OBJECT,
     "versions?": OBJECT,
     "data_fingerprint?": str,
@@ -92,6 +95,14 @@ EPOCH = {
     "train_loss?": NUMBER,
     "pretrain_loss?": NUMBER,
     "lr?": NUMBER,
+}
+PAUSE = {
+    "id": str,
+    "epoch": POSITIVE,
+    "max_epochs": POSITIVE,
+    "val_mae_bpm": Maybe(NUMBER),
+    "train_seconds": NOT_NEGATIVE,
+    "paused_at": TIME,
 }
 PROGRESS = {
     "state": str,
@@ -119,6 +130,25 @@ LEDGER = {
     "end": {**_USED, "first_step?": NUMBER, "startup_s?": NOT_NEGATIVE},
     "shut_out": {**_USED, "node": str, "why": str},
 }
+_DECIDED = {"event": str, "time": NUMBER}
+# Lines of decisions.jsonl: what was believed and named; what became of a point by that; that all is trained.
+DECISIONS = {
+    "decision": {
+        **_DECIDED,
+        "number": POSITIVE,
+        "spent_s": NOT_NEGATIVE,
+        "gpus_per_slot": NOT_NEGATIVE,
+        "train": [OBJECT],
+        "named": COUNT,
+        "stop": Maybe(str),
+        "belief": OBJECT,
+    },
+    **{
+        event: {**_DECIDED, "id": str, "epoch": COUNT, "decision": COUNT}
+        for event in ("started", "resumed", "paused")
+    },
+    "all": _DECIDED,
+}
 
 
 def problem(value: Any, spec: Any, where: str = "") -> str | None:
@@ -145,6 +175,11 @@ def ledger_problem(entry: Mapping[str, Any]) -> str | None:
     event = entry.get("event")
     spec = LEDGER.get(event, _USED) if isinstance(event, str) else _USED
     return None if _plainly_sound(entry, spec) else problem(entry, spec)
+
+
+def decision_problem(entry: Mapping[str, Any]) -> str | None:
+    """What is wrong with a line of decisions.jsonl."""
+    return problem(entry, DECISIONS.get(str(entry.get("event")), _DECIDED))
 
 
 def _plainly_sound(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:

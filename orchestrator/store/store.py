@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from orchestrator.store import parts, records
 from orchestrator.store.metric import by_metric
 from orchestrator.words import quoted
 
-RESULT, ERROR = "result.json", "error.json"
+RESULT, ERROR, PAUSE = "result.json", "error.json", "paused.json"
+DECISIONS, CONTINUED = "decisions.jsonl", "continued.json"
 PRETRAINED = "pretrain_loss"  # in the rows of pre-training that come first in a history
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
 
@@ -153,12 +155,66 @@ class Store:
     def write_result(self, id: str, result: dict[str, Any]) -> None:
         """Make a point done. An error of an earlier try is forgotten."""
         self._write(id, RESULT, result)
-        for name in (ERROR, "log.txt"):
+        for name in (ERROR, "log.txt", PAUSE):
             (self.folder(id) / name).unlink(missing_ok=True)
 
     def write_error(self, id: str, error: dict[str, Any]) -> None:
         """Say why a point failed."""
         self._write(id, ERROR, error)
+
+    def write_pause(self, id: str, where: dict[str, Any]) -> None:
+        """Say that a point waits after an epoch, by a decision; the caller holds its checkpoint and its lock.
+
+        where: epoch, max_epochs, val_mae_bpm and train_seconds, as in its history.
+        """
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._write(id, PAUSE, {"id": id, **where, "paused_at": at})
+
+    def forget_pause(self, id: str) -> None:
+        """A point goes on."""
+        (self.folder(id) / PAUSE).unlink(missing_ok=True)
+
+    def paused(self, ids: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Where the points (default: all) stand that wait for a decision, by id.
+
+        What can't be read is left out, with a warning on stderr: such a point is one that was interrupted.
+        """
+        found = {}
+        for id in sorted(self.ids() if ids is None else ids):
+            path = self.folder(id) / PAUSE
+            try:
+                where = read_json(path, "the next run writes it anew")
+                if why := records.problem(where, records.PAUSE):
+                    raise InputError(f"{path}: {why}: the next run writes it anew")
+            except FileNotFoundError:
+                continue
+            except InputError as error:
+                warn(str(error))
+                continue
+            if not self.is_done(id):
+                found[id] = where
+        return found
+
+    @property
+    def stems(self) -> Path:
+        """Where checkpoints lie that longer trainings of a point go on from (schedule wsd)."""
+        return self.path / "stems"
+
+    def continued(self, id: str) -> dict[str, float]:
+        """What a point took over from a shorter one: continued_epochs and continued_seconds, or {}."""
+        try:
+            found = read_json(self.folder(id) / CONTINUED, "train the point again")
+        except FileNotFoundError:
+            return {}
+        return {"continued_epochs": found.get("epoch", 0), "continued_seconds": found.get("seconds", 0.0)}
+
+    def append_decision(self, entry: dict[str, Any]) -> None:
+        """Add a line to decisions.jsonl."""
+        append_json_line(self.path / DECISIONS, entry)
+
+    def decisions(self) -> Iterator[dict[str, Any]]:
+        """What was decided when, and what became of it; damaged lines are left out, with a warning."""
+        return self._lines(self.path / DECISIONS, records.decision_problem)
 
     def progress(self) -> dict[str, Any] | None:
         """The running or last driver's heartbeat; None before the first, or if it can't be read."""
@@ -213,6 +269,11 @@ class Store:
         folder = self.folder(id)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / name, content, indent=1)
+
+
+def own_seconds(result: Mapping[str, Any]) -> float:
+    """What training took that no shorter training of the point had done before."""
+    return max(float(result["train_seconds"]) - float(result.get("continued_seconds") or 0.0), 0.0)
 
 
 def _figures(result: dict[str, Any]) -> dict[str, Any]:

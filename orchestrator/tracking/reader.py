@@ -47,6 +47,15 @@ def model_shape(space: Path) -> dict[str, int]:
     return {"samples": round(data.preprocess.fs * data.preprocess.window_s), "classes": data.classes}
 
 
+def model_input(space: Path) -> dict[str, Any]:
+    """How a space's windows are made, as far as a device's work depends on it; results tell the channels."""
+    from orchestrator.space.schema import load_space
+
+    p = load_space(space).data_config().preprocess
+    made = {"fs": p.fs, "stride_s": p.stride_s, "normalise": p.normalise}
+    return {**made, "sections": p.order, "channels": 1, "channels_are": p.channels}
+
+
 def from_mlflow(uri: str, experiment: str, sweep_id: str | None = None) -> Source:
     """The results of a sweep that MLflow shows, as the directory would give them.
 

@@ -22,10 +22,22 @@ from orchestrator.store.store import Store
 from orchestrator.tracking.client import connect, experiment_id, told
 from orchestrator.tracking.database import make_whole, sqlite_file
 from orchestrator.tracking.memory import key, locked, recall, remember, sweep_id
-from orchestrator.tracking.tags import BY_METRIC, FINAL, FINISHED_AT, METRIC, POINT, SPACE, SWEEP, space_tags
+from orchestrator.tracking.tags import (
+    BY_METRIC,
+    FINAL,
+    FINISHED_AT,
+    LOGGED,
+    METRIC,
+    POINT,
+    SPACE,
+    STATE,
+    SWEEP,
+    space_tags,
+)
 from orchestrator.words import model_name
 
 PARENT = "mlflow.parentRunId"
+WAITING = "SCHEDULED"  # MLflow's status of a run that will go on
 DATABASE = "mlflow.db"  # in the sweep directory
 BATCH = 1000  # metrics MLflow takes in one log_batch; params and tags: 100
 LABELS = {"id", "finished_at", "versions", "git_commit", "host", "device", "model_sha256", "teacher_sha256"}
@@ -48,12 +60,13 @@ def artifacts_uri(store: Store) -> str:
 
 @dataclass(frozen=True)
 class Child:
-    """The run of a point, as far as there is one. metric: of its error_bpm."""
+    """The run of a point, as far as there is one. metric: of its error_bpm. epochs: at its last pause."""
 
     run: str | None = None
     finished_at: str | None = None
     status: str | None = None
     metric: str | None = None
+    epochs: int = 0
 
 
 class Tracker:
@@ -122,26 +135,51 @@ class Tracker:
         done = [id for id in ids if self.store.is_done(id)]
         errors = self.store.errors(set(ids) - set(done))
         failed = [id for id in ids if id in errors and not self.store.is_done(id)]
+        waiting = self.store.paused(set(ids) - set(done) - set(failed))
         with self._alone():
             written = sum(self._write(id, self.store.result(id), None) for id in done)
-            return written + sum(self._write(id, {}, errors[id]) for id in failed)
+            written += sum(self._write(id, {}, errors[id]) for id in failed)
+            return written + sum(self._pause(id, where) for id, where in waiting.items())
+
+    def _pause(self, id: str, where: dict[str, Any]) -> bool:
+        """Show a point that waits, with its curve so far."""
+        known = self.children.get(id, Child())
+        wanted = Child(known.run, where["paused_at"], WAITING, known.metric, where["epoch"])
+        if known == wanted:
+            return False
+        run_id = known.run
+        if run_id and known.status == "FINISHED":
+            self.client.delete_run(run_id)  # it was trained before, and is trained again
+            run_id = None
+        epochs = known.epochs if run_id else 0
+        if run_id is None:
+            run_id = self._create(id)
+        history = self.store.history(id)[epochs : where["epoch"]]
+        at_ms = int(datetime.fromisoformat(where["paused_at"]).timestamp() * 1000)
+        tags = {FINISHED_AT: where["paused_at"], STATE: "paused", LOGGED: str(where["epoch"])}
+        figures = {"train_seconds": where["train_seconds"]}
+        self._log(run_id, at_ms, figures, history, params=_params(self.points[id], {}), tags=tags)
+        self.client.update_run(run_id, status=WAITING)
+        self.children[id] = replace(wanted, run=run_id)
+        return True
 
     def _write(self, id: str, result: dict[str, Any], error: dict[str, Any] | None) -> bool:
         known = self.children.get(id, Child())
         ended = error["finished_at"] if error else result["finished_at"]
-        wanted = Child(known.run, ended, "FAILED" if error else "FINISHED", str(self.plan.headline))
+        status = "FAILED" if error else "FINISHED"
+        wanted = Child(known.run, ended, status, str(self.plan.headline), known.epochs)
         if known == wanted or (error and known == replace(wanted, metric=known.metric)):
             return False
         run_id = known.run
         if run_id and known.finished_at != ended and known.status == "FINISHED":
             self.client.delete_run(run_id)  # trained again: its history is another one
-            run_id = None
+            run_id, wanted = None, replace(wanted, epochs=0)
         if run_id is None:
             run_id = self._create(id)
-        history = [] if error else self.store.history(id)
+        history = [] if error else self.store.history(id)[wanted.epochs :]
         at_ms = int(datetime.fromisoformat(ended).timestamp() * 1000)
         figures = result if error else {**result, "error_bpm": self.plan.headline(result)}
-        tags = {FINISHED_AT: ended, METRIC: str(self.plan.headline)}
+        tags = {FINISHED_AT: ended, METRIC: str(self.plan.headline), STATE: "failed" if error else "done"}
         if not error:
             tags[BY_METRIC] = json.dumps(by_metric(result))
         self._log(run_id, at_ms, figures, history, params=_params(self.points[id], result), tags=tags)
@@ -197,7 +235,7 @@ class Tracker:
             for key, value in row.items()
             if key != "epoch"
         ]
-        last = len(history)
+        last = int(history[-1]["epoch"]) if history else 0
         metrics += [
             Metric(FINAL.get(key, key), float(value), at_ms, last)
             for key, value in figures.items()
@@ -259,7 +297,11 @@ class Tracker:
         parent = runs.pop("").info.run_id if "" in runs else None
         children = {
             point: Child(
-                run.info.run_id, run.data.tags.get(FINISHED_AT), run.info.status, run.data.tags.get(METRIC)
+                run.info.run_id,
+                run.data.tags.get(FINISHED_AT),
+                run.info.status,
+                run.data.tags.get(METRIC),
+                int(run.data.tags.get(LOGGED, 0)),
             )
             for point, run in runs.items()
         }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from kd.training.strategies import STRATEGIES
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bring
+import economy
 import first_gpu_contact
 import naive_tune
 import stack_gpu
@@ -199,3 +201,31 @@ def test_a_difference_and_an_error_fail_the_first_contact(monkeypatch):
     )
     assert [figures["ok"] for figures in done.values()] == [False, False, True]
     assert "CUDA error: some" in done["error"]["traceback"]
+
+
+def test_an_economy_is_replayed_and_a_teacher_paid_once():
+    world = economy.simulated(2)  # late-crossing
+    assert {p.teacher for p in world.points if p.role == "student"} - {None} <= {p.id for p in world.points}
+    replay = economy.Replay(world)
+    first, second = [p for p in world.points if p.teacher][:2]
+    replay.train(first.id, 3)
+    assert replay.done(first.teacher)
+    before = replay.spent
+    replay.train(second.id, 3)
+    assert second.teacher == first.teacher
+    assert replay.spent - before == pytest.approx(3 * world.seconds_per_epoch[second.id])
+    assert set(replay.known().results) == {first.teacher}
+    assert {len(c) for id, c in replay.known().curves.items() if id != first.teacher} == {3}
+
+
+def test_the_ways_of_an_economy_are_compared_at_equal_cost():
+    found = [economy.judge((2, 0, ("random", "ASHA", "V-optimal"), 0.08))]
+    ways = found[0]["ways"]
+    assert {len(errors) for errors in ways.values()} == {3}
+    assert ways["ours"][-1] < np.inf, "a student is trained, with its teacher, for 8 % of the grid's cost"
+    assert ways["ours"][-1] <= ways["random"][-1]
+    assert found[0]["grid"] >= 0, "no answer is better than the best there is"
+    table = economy.table(found, 0.08)
+    assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == list(ways)
+    assert economy.settled(np.array([[1.0, 0.05, 0.0], [0.0, 0.0, 0.0]]), (0.1, 0.2, 0.3)) == 0.2
+    assert economy.settled(np.array([[0.0, 0.0, 1.0]]), (0.1, 0.2, 0.3)) is None

@@ -88,6 +88,12 @@ def _taps(conv: nn.Conv2d) -> Array:
     return _values(conv.weight)[:, :, 0, :].transpose(0, 2, 1)
 
 
+def _normed(net: Network, name: str, conv: nn.Conv2d, norm: Any) -> tuple[str, str]:
+    """Names of the weights and the shift of a convolution and the norm after it, which it takes in."""
+    scale, shift = folded(norm)
+    return net.constant(f"w{name}", _taps(conv) * scale[:, None, None]), net.constant(f"t{name}", shift)
+
+
 def _resnet1d(model: Any, channels: int, samples: int) -> Network:
     net, length = Network(channels_last=True), samples
     width, kernel = model.stem.out_channels, model.stem.kernel_size[1]
@@ -101,10 +107,21 @@ def _resnet1d(model: Any, channels: int, samples: int) -> Network:
     scale, shift = folded(model.bn)
     last = len(scale)
     net.call("norm_relu", x, length, last, net.constant("s_out", scale), net.constant("t_out", shift), x)
-    pooled = Place(not x.top, last)
-    net.call("average", x, length, last, pooled)
-    net.live(x.size, pooled.size)
-    _classify(net, model.fc, pooled)
+    _pool(net, model.fc, x, length, last)
+    return net
+
+
+def _resnet1d_post(model: Any, channels: int, samples: int) -> Network:
+    net, length = Network(channels_last=True), samples
+    width, kernel = model.stem.out_channels, model.stem.kernel_size[1]
+    x = Place(top=True, size=width * length)
+    window = Place(top=False, size=channels * length)
+    stem = _normed(net, "_stem", model.stem, model.bn)
+    net.call("convolve", window, length, channels, width, kernel, 1, *stem, "RELU", x)
+    net.live(window.size, x.size)
+    for i, block in enumerate(model.blocks):
+        x, length = _post_block(net, f"{i}", block, x, length)
+    _pool(net, model.fc, x, length, model.fc.in_features)
     return net
 
 
@@ -113,9 +130,7 @@ def _block(net: Network, name: str, block: Any, x: Place, length: int) -> tuple[
     cin, cout, kernel = block.conv1.in_channels, block.conv1.out_channels, block.conv1.kernel_size[1]
     out = -(-length // block.stride)
     s1, t1 = (net.constant(f"{n}{name}", v) for n, v in zip("st", folded(block.bn1), strict=True))
-    scale, shift = folded(block.bn2)
-    w1 = net.constant(f"w{name}_1", _taps(block.conv1) * scale[:, None, None])
-    t2 = net.constant(f"t{name}_1", shift)
+    w1, t2 = _normed(net, f"{name}_1", block.conv1, block.bn2)
     w2 = net.constant(f"w{name}_2", _taps(block.conv2))
     if block.shortcut is None:
         kept, pre = x, Place(not x.top, x.size)
@@ -131,6 +146,31 @@ def _block(net: Network, name: str, block: Any, x: Place, length: int) -> tuple[
     net.call("convolve", hidden, out, cout, cout, kernel, 1, w2, "NONE", "ADD", kept)
     net.live(kept.size, pre.size, hidden.size)
     return kept, out
+
+
+def _post_block(net: Network, name: str, block: Any, x: Place, length: int) -> tuple[Place, int]:
+    """One post-activation block: where its result lies, and the result's length."""
+    cin, cout, kernel = block.conv1.in_channels, block.conv1.out_channels, block.conv1.kernel_size[1]
+    out = -(-length // block.stride)
+    kept = x  # the second convolution adds to it in place
+    if block.shortcut is not None:
+        kept = Place(not x.top, cout * out)
+        shortcut = _normed(net, f"{name}_s", block.shortcut, block.bn_shortcut)
+        net.call("convolve", x, length, cin, cout, 1, block.stride, *shortcut, "PLAIN", kept)
+    hidden = Place(not x.top, cout * out, beyond=0 if kept is x else kept.size)
+    first = _normed(net, f"{name}_1", block.conv1, block.bn1)
+    second = _normed(net, f"{name}_2", block.conv2, block.bn2)
+    net.call("convolve", x, length, cin, cout, kernel, block.stride, *first, "RELU", hidden)
+    net.call("convolve", hidden, out, cout, cout, kernel, 1, *second, "ADD_RELU", kept)
+    net.live(x.size, hidden.size, 0 if kept is x else kept.size)
+    return kept, out
+
+
+def _pool(net: Network, fc: Any, x: Place, length: int, features: int) -> None:
+    pooled = Place(not x.top, features)
+    net.call("average", x, length, features, pooled)
+    net.live(x.size, pooled.size)
+    _classify(net, fc, pooled)
 
 
 def _mlp(model: Any, channels: int, samples: int) -> Network:
@@ -156,4 +196,8 @@ def _classify(net: Network, fc: Any, x: Place) -> None:
     net.logits_at_top = logits.top
 
 
-WALKS: dict[str, Callable[[Any, int, int], Network]] = {"resnet1d": _resnet1d, "mlp": _mlp}
+WALKS: dict[str, Callable[[Any, int, int], Network]] = {
+    "resnet1d": _resnet1d,
+    "mlp": _mlp,
+    "resnet1d-post": _resnet1d_post,
+}

@@ -1,5 +1,6 @@
 """A student in C answers as torch and the live stream do, and builds without a warning for every target."""
 
+import ctypes
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,11 +12,12 @@ import torch
 import kd.edge.c
 from kd.edge.c.check import check
 from kd.edge.c.network import network
-from kd.edge.c.source import TEMPLATES, write_c
+from kd.edge.c.source import TEMPLATES, Reference, write_c
 from kd.edge.export import preprocess_json
 from kd.errors import InputError
 from kd.models.architectures import build
 from kd.models.sizes import size
+from kd.shipped.stream import Stream
 from kd.signals.prepare import DataConfig
 from kd.signals.preprocess import Preprocess
 
@@ -46,12 +48,13 @@ STUDENTS = [
     ("resnet1d", 4, 3, Preprocess(window_s=5.08, stride_s=0.5, normalise="none"), 3),
     ("resnet1d", 6, 8, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 2),
     ("resnet1d", 9, 2, Preprocess(window_s=0.6, order=2, channels="first"), 2),
+    ("resnet1d-post", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
     ("mlp", 1, 1, Preprocess(), 2),
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
 ]
 Student = tuple[str, int, int, Preprocess, int]
 # all that the object may ask of others: libc, libm, and the compiler's own where stacks are guarded
-ALLOWED = {"memcpy", "memset", "expf", "sqrtf", "llrint", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"}
+ALLOWED = {"memcpy", "memset", "sqrtf", "llrint", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"}
 
 
 def model_of(student: Student) -> torch.nn.Module:
@@ -111,6 +114,13 @@ def test_an_ordinary_students_arena_is_its_activations():
         assert arena == wanted == size("resnet1d", depth, width).activation_bytes
 
 
+def test_a_post_activation_students_arena_is_two_maps_of_its_three():
+    """The second convolution adds to the block's input where it lies."""
+    student = ("resnet1d-post", 4, 8, Preprocess(), 1)
+    assert 4 * network(model_of(student), "resnet1d-post", 1, 200).arena == 2 * 4 * 8 * 200
+    assert size("resnet1d-post", 4, 8).activation_bytes == 3 * 4 * 8 * 200
+
+
 def test_it_needs_no_malloc_and_little_of_the_c_library(written, tmp_path):
     _, folder, said = written
     program = folder / "kdsweep_student.c"
@@ -151,6 +161,65 @@ def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, tmp_pa
     done = subprocess.run(board, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok: 4 of 4 windows" in done.stdout + done.stderr
+
+
+HOOK = """extern float seen[{n}];
+#define KDS_AFTER(layer) if ((layer) == -1) memcpy(seen, arena, sizeof seen);
+"""
+SEEN = """#include "kdsweep_student.h"
+float seen[{n}];
+const int stream_bytes = sizeof(kds_stream);
+"""
+
+
+def heard(folder: Path, signal: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows (N, size) and BPM (N,) of a signal (inputs, n) pushed through the C of `folder`."""
+    (folder / "hook.h").write_text(HOOK.format(n=size))
+    (folder / "seen.c").write_text(SEEN.format(n=size))
+    command = ["cc", "-O2", "-fno-math-errno", "-shared", "-fPIC", "-include", "hook.h", "kdsweep_student.c"]
+    subprocess.run([*command, "seen.c", "-o", "seen.so", "-lm"], cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "seen.so"))
+    seen = np.ctypeslib.as_array((ctypes.c_float * size).in_dll(library, "seen"))
+    state = ctypes.create_string_buffer(ctypes.c_int.in_dll(library, "stream_bytes").value)
+    rate, windows, bpm = (ctypes.c_float * 2)(), [], []
+    library.kds_start(state)
+    for sample in np.ascontiguousarray(signal.T, np.float32):
+        if library.kds_push(state, sample.ctypes.data_as(ctypes.c_void_p), rate):
+            windows.append(seen.copy())
+            bpm.append(rate[0])
+    return np.array(windows), np.array(bpm)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "inputs", "level", "pulse", "most"),
+    [
+        (Preprocess(), 1, 2e5, 200, 5e-5),  # an 18-bit sensor
+        (Preprocess(), 3, 8e6, 4000, 5e-5),  # a 24-bit one, three channels
+        (Preprocess(order=1), 1, 2e5, 200, 5e-5),
+        (Preprocess(fs=64.0, order=3), 1, 2e5, 200, 5e-5),
+        (Preprocess(fs=200.0), 1, 2e5, 200, 1e-3),
+    ],
+)
+def test_a_filter_in_single_precision_cuts_the_windows_of_one_in_double(
+    preprocess, inputs, level, pulse, most, tmp_path
+):
+    """A pulse a thousandth of the level or less, on a drift of tens of pulses: windows as z-scores."""
+    student = ("mlp", 1, 4, preprocess, inputs)
+    config = config_of(student)
+    write_c(model_of(student), "mlp", config, inputs, "A student", tmp_path)
+    rng, t = np.random.default_rng(0), np.arange(int(120 * preprocess.fs)) / preprocess.fs
+    phase = 2 * np.pi * (1.2 * t + 5 * np.sin(t / 20))
+    drift = 30 * pulse * rng.standard_normal((inputs, len(t))).cumsum(1) / np.sqrt(preprocess.fs * 120)
+    signal = level + pulse * (np.sin(phase) + 0.4 * np.sin(2 * phase)) + drift
+    signal[:, len(t) // 2] = np.nan
+    signal = signal.astype(np.float32)
+    windows, bpm = heard(tmp_path, signal, preprocess.samples)
+    reference = Reference(model_of(student), config)
+    said = [bpm for _, bpm in Stream(reference, preprocess.fs, inputs, causal=True).push(signal)]
+    wanted = np.array([w.ravel() for w in reference.windows])
+    assert windows.shape == wanted.shape == (57, preprocess.samples)
+    assert np.abs(windows - wanted).max() < most
+    assert np.abs(bpm - said).max() < 1e-2
 
 
 def test_c_that_answers_otherwise_is_refused(tmp_path):

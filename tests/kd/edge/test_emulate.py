@@ -50,6 +50,36 @@ def test_each_target_answers_as_torch_and_is_counted(target):
 
 
 @NEEDED
+def test_layers_are_counted_one_by_one_and_are_the_whole():
+    record = measured("m4", "resnet1d", 1, 2)
+    layers = record["layers"]
+    assert [layer["layer"].split(",")[0] for layer in layers] == [
+        "convolution 1 to 2",
+        "norm and ReLU",
+        "convolution 2 to 2",
+        "convolution 2 to 2",
+        "norm and ReLU",
+        "mean over time",
+        "linear 2 to 180",
+    ]
+    apart = sum(layer["instructions"] for layer in layers)
+    copied = record["instructions_network"] - apart  # the window into the arena, and the calls
+    assert 0 < copied < 3 * 200
+    assert layers[2]["instructions"] > layers[0]["instructions"] > layers[1]["instructions"] > 0
+    assert apart + record["instructions_decode"] < record["instructions"]
+
+
+def test_the_hash_of_the_c_changes_with_it(monkeypatch):
+    student = (model("mlp", 1, 2), "mlp", CONFIG, 1)
+    first = emulate.c_sha256(*student)
+    assert emulate.c_sha256(*student) == first
+    assert emulate.c_sha256(model("mlp", 1, 3), "mlp", CONFIG, 1) != first
+    assert emulate.c_sha256(*student[:3], 2) != first
+    monkeypatch.setattr(emulate, "FLAGS", (*emulate.FLAGS, "-Os"))
+    assert emulate.c_sha256(*student) != first
+
+
+@NEEDED
 def test_counts_are_the_same_to_the_instruction_and_a_finer_clock_agrees(monkeypatch):
     student = ("m4", "resnet1d", 1, 2)
     first = measured(*student)

@@ -20,7 +20,11 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-SHAPES = {"resnet1d": (3, 6, 2, 200), "mlp": (2, 16, 1, 200)}  # depth, width, channels, samples
+SHAPES = {  # depth, width, channels, samples
+    "resnet1d": (3, 6, 2, 200),
+    "mlp": (2, 16, 1, 200),
+    "resnet1d-post": (3, 6, 2, 200),
+}
 CENTRES = metrics.class_centres(30, 180)
 
 
@@ -85,6 +89,13 @@ def test_the_file_answers_as_the_model(written):
         with torch.no_grad():
             wanted = model(torch.from_numpy(x))[0]
         torch.testing.assert_close(onnxfile.run_onnx(fp32, x), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_that_follow_a_convolution_are_in_it(written):
+    arch, _, fp32, int8 = written
+    there = [[n.op_type for n in onnx.load(file).graph.node] for file in (fp32, int8)]
+    left = [kinds.count("BatchNormalization") for kinds in there]
+    assert left == {"resnet1d": [4, 4], "mlp": [0, 0], "resnet1d-post": [0, 0]}[arch]
 
 
 def test_a_file_of_another_model_is_found_out(written):

@@ -5,13 +5,16 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kd.errors import InputError
 from kd.models.architectures import build
 
 
 @pytest.mark.parametrize(
-    ("arch", "depth", "width"), [("resnet1d", 2, 4), ("resnet1d", 9, 6), ("mlp", 1, 8), ("mlp", 3, 16)]
+    ("arch", "depth", "width"),
+    [("resnet1d", 2, 4), ("resnet1d", 9, 6), ("resnet1d-post", 5, 4), ("mlp", 1, 8), ("mlp", 3, 16)],
 )
 @pytest.mark.parametrize(("channels", "samples"), [(1, 200), (3, 128), (2, 37)])
 def test_logits_and_features_of_any_input(arch, depth, width, channels, samples):
@@ -42,6 +45,27 @@ def test_filters_double_every_four_blocks_and_every_second_block_halves():
         True,
     ]
     assert model.stem.kernel_size == (1, 5)
+
+
+def test_a_post_activation_resnet_is_convolutions_alone_once_its_norms_are_fuse_conv_bn_eval():
+    """He et al. 2015, figure 3: the same convolutions, each with a norm; ReLU after the sum."""
+    torch.manual_seed(0)
+    model, pre = build("resnet1d-post", 6, 3), build("resnet1d", 6, 3)
+    shapes = [sorted(m.weight.shape for m in of.modules() if isinstance(m, nn.Conv2d)) for of in (model, pre)]
+    assert shapes[0] == shapes[1]
+    x = torch.randn(9, 1, 200)
+    for _ in range(3):
+        model(x)  # norms that are no identity
+    wanted, features = model.eval()(x)
+    assert (features >= 0).all()
+    with torch.no_grad():
+        y = fuse_conv_bn_eval(model.stem, model.bn)(x.unsqueeze(2)).relu()
+        for block in model.blocks:
+            hidden = fuse_conv_bn_eval(block.conv1, block.bn1)(y).relu()
+            if block.shortcut is not None:
+                y = fuse_conv_bn_eval(block.shortcut, block.bn_shortcut)(y[..., :: block.stride])
+            y = (y + fuse_conv_bn_eval(block.conv2, block.bn2)(hidden)).relu()
+        torch.testing.assert_close(model.fc(y.mean((2, 3))), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_sizes_span_the_promised_range():

@@ -18,6 +18,8 @@ SHAPES = [
     ("resnet1d", 8, 4, 2, 64),
     ("resnet1d", 13, 2, 1, 101),
     ("resnet1d", 2, 1, 1, 16),  # so short that the class layer is the peak
+    ("resnet1d-post", 1, 4, 1, 200),
+    ("resnet1d-post", 9, 3, 2, 199),
     ("mlp", 1, 8, 1, 200),
     ("mlp", 3, 300, 2, 100),
     ("mlp", 4, 5, 1, 25),

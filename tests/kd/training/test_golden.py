@@ -67,6 +67,9 @@ def cases() -> dict[str, Figures]:
                 found[f"{arch} scratch {init}"] = {"arch": arch, "init": init}
         one_hot = dataclasses.replace(RECIPE, label_sigma_bpm=0.0, windows_per_epoch=0)
         found[f"{arch} one-hot"] = {"arch": arch, "recipe": one_hot}
+        wsd = dataclasses.replace(RECIPE, schedule="wsd", cooldown_fraction=0.5, warmup_epochs=1.5)
+        found[f"{arch} dkd wsd"] = {"arch": arch, "recipe": wsd, "strategy": "dkd"}
+        found[f"{arch} dkd wsd"]["strategy_args"] = defaults("dkd") | OTHER
     return found
 
 

@@ -48,7 +48,10 @@ def teacher(small_data: Data, tmp_path_factory):
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "random"])
 @pytest.mark.parametrize(
     ("arch", "depth", "of", "width"),
-    [("resnet1d", 6, 7, 5), ("resnet1d", 9, 4, 1), ("mlp", 3, 24, 7), ("mlp", 1, 8, 7)],
+    [
+        *[("resnet1d", 6, 7, 5), ("resnet1d", 9, 4, 1), ("resnet1d-post", 6, 7, 5)],
+        *[("mlp", 3, 24, 7), ("mlp", 1, 8, 7)],
+    ],
 )
 def test_a_born_student_is_an_ordinary_one(arch, depth, of, width, importance):
     parent = settled(arch, depth, of, channels=2).requires_grad_(False)  # frozen, as teachers are
@@ -122,6 +125,7 @@ def test_random_birth_follows_the_seed():
     ("shape", "why"),
     [
         (("mlp", 3, 4), "can't be pruned to a mlp"),
+        (("resnet1d-post", 3, 4), "a resnet1d teacher can't be pruned to a resnet1d-post student"),
         (("resnet1d", 2, 4), "not blocks: the teacher has depth 3"),
         (("resnet1d", 3, 8), "nothing is left to prune"),
         (("resnet1d", 3, 9), "nothing is left to prune"),

@@ -35,7 +35,7 @@ MEMBERS = [
     ("dkd", {"temperature": 2.0, "window": 2}, 1, {}),
     ("soft", {"ce": 0.0}, 0, {}),
 ]
-SHAPES = [("resnet1d", 2, 4), ("resnet1d", 5, 3), ("mlp", 2, 8), ("mlp", 1, 5)]
+SHAPES = [("resnet1d", 2, 4), ("resnet1d", 5, 3), ("mlp", 2, 8), ("mlp", 1, 5), ("resnet1d-post", 2, 4)]
 
 
 @pytest.fixture(scope="module")

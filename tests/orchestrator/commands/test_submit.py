@@ -138,3 +138,28 @@ def test_doctor_tells_where_the_site_s_own_default_is_too_little(
     line = next(line for line in _seen(seen, profile, site.parent, True) if line.what == "allocation")
     assert line.ok == well
     assert ("4 slots need 2150 MB: set memory in the profile" in line.text) != well
+
+
+@pytest.mark.parametrize("mode", ["gang", "elastic"])
+def test_a_question_travels_in_the_command_of_every_link(site: Path, mode: str) -> None:
+    site.write_text("cpus_per_node: 4\nmemory: 8G\n", encoding="utf-8")
+    asked = ("--answer", "max-params=60000 max-macs=1e6", "--until-regret", "0.25", "--gpu-hours", "3")
+    done = dry_run(site, f"--{mode}", *asked)
+    assert done.exit_code == 0, done.output
+    said = "'--answer=max-params=60000 max-macs=1e6' --until-regret=0.25 --gpu-hours=3.0"
+    assert said in done.output
+    assert "--answer" not in dry_run(site, f"--{mode}").output
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--until-regret", "0.1"), "need --answer"),
+        (("--answer", "max-params"), "key=value"),
+        (("--answer", "max-latency-ms=3"), "latency isn't known"),
+        (("--answer", "max-params=5 precision=int8"), "leave it out"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused(site: Path, more: tuple[str, ...], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        dry_run(site, *more)

@@ -14,7 +14,7 @@ from kd.signals.windows import Dropped, WindowSet
 from orchestrator.commands.fit import _source
 from orchestrator.commands.main import main
 from orchestrator.commands.run import _tell
-from orchestrator.run.driver import SweepResult
+from orchestrator.run.outcome import SweepResult
 from orchestrator.space.planning import make_plan
 from orchestrator.space.schema import SearchSpace
 from orchestrator.store.store import Store

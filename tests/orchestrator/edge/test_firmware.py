@@ -48,6 +48,8 @@ def test_instructions_are_recorded_and_shown_with_what_they_are(profiled):
         assert record["model_sha256"] == result["model_sha256"]
         assert record["arena_bytes"] <= result["activation_bytes"]
         assert record["instructions"] > result["macs"]
+        assert sum(layer["instructions"] for layer in record["layers"]) < record["instructions"]
+        assert len(record["c_sha256"]) == 64
         assert f"{record['instructions']:,}" in said.stdout
         assert f"{record['flash_bytes_c']:,}" in said.stdout
     assert "QEMU counts instructions, not cycles or wait states" in said.stdout
@@ -61,6 +63,15 @@ def test_what_was_counted_is_kept_and_one_too_large_is_left_out(profiled, monkey
     before = (folder / "profile.json").read_bytes()
     firmware.profile_targets(opened, [result["id"]], ["m4", "m55", "m4"], say=said.append)
     assert [line.split(" ", 4)[-1] for line in said] == ["already counted on m4", "already counted on m55"]
+
+    called = []
+    monkeypatch.setattr(emulate, "c_sha256", lambda *_: "of other C")
+    monkeypatch.setattr(emulate, "measure", lambda *given: called.append(given) or {**kept, "target": "m4"})
+    kept = json.loads(before)["points"][result["id"]]["targets"]["m4"]
+    firmware.profile_targets(opened, [result["id"]], ["m4"], say=said.append)
+    assert len(called) == 1
+    monkeypatch.undo()
+    (folder / "profile.json").write_bytes(before)
 
     def no_room(*_):
         raise emulate.TooLarge("no room")

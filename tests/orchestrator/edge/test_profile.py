@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from kd.errors import InputError
 from orchestrator.commands.profile import law_text, profile
 from orchestrator.edge import mcu
+from orchestrator.edge.latency import read_profile
 from orchestrator.edge.profile import calmest, choose, front, profile_points, spread, untrained
 from orchestrator.store.store import Store
 
@@ -124,6 +125,29 @@ def test_untrained_shapes_make_a_law(tiny_sweep, tmp_path, small_data):
     assert document == json.loads((tmp_path / "profile.json").read_text())
 
 
+@pytest.mark.parametrize("points", [["law"], ["front"]])
+def test_the_arena_of_points_that_were_not_timed_is_recorded(tiny_sweep, tmp_path, monkeypatch, points):
+    """--points law --mcu: the front's arena, whichever points the law took."""
+    from orchestrator.space.resolve import open_space
+
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_sweep, folder)
+    store = Store(folder)
+    ids = choose(list(store.results()), points, {})
+    sizes = {"flash_bytes": 77, "arena_bytes": 99, "mae_bpm": 6.0, "drift_bpm": {"mean": 0.1}}
+    monkeypatch.setattr(mcu, "environment", lambda *_: None)
+    monkeypatch.setattr(
+        mcu,
+        "measure_mcu",
+        lambda _, result, *__: {"fp32": sizes, "int8": sizes, "model_sha256": result["id"]},
+    )
+    data = open_space(str(folder), [], None).prepared
+    mcu.profile_mcu(store, ids, data, tmp_path, lambda _: None)
+    recorded = read_profile(folder)["points"]
+    assert set(recorded) == set(ids)
+    assert all(point["mcu"]["int8"]["arena_bytes"] == 99 for point in recorded.values())
+
+
 @pytest.mark.parametrize("budget", ["params=5", "max_params", "max_params=many"])
 def test_a_bad_budget_is_named(tiny_sweep, budget):
     with pytest.raises(InputError, match="--budget"):
@@ -136,6 +160,21 @@ def test_a_law_is_told_in_words():
         "0.0100 ms + 0.0200 ms per million MACs + 0.0020 ms per layer; leave-one-out error "
         "10 %, at most 20 % (7 shapes)"
     )
+
+
+def test_somebody_elses_environment_is_used_or_refused_but_never_changed(tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "bin").mkdir(parents=True)
+    (mine / "bin" / "python").symlink_to(sys.executable)  # has no runtime for microcontrollers
+    before = sorted(mine.rglob("*"))
+    with pytest.raises(InputError, match=r"mine lacks .*litert_torch, .*tflite_micro: install .*--mcu-env"):
+        mcu.environment(mine, print)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="lacks torch, "):
+        mcu.environment(tmp_path / "notes", print)
+    assert sorted(mine.rglob("*")) == before
+    assert (tmp_path / "notes" / "thesis.tex").exists()
 
 
 def test_the_mcu_environment_is_ready_or_says_why_not(tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.run import ray_internals
-from orchestrator.run.driver import SweepResult
 from orchestrator.run.events import Events, StopRequest
 from orchestrator.run.nodes import BAD_POINTS, BAD_STARTS
 from orchestrator.run.out_of_memory import MOST, Memory
+from orchestrator.run.outcome import SweepResult
 from orchestrator.run.pace import Pace
 from orchestrator.run.progress import Progress
 from orchestrator.run.ray_cluster import Node

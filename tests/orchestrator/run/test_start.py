@@ -9,7 +9,8 @@ import pytest
 
 from kd.errors import InputError, Unavailable
 from orchestrator.run import ray_cluster, run_directory, start
-from orchestrator.run.driver import Busy, SweepResult
+from orchestrator.run.driver import Busy
+from orchestrator.run.outcome import SweepResult
 from orchestrator.run.progress import Display
 from orchestrator.run.ray_cluster import environment_kept
 from orchestrator.space.slot import Slot

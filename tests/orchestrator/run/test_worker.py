@@ -436,3 +436,48 @@ def test_no_teacher_saw_a_subject_that_its_students_are_tested_on(
         assert set(student["subjects"]) == tested_on[student["id"]] == tested_on[student["teacher"]]
         assert student["fold"] == results[student["teacher"]]["fold"]
     assert len({name for r in results.values() for name in r["subjects"]}) == 6  # all are tested once
+
+
+@pytest.mark.parametrize("kind", [Alone, Stacked])
+def test_a_point_pauses_where_it_is_told_and_ends_as_if_it_had_not(setup, kind):
+    trainer = kind(setup)
+    teacher, students = teacher_and_students(trainer)
+    trainer.take([teacher])
+    train(trainer)
+    few = [id for id in students if trainer.plan[id].width == trainer.plan[students[0]].width][:3]
+    trainer.take(few)
+    train(trainer)
+    whole = models(trainer, few)
+    curves = [trainer.store.history(id) for id in few]
+    for id in few:
+        for file in ("result.json", "history.jsonl"):
+            (trainer.store.folder(id) / file).unlink()
+
+    def until(epochs: dict[str, int]) -> list[dict]:
+        served = Counter(p.teacher for p in trainer.plan.values() if p.teacher)
+        PackTrainer.take(trainer, Pack.of((trainer.plan[id] for id in epochs), served, epochs))
+        return train(trainer)
+
+    events = until({few[0]: 2, few[1]: 4, few[2]: 2})
+    paused = {event["id"]: event["epoch"] for event in events if event["kind"] == "paused"}
+    assert paused == {few[0]: 2, few[1]: 4, few[2]: 2}
+    assert {event["kind"] for event in events} == {"began", "paused"}
+    waiting = trainer.store.paused()
+    assert {id: where["epoch"] for id, where in waiting.items()} == paused
+    assert waiting[few[1]]["val_mae_bpm"] == trainer.store.history(few[1])[-1]["val_mae_bpm"]
+    assert [event["kind"] for event in until({few[1]: 3})] == ["began", "paused"], "it is beyond that"
+    assert trainer.store.paused()[few[1]]["epoch"] == 4
+
+    events = until({id: 6 for id in few})
+    began = {event["id"]: event["epoch"] for event in events if event["kind"] == "began"}
+    assert began == paused
+    assert not trainer.store.paused()
+    assert all(trainer.store.is_done(id) for id in few)
+    if kind is Alone:
+        assert models(trainer, few) == whole
+        for id, curve in zip(few, curves, strict=True):
+            seen = [(row["epoch"], row["val_mae_bpm"]) for row in trainer.store.history(id)]
+            assert seen == [(row["epoch"], row["val_mae_bpm"]) for row in curve]
+    for id in few:
+        names = {file.name for file in trainer.store.folder(id).iterdir()}
+        assert names == {"history.jsonl", "model.safetensors", "result.json"}

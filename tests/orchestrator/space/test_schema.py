@@ -7,7 +7,7 @@ import pytest
 from kd.errors import InputError
 from kd.models.architectures import ARCHITECTURES
 from kd.signals.prepare import fingerprint
-from orchestrator.space.schema import Students, load_space, space_text, strategy_points
+from orchestrator.space.schema import SearchSpace, Students, load_space, space_text, strategy_points
 
 SPACES = sorted((Path(__file__).resolve().parents[3] / "search_spaces").glob("*.yaml"))
 TEXT = """\
@@ -74,7 +74,8 @@ REFUSED = {
     "strategies: {soft: {temperature: 0}}": "temperature is 0",
     "strategies: {soft: {ce: 0, weight: 0}}": "every weight is 0",
     "students:\n  - {arch: resnet1d, depth: 2, width: 4}\n  - {arch: lstm, depth: 2, width: 4}": (
-        r"space.yaml:3: students.1.arch.0: no such architecture; known: resnet1d, mlp \(got 'lstm'\)"
+        r"space.yaml:3: students.1.arch.0: no such architecture; "
+        r"known: resnet1d, mlp, resnet1d-post \(got 'lstm'\)"
     ),
     "teachers: {arch: [mlp, resnet], depth: 2, width: 4}": r"no such architecture; did you mean resnet1d\?",
     "students: {arch: 3, depth: 2, width: 4}": "students.0.arch.0: Input should be a valid string",
@@ -202,4 +203,47 @@ def test_a_space_may_name_what_is_registered(write, monkeypatch) -> None:
     space = load_space(write("students: {arch: [lstm, mlp], depth: 2, width: 4}"))
     assert space.students[0].arch == ["lstm", "mlp"]
     schema = Students.model_json_schema(mode="validation")
-    assert schema["properties"]["arch"]["items"]["enum"] == ["resnet1d", "mlp", "lstm"]
+    assert schema["properties"]["arch"]["items"]["enum"] == ["resnet1d", "mlp", "resnet1d-post", "lstm"]
+
+
+WSD = {"name": "s", "students": [{"arch": "mlp", "depth": 1, "width": 4}]}
+
+
+def test_a_recipe_of_before_there_was_a_choice_of_schedules_is_the_same() -> None:
+    recipe = SearchSpace.model_validate(WSD).recipe("student")
+    assert not {"schedule", "warmup_epochs", "cooldown_fraction"} & recipe.keys()
+    said = SearchSpace.model_validate({**WSD, "training": {"schedule": "wsd"}}).recipe("student")
+    added = {"schedule": "wsd", "warmup_epochs": 1.0, "cooldown_fraction": 0.2}
+    assert said == {**recipe, **added}
+    alone = SearchSpace.model_validate({**WSD, "training": {"students": {"schedule": "wsd"}}})
+    assert alone.recipe("student") == said
+    assert alone.recipe("teacher") == recipe
+
+
+@pytest.mark.parametrize(
+    ("training", "says"),
+    [
+        ("{cooldown_fraction: 0.1}", "cooldown_fraction is of the schedule wsd"),
+        ("{schedule: wsd, warmup_fraction: 0.1}", "warmup_fraction is of the schedule cosine"),
+        ("{schedule: wsd, cooldown_fraction: 1.5}", "a share from 0 to 1"),
+        ("{schedule: linear}", "'cosine' or 'wsd'"),
+        (
+            "{schedule: wsd, max_epochs: 3, warmup_epochs: 2.5}",
+            "begins after 2 of max_epochs 3: low",
+        ),
+        ("{schedule: wsd}\nstrategies: {dkd: {warmup_fraction: [0, 0.5]}}", r"s.yaml:3: .* 0.5 is of the"),
+        ("{students: {schedule: wsd}}\nstrategies: {dkd: [{}, {warmup_fraction: 1}]}", "0 for no ramp"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(tmp_path: Path, training: str, says: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"students: {{arch: mlp, depth: 1, width: 4}}\ntraining: {training}\n")
+    with pytest.raises(InputError, match=says):
+        load_space(file)
+
+
+def test_without_a_ramp_or_with_the_usual_one_dkd_is_trained_by_wsd_too(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    dkd = "strategies: {dkd: {warmup_fraction: [0, 0.08333333333333333]}}"
+    file.write_text(f"students: {{arch: mlp, depth: 1, width: 4}}\ntraining: {{schedule: wsd}}\n{dkd}\n")
+    assert load_space(file).recipe("student")["schedule"] == "wsd"

@@ -70,7 +70,8 @@ def test_points_have_bytes_of_their_own() -> None:
 def test_without_locks_a_heartbeat_keeps_a_second_driver_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    from orchestrator.run.driver import Busy, Options, run_sweep
+    from orchestrator.run.driver import Busy, run_sweep
+    from orchestrator.run.outcome import Options
     from orchestrator.run.progress import Display
     from orchestrator.run.submission import alone
     from orchestrator.store.store import Store

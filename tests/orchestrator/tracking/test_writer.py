@@ -20,7 +20,7 @@ from orchestrator.store.metric import Headline, error_of
 from orchestrator.store.store import Store
 from orchestrator.tracking.live import LiveTracker
 from orchestrator.tracking.reader import from_mlflow
-from orchestrator.tracking.tags import POINT, SWEEP
+from orchestrator.tracking.tags import LOGGED, POINT, STATE, SWEEP
 from orchestrator.tracking.writer import Tracker, default_uri, in_sync, sync
 
 
@@ -74,6 +74,36 @@ def test_a_replay_writes_nothing_and_mends_what_was_cut_short(tracked) -> None:
     again = runs_of(client, made)[1][made.points[0].id]
     assert (again.info.run_id, again.info.status) == (run, "FINISHED")
     assert len(client.get_metric_history(run, "val_mae_bpm")) == EPOCHS
+
+
+def test_a_paused_point_is_a_run_that_goes_on(tmp_path: Path) -> None:
+    store, made = Store(tmp_path / "tracked"), plan()
+    store.path.mkdir()
+    id, uri = finish(store, made, 0), default_uri(store)
+    result, folder = store.result(id), store.folder(id)
+    rows = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "result.json").unlink()
+    for epoch in (1, 2):
+        (folder / "history.jsonl").write_text("".join(rows[:epoch]))
+        store.write_pause(
+            id, {"epoch": epoch, "max_epochs": 3, "val_mae_bpm": 9.0 - epoch, "train_seconds": epoch}
+        )
+        assert sync(store, made, uri, status="FAILED") == 1
+        assert sync(store, made, uri, status="FAILED") == 0
+        client = MlflowClient(tracking_uri=uri)
+        waits = runs_of(client, made)[1][id]
+        assert waits.info.status == "SCHEDULED"
+        assert (waits.data.tags[STATE], waits.data.tags[LOGGED]) == ("paused", str(epoch))
+        assert len(client.get_metric_history(waits.info.run_id, "val_mae_bpm")) == epoch
+    (folder / "history.jsonl").write_text("".join(rows))
+    store.write_result(id, result)
+    assert sync(store, made, uri, status="FINISHED") == 1
+    assert sync(store, made, uri, status="FINISHED") == 0
+    done = runs_of(client, made)[1][id]
+    assert (done.info.run_id, done.info.status) == (waits.info.run_id, "FINISHED")
+    assert done.data.tags[STATE] == "done"
+    curve = client.get_metric_history(done.info.run_id, "val_mae_bpm")
+    assert sorted((m.step, m.value) for m in curve) == [(1, 8.0), (2, 7.0), (3, 6.0)]
 
 
 def test_live_writing_goes_on_in_the_same_runs(tracked) -> None:

@@ -1,0 +1,134 @@
+"""What a turn of each loop of the generated C costs, counted in QEMU on a few students: instructions.json.
+
+    python -m kd.edge.calibrate [TARGET ...]
+
+Some minutes. Needed after a change of student.c.j2, and for another compiler. Needs Debian's packages, as
+`kdsweep profile --target` does.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from kd.edge import emulate
+from kd.edge.c import instructions as law
+from kd.edge.c.network import network
+from kd.edge.export import preprocess_json
+from kd.files import write_text
+from kd.models.architectures import build
+from kd.signals.prepare import DataConfig
+from kd.signals.preprocess import Preprocess
+
+# architecture, depth, width, preprocessing, channels of the sensor
+STUDENTS: tuple[tuple[str, int, int, Preprocess, int], ...] = (
+    ("resnet1d", 1, 1, Preprocess(), 1),
+    ("resnet1d", 5, 2, Preprocess(), 1),
+    ("resnet1d", 3, 3, Preprocess(window_s=5.08), 1),
+    ("resnet1d", 9, 1, Preprocess(), 1),
+    ("resnet1d", 2, 4, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 3),
+    ("resnet1d", 3, 5, Preprocess(window_s=2.0), 1),
+    ("resnet1d", 6, 6, Preprocess(window_s=4.0), 1),
+    ("resnet1d", 4, 9, Preprocess(window_s=4.0), 1),
+    ("resnet1d-post", 6, 3, Preprocess(window_s=4.0), 1),
+    ("resnet1d-post", 3, 6, Preprocess(window_s=4.0), 1),
+    ("mlp", 1, 1, Preprocess(), 1),
+    ("mlp", 2, 2, Preprocess(normalise="none"), 1),
+    ("mlp", 1, 3, Preprocess(order=2), 3),
+    ("mlp", 2, 5, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 2),
+    ("mlp", 1, 8, Preprocess(window_s=4.12), 1),
+    ("mlp", 3, 7, Preprocess(window_s=4.04, order=6), 2),
+    ("mlp", 1, 26, Preprocess(window_s=6.0, normalise="none", channels="first"), 2),
+    ("mlp", 2, 31, Preprocess(window_s=7.0), 1),
+)
+CLASSES = (180, 60)  # of students in turn
+Student = tuple[str, int, int, Preprocess, int]
+
+
+def student(of: Student, classes: int = law.CLASSES) -> tuple[torch.nn.Module, dict[str, Any], int]:
+    """A model with random weights and norms, its preprocess.json, and the sensor's channels."""
+    arch, depth, width, preprocess, inputs = of
+    channels = inputs if preprocess.channels == "all" else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(arch, depth, width, channels=channels, samples=preprocess.samples, classes=classes)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.normal_(module.bias, std=0.3)
+    config = preprocess_json(DataConfig(preprocess=preprocess, classes=classes), channels)
+    return model.eval(), config, inputs
+
+
+def counted(of: Student, target: str, classes: int) -> list[tuple[str, law.Terms, int]]:
+    """Equations of one student: what they are of, turns of loops, and instructions counted."""
+    model, config, inputs = student(of, classes)
+    record = emulate.measure(model, of[0], config, inputs, target)
+    calls = network(model, of[0], *config["input"]["shape"][1:]).calls
+    found = [
+        (call[0], law.counts(law.numbers(call), pairs_on(target)), layer["instructions"])
+        for call, layer in zip(calls, record["layers"], strict=True)
+    ]
+    around = law.around(law.Pipeline.of(config, inputs))
+    parts = {"sample": record["instructions_per_sample"], "decode": record["instructions_decode"]}
+    network_alone = sum(layer["instructions"] for layer in record["layers"])
+    parts["window"] = record["instructions"] - network_alone - sum(parts.values())
+    return found + [(name, around[name], value) for name, value in parts.items()]
+
+
+def pairs_on(target: str) -> bool:
+    """Whether the C takes two outputs at a time there: not where compilers make vectors."""
+    return target != "m55"
+
+
+def costs_of(equations: Iterable[tuple[str, law.Terms, int]]) -> dict[str, float]:
+    """Costs of turns, of least relative error; those of loops that never turned are left out."""
+    groups: dict[str, list[tuple[law.Terms, int]]] = {}
+    for name, terms, value in equations:
+        groups.setdefault(name, []).append((terms, value))
+    found: dict[str, float] = {}
+    for rows in groups.values():
+        names = sorted({name for terms, _ in rows for name, turned in terms.items() if turned})
+        values = np.array([value for _, value in rows], float)
+        turns = np.array([[terms.get(name, 0) for name in names] for terms, _ in rows], float)
+        relative = turns / values[:, None]
+        scale = np.linalg.norm(relative, axis=0)
+        solved = np.linalg.lstsq(relative / scale, np.ones(len(values)), rcond=1e-9)[0] / scale
+        found |= {name: round(float(cost), 3) for name, cost in zip(names, solved, strict=True)}
+    return found
+
+
+def calibrate(target: str) -> dict[str, Any]:
+    """One target's part of instructions.json."""
+    equations: list[tuple[str, law.Terms, int]] = []
+    for i, of in enumerate(STUDENTS):
+        print(f"{target}: {of[0]} {of[1]}x{of[2]}", file=sys.stderr, flush=True)
+        equations += counted(of, target, CLASSES[i % len(CLASSES)])
+    costs = costs_of(equations)
+    off = [abs(law.priced(terms, costs) - value) / value for _, terms, value in equations]
+    chosen = emulate.TARGETS[target]
+    return {
+        "cpu": chosen.cpu,
+        "pairs": pairs_on(target),
+        "costs": costs,
+        "students": len(STUDENTS),
+        "equations": len(equations),
+        "worst_layer_off": round(max(off), 4),
+        "flags": " ".join((*emulate.FLAGS, chosen.build)),
+        **emulate.versions(),
+    }
+
+
+def main(targets: Iterable[str]) -> None:
+    """Count on these targets, and write the file anew; what others cost is kept."""
+    document: dict[str, Any] = law.shipped() if law.FILE.exists() else {"targets": {}}
+    counted_here: Mapping[str, Any] = {target: calibrate(target) for target in targets}
+    kept = {"about": law.ABOUT, "targets": document["targets"] | counted_here}
+    write_text(law.FILE, json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(emulate.TARGETS))

@@ -1,0 +1,162 @@
+"""One step of a sweep that trains for an answer: what is known -> what to train next, or that it is enough.
+
+Pure and deterministic: a sweep that was killed asks again and hears the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchestrator.answers.economy.belief import Belief, believe
+from orchestrator.answers.economy.choose import Situation, choose
+from orchestrator.answers.economy.students import Index, students_of
+from orchestrator.answers.economy.worth import slices_of
+from orchestrator.laws.forms import Array
+from orchestrator.space.plan import Point
+
+SURE = 0.9  # the probability with which the regret is below `until_regret`
+DRAWS = 1000
+MOST = 8  # slices in a step: a driver with more slots asks again
+NOTHING = 1e-5  # BPM: slices that all are worth less change nothing
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a sweep knows.
+
+    question: limits as `query` takes them ({"max_params": 60000}). points: the whole plan, teachers too,
+    without those that failed for good and who learn from them. curves: point id -> validation MAE in BPM
+    after each epoch trained so far. results: result.json of finished points, `mae_bpm` as the sweep's
+    metric has it (`Headline.judged`). seconds_per_epoch: of every point, measured where known. epochs: full
+    length by point. running: points in training now. until_regret: BPM; budget_s: the most that spent_s may
+    become.
+    """
+
+    question: Mapping[str, float]
+    points: Sequence[Point]
+    curves: Mapping[str, Sequence[float]]
+    results: Mapping[str, dict[str, Any]]
+    seconds_per_epoch: Mapping[str, float]
+    epochs: Mapping[str, int]
+    running: frozenset[str]
+    spent_s: float
+    until_regret: float | None
+    budget_s: float | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """train: (point id, train until this epoch), most valuable first; a teacher that isn't done before the
+    students that need it. stop: None to go on, else "reached", "budget" or "nothing-more".
+
+    belief (JSON): advised, a point's id (the best finished one of the advised student; None before any is
+    finished); p_best, that no other student of the plan within the limits is better; regret_bpm, which the
+    advised one's regret is below with probability 0.9; expected_regret_bpm; share_of_grid, spent_s of what
+    the whole plan costs; hours_to_target, of one slot (None: not to be reached with this plan, or no target).
+    """
+
+    train: list[tuple[str, int]]
+    stop: str | None
+    belief: dict[str, Any]
+
+
+def next_step(known: Known, seed: int = 0) -> Step:
+    """What to train next. seed: of the draws that tell the regret.
+
+    Raises InputError for a question that the plan's points can't answer.
+    """
+    students = students_of(known.points, known.question)
+    tested = {id: float(r["mae_bpm"]) for id, r in known.results.items()}
+    belief, law = believe(students, known.curves, tested, known.epochs)
+    number = {id: k for k, id in enumerate(students.ids)}
+    admitted = np.flatnonzero(students.cells.fits)
+    finished = np.unique([students.cell[k] for id, k in number.items() if id in tested]).astype(int)
+    ready = np.intersect1d(admitted, finished)
+    draws = np.exp(_draws(belief, admitted, seed))
+    expected = draws.mean(0)
+    leader = int(admitted[expected.argmin()])
+    best_ready = int(ready[expected[np.searchsorted(admitted, ready)].argmin()]) if len(ready) else None
+    told = _told(known, draws, admitted, best_ready)
+    told["advised"] = _point_of(students.ids, students.cell, tested, best_ready)
+    open_ = [k for id, k in number.items() if id not in tested and id not in known.running]
+    for id, k in number.items():
+        if id in known.running and id not in tested:
+            belief.look(k, 0.0, finish=True)  # what it will tell needn't be asked again
+    pace = {k: float(known.seconds_per_epoch[students.ids[k]]) for k in open_}
+    epochs = {k: int(known.epochs[students.ids[k]]) for k in open_}
+    trained = {k: len(known.curves.get(students.ids[k], ())) for k in open_}
+    slices = slices_of(law, belief, open_, trained, epochs, pace)
+    target = known.until_regret
+    if target is not None and best_ready is not None and told["regret_bpm"] <= target:
+        return Step([], "reached", told)
+    left = None if known.budget_s is None else known.budget_s - known.spent_s
+    if left is not None and left <= 0:
+        return Step([], "budget", told)
+    at = Situation(leader, leader in finished, admitted, _owed(known))
+    chosen = [c for c in choose(belief, slices, at, MOST, left) if c.worth > NOTHING]
+    if not chosen and not known.running:
+        short = left is not None and len(slices) and bool(choose(belief, slices, at, 1, None))
+        return Step([], "budget" if short else "nothing-more", told)
+    train: list[tuple[str, int]] = []
+    named = set()
+    for one in chosen:
+        teacher = students.teacher[one.student]
+        if teacher in at.owed and teacher not in named:
+            named.add(teacher)
+            train.append((str(teacher), int(known.epochs[str(teacher)])))
+        train.append((students.ids[one.student], one.until))
+    return Step(train, None, told)
+
+
+def _draws(belief: Belief, cells: Index, seed: int) -> Array:
+    """Draws of ln error (DRAWS, m) of these cells; half of them are the others mirrored."""
+    cov = belief.covariance[np.ix_(cells, cells)]
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    normal = np.random.default_rng(seed).standard_normal((DRAWS // 2, len(cells)))
+    away = normal * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+    return np.asarray(belief.mean[cells] + np.concatenate([away, -away]))
+
+
+def _told(known: Known, draws: Array, cells: Index, answer: int | None) -> dict[str, Any]:
+    grid = sum(known.seconds_per_epoch[p.id] * known.epochs[p.id] for p in known.points)
+    share = known.spent_s / grid if grid > 0 else 1.0
+    told: dict[str, Any] = {"p_best": None, "regret_bpm": None, "expected_regret_bpm": None}
+    if answer is not None:
+        column = int(np.flatnonzero(cells == answer)[0])
+        lost = draws[:, column] - draws.min(1)
+        told["p_best"] = round(float((draws.argmin(1) == column).mean()), 4)
+        told["regret_bpm"] = round(float(np.quantile(lost, SURE)), 5)
+        told["expected_regret_bpm"] = round(float(lost.mean()), 5)
+    told["share_of_grid"] = round(share, 5)
+    told["hours_to_target"] = _hours(known, told["regret_bpm"], grid)
+    return told
+
+
+def _hours(known: Known, regret: float | None, grid_s: float) -> float | None:
+    """Hours of one slot to the target, if regret goes on falling as the root of the time spent."""
+    if known.until_regret is None or regret is None or known.spent_s <= 0:
+        return None
+    if regret <= known.until_regret:
+        return 0.0
+    if known.until_regret <= 0:
+        return None
+    more = known.spent_s * ((regret / known.until_regret) ** 2 - 1)
+    return round(more / 3600, 4) if known.spent_s + more <= grid_s else None
+
+
+def _point_of(ids: Sequence[str], cell: Index, tested: Mapping[str, float], answer: int | None) -> str | None:
+    """The best finished point of a cell."""
+    found = [(tested[id], id) for id, c in zip(ids, cell, strict=True) if c == answer and id in tested]
+    return min(found)[1] if found else None
+
+
+def _owed(known: Known) -> dict[str, float]:
+    """Teachers that aren't there, and the seconds they still take; those in training cost no more."""
+    owed = {}
+    for p in known.points:
+        if p.role == "teacher" and p.id not in known.results and p.id not in known.running:
+            left = max(known.epochs[p.id] - len(known.curves.get(p.id, ())), 0.2)
+            owed[p.id] = max(left * known.seconds_per_epoch[p.id], 1e-9)
+    return owed
