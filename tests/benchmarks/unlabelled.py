@@ -10,9 +10,9 @@ The file is one of `kd.datasets.recordings_npz`; students are of the sets --wris
 - finger: the sets --finger as data.unlabelled, besides all labels: a sensor elsewhere.
 - pretrain: the teacher pre-trained by contrast or not, with a quarter and with all of the labels.
 
-All arms take equally many steps; labelled training recordings are also played faster and slower. Sweeps are
-trained one point after another in this process, as a worker does, into --out; what is done there is not done
-again. Tables in Markdown on stdout.
+All arms take equally many steps; with --copies, too few of them for all labels. Sweeps are trained one point
+after another in this process, as a worker does, into --out; what is done there is not done again. Tables in
+Markdown on stdout.
 """
 
 import argparse
@@ -92,15 +92,14 @@ class Options:
 class Fold:
     """One fold of the wrist recordings, as data of a space: with all labels, a quarter, and with the others.
 
-    windows: that an epoch goes over, in all arms; epochs: how many of them.
+    windows: labelled ones to train on, with all labels and with a quarter, without copies.
     """
 
     number: int
     full: Mapping[str, Any]
     quarter: Mapping[str, Any]
     thrown: Mapping[str, Any]
-    windows: int
-    epochs: int
+    windows: tuple[int, int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["labels"])
     parser.add_argument("--finger", nargs="+", default=["BIDMC"])
     parser.add_argument("--pretrain", type=int, default=10, help="epochs, before the others")
-    parser.add_argument("--copies", type=int, default=3, help="of labelled training recordings")
+    parser.add_argument("--copies", type=int, default=0, help="of labelled training recordings")
     with options_of(parser, arguments) as options:
         recordings = load_recordings(config_of(options, options.wrist))
         arms: dict[str, list[Result]] = {}
@@ -194,9 +193,18 @@ def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
     full, quarter, thrown = fold.full, fold.quarter, fold.thrown
 
     def run(name: str, data: Mapping[str, Any], *entries: Any, labelled: float = 1.0, **more: Any) -> Opened:
-        """labelled: the share of a student's batch; an epoch goes over as many labelled windows."""
-        training = RECIPE | {"max_epochs": fold.epochs, "windows_per_epoch": round(labelled * fold.windows)}
-        training["teachers"] = {**RECIPE["teachers"], "windows_per_epoch": fold.windows}
+        """labelled: the share of a student's batch, which sees so many fewer labelled windows in all."""
+        everything, few = fold.windows
+        own = everything if data["path"] == full["path"] else few
+        if options.copies:  # an epoch goes over some of them
+            some = min(everything, few * (1 + options.copies))
+            epochs = max(1, round(options.epochs * everything / some))
+            student = {"max_epochs": epochs, "windows_per_epoch": round(labelled * some)}
+            teacher = {"windows_per_epoch": some}
+        else:
+            epochs = max(1, round(options.epochs * everything / own))
+            student, teacher = {"max_epochs": max(1, round(labelled * epochs))}, {"max_epochs": epochs}
+        training = {**RECIPE, **student, "teachers": {**RECIPE["teachers"], **teacher}}
         return trained(options, f"{name}-{fold.number}", data, entries, training=training, **more)
 
     a = run("full", full, grid, strategies=both)
@@ -247,7 +255,6 @@ def _fold(options: Options, recordings: Sequence[Recording], number: int) -> Fol
             write_recordings(file, [r for r in recordings if subject_label(r) in whose], {})
     counts = Counter(data.train.subject.tolist())
     everything, few = sum(counts.values()), sum(counts[subject] for subject in kept)
-    windows = min(everything, few * (1 + options.copies))
     full, quarter, rest = map(str, files)
     split, augment = {"scheme": "fixed", **sides}, {"copies": options.copies}
     labelled = {"path": quarter, "split": {**split, "train": sorted(kept)}, "augment": augment}
@@ -256,8 +263,7 @@ def _fold(options: Options, recordings: Sequence[Recording], number: int) -> Fol
         {"path": full, "split": split, "augment": augment},
         labelled,
         {**labelled, "unlabelled": {"path": rest}},
-        windows,
-        max(1, round(options.epochs * everything / windows)),
+        (everything, few),
     )
 
 
