@@ -1,6 +1,5 @@
 """The .tflite of a student: made, loaded and run. Where the environment of `kdsweep profile --mcu` exists."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from kd.edge import onnxfile
 from kd.errors import InputError
 from orchestrator.commands.export import export
 from orchestrator.edge.mcu import READY, default_environment
+from orchestrator.space.resolve import open_space
 from orchestrator.store.store import Store
 
 pytest.importorskip("onnxscript", reason="needs the extra [edge]")
@@ -30,17 +30,15 @@ def invoke(*arguments: str):
 
 
 @pytest.mark.skipif(not (ENVIRONMENT / READY).exists(), reason="needs the environment of profile --mcu")
-@pytest.mark.parametrize("arch", ["resnet1d", "mlp"])
-def test_the_tflite_is_shipped_and_answers_as_its_onnx_sibling(tiny_sweep, tmp_path, arch):
+def test_the_tflite_is_shipped_and_answers_as_its_onnx_sibling(tiny_sweep, tmp_path):
     sweep = Path(shutil.copytree(tiny_sweep, tmp_path / "tiny"))
-    result = next(r for r in Store(sweep).results() if r["arch"] == arch and r["role"] == "student")
+    result = next(r for r in Store(sweep).results() if (r["arch"], r["role"]) == ("resnet1d", "student"))
     out = tmp_path / "shipped"
     said = invoke(str(sweep), result["id"], "-o", str(out), "--tflite")
     assert said.exit_code == 0
     file = out / "model.int8.tflite"
     assert str(tmp_path).encode() not in file.read_bytes()
-    config = json.loads((out / "preprocess.json").read_text(encoding="utf-8"))
-    windows = np.random.default_rng(0).standard_normal((50, *config["input"]["shape"][1:])).astype(np.float32)
+    windows = np.asarray(open_space(str(sweep), [], None).windows.test.x[:50])
     np.save(tmp_path / "windows.npy", windows)
     command = [
         ENVIRONMENT / "bin" / "python",
@@ -54,7 +52,7 @@ def test_the_tflite_is_shipped_and_answers_as_its_onnx_sibling(tiny_sweep, tmp_p
     got = np.load(tmp_path / "logits.npy")
     wanted = onnxfile.run_onnx(out / "model.onnx", windows).numpy()
     assert got.shape == wanted.shape
-    assert 0 < np.abs(got - wanted).max() < 0.25 * np.abs(wanted).max()
+    assert 0 < np.abs(got - wanted).max() < 0.15 * np.abs(wanted).max()
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "| `model.int8.tflite` |" in card
     assert "| input | int8 (1, 1, 200) | " in card
