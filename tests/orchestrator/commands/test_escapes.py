@@ -36,7 +36,14 @@ def test_a_point(monkeypatch, capsys) -> None:
     class Api:
         def point(self, point: str) -> dict:
             failed = {"type": "Diverged", "message": HOSTILE}
-            empty = {"result": None, "planned": None, "teacher": None, "students": [], "history": []}
+            empty = {
+                "result": None,
+                "planned": None,
+                "teacher": None,
+                "students": [],
+                "history": [],
+                "paused": None,
+            }
             return {"point": "p", "sweep": "s", "state": "failed", "error": failed, "files": {}, **empty}
 
     monkeypatch.setattr("orchestrator.commands.show.open_sweep", lambda sweep: Api())
