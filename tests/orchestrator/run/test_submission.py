@@ -108,5 +108,5 @@ def test_a_sweep_that_runs_on_one_cluster_is_not_sent_to_another(
     monkeypatch.setattr(submit, "Slurm", lambda *_, cluster: asked.append(cluster) or slurm)
     site = Site(memory="1G", cpus_per_node=1, mode="elastic", nodes=8, clusters="red")
     opened: Any = SimpleNamespace(store=SimpleNamespace(path=here.parent.parent))
-    assert submit._submit(opened, site, "site.yaml")["state"] == "already"
+    assert submit._submit(opened, site, "site.yaml", ())["state"] == "already"
     assert (asked, slurm.sent) == (["blue"], [])
