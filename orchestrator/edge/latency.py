@@ -279,8 +279,10 @@ def with_costs(document: dict[str, Any], budget: Any, result: dict[str, Any]) ->
                     ),
                     4,
                 )
-    return result | {
-        "chip": document.get("chip"),
+    said = {"chip": document["chip"]} if "chip" in document else {}
+    return {
+        **result,
+        **said,
         "precision": budget.precision,
         "device": profile["device"],
         "int8": profile["int8"] if budget.precision == "int8" else None,
