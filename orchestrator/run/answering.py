@@ -247,8 +247,8 @@ class Answering:
 
     def leave(self) -> list[str]:
         """Once nothing runs any more: what was in training when the answer was there waits now, too; ids."""
-        waiting, left = self.store.paused(), []
-        for id in self._curves.keys() - self.results.keys() - waiting.keys():
+        begun, left = self._curves.keys() - self.results.keys(), []
+        for id in begun - self.store.paused(begun).keys():
             if (self.store.folder(id) / CHECKPOINT).exists() and id not in self.scheduler.failed:
                 last = self.store.history(id)[-1]
                 where = {key: last[key] for key in ("epoch", "val_mae_bpm", "train_seconds")}

@@ -240,7 +240,8 @@ class Training:
             scheduler = Scheduler(self.plan.points, self.done, pack=_pack(self.slot), max_failures=most)
         by_id = {point.id: point for point in self.plan.points}
         progress = Progress(by_id, scheduler.done, scheduler.failed, scheduler.blocked, scheduler.cost)
-        progress.headline, progress.paused = self.plan.headline, set(self.store.paused(by_id))
+        progress.headline = self.plan.headline
+        progress.paused = set(self.store.paused(by_id.keys() - self.done))
         progress.belief = self.answering.verdict if self.answering else ""
         for earlier in self.store.figures():
             if earlier["id"] in self.done:

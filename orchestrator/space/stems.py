@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kd.training.recipe import RECIPE_VERSION, Recipe
-from kd.training.stem import Stem, epochs_kept
+from kd.training.stem import CHECKPOINT, Stem, epochs_kept
 from orchestrator.space.plan import ID_DIGITS, Point
 from orchestrator.store.store import Store
 
@@ -51,4 +51,4 @@ def saved(points: Iterable[Point], store: Store) -> dict[str, Saved]:
 
 
 def _begun(point: Point, store: Store) -> bool:
-    return store.is_done(point.id) or (store.folder(point.id) / "checkpoint.pt").exists()
+    return store.is_done(point.id) or (store.folder(point.id) / CHECKPOINT).exists()

@@ -14,12 +14,13 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.files import append_json_line, read_json, read_json_lines, write_json
+from kd.training.stem import CONTINUED
 from orchestrator.store import parts, records
 from orchestrator.store.metric import by_metric
 from orchestrator.words import quoted
 
 RESULT, ERROR, PAUSE = "result.json", "error.json", "paused.json"
-DECISIONS, CONTINUED = "decisions.jsonl", "continued.json"
+DECISIONS = "decisions.jsonl"
 PRETRAINED = "pretrain_loss"  # in the rows of pre-training that come first in a history
 OLD_NAMES = {"birth": "init"}  # keys of results that earlier versions wrote
 

@@ -14,9 +14,9 @@ from orchestrator.answers.economy.choose import Situation, choose
 from orchestrator.answers.economy.students import Index, students_of
 from orchestrator.answers.economy.worth import slices_of
 from orchestrator.laws.forms import Array
+from orchestrator.run.belief import BUDGET, NOTHING_MORE, PROBABILITY, REACHED
 from orchestrator.space.plan import Point
 
-SURE = 0.9  # the probability with which the regret is below `until_regret`
 DRAWS = 1000
 MOST = 8  # slices in a step: a driver with more slots asks again
 NOTHING = 1e-5  # BPM: slices that all are worth less change nothing
@@ -90,15 +90,15 @@ def next_step(known: Known, seed: int = 0) -> Step:
     slices = slices_of(law, belief, open_, trained, epochs, pace)
     target = known.until_regret
     if target is not None and best_ready is not None and told["regret_bpm"] <= target:
-        return Step([], "reached", told)
+        return Step([], REACHED, told)
     left = None if known.budget_s is None else known.budget_s - known.spent_s
     if left is not None and left <= 0:
-        return Step([], "budget", told)
+        return Step([], BUDGET, told)
     at = Situation(leader, leader in finished, admitted, _owed(known))
     chosen = [c for c in choose(belief, slices, at, MOST, left) if c.worth > NOTHING]
     if not chosen and not known.running:
         short = left is not None and len(slices) and bool(choose(belief, slices, at, 1, None))
-        return Step([], "budget" if short else "nothing-more", told)
+        return Step([], BUDGET if short else NOTHING_MORE, told)
     train: list[tuple[str, int]] = []
     named = set()
     for one in chosen:
@@ -127,7 +127,7 @@ def _told(known: Known, draws: Array, cells: Index, answer: int | None) -> dict[
         column = int(np.flatnonzero(cells == answer)[0])
         lost = draws[:, column] - draws.min(1)
         told["p_best"] = round(float((draws.argmin(1) == column).mean()), 4)
-        told["regret_bpm"] = round(float(np.quantile(lost, SURE)), 5)
+        told["regret_bpm"] = round(float(np.quantile(lost, PROBABILITY)), 5)
         told["expected_regret_bpm"] = round(float(lost.mean()), 5)
     told["share_of_grid"] = round(share, 5)
     told["hours_to_target"] = _hours(known, told["regret_bpm"], grid)

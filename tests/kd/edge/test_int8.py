@@ -44,6 +44,10 @@ STUDENTS = [
 Student = tuple[str, int, int, Preprocess, int]
 
 
+def name_of(student: Student) -> str:
+    return f"{student[0]}-{student[1]}x{student[2]}"
+
+
 def model_of(student: Student) -> torch.nn.Module:
     """A model with random weights, and norms that are no identity, some of them negative."""
     arch, depth, width, preprocess, inputs = student
@@ -69,7 +73,7 @@ def windows_of(student: Student, many: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((many, *shape)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=STUDENTS, ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}")
+@pytest.fixture(scope="module", params=STUDENTS, ids=name_of)
 def written(request, tmp_path_factory):
     """A student, itself in 8 bits, its folder in C, and what was said of its bytes."""
     student, folder = request.param, tmp_path_factory.mktemp("c")
@@ -127,14 +131,13 @@ def test_it_builds_without_a_warning_for_microcontrollers(written, target, plain
 
 
 @ARM
+@pytest.mark.parametrize("written", [s for s in STUDENTS if s[1] * s[2] >= 12], indirect=True, ids=name_of)
 @pytest.mark.parametrize(
     ("target", "plain"), [("m0plus", []), ("m4", []), ("m4", ["-DKDS_PLAIN"]), ("m55", [])]
 )
 def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, plain, tmp_path):
     """main.c as it is shipped: every kernel, also the one without special instructions, to the bit."""
-    student, _, folder, _ = written
-    if student[1] * student[2] < 12:
-        pytest.skip("three students are enough of what takes seconds")
+    *_, folder, _ = written
     chosen = emulate.TARGETS[target]
     sources = [BARE_METAL / "start.c", folder / "main.c", folder / "kdsweep_student.c"]
     link = ["-nostartfiles", "-Wl,--gc-sections", "--specs=rdimon.specs", "-lm"]
