@@ -162,6 +162,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, of: Conv, members: int = 1) -> None:
         super().__init__()
+        self.of = of
         self.before = of.before if of.causal else 0  # zeros that stand before the first sample
         self.conv = conv(
             *(of.cin, of.cout, of.kernel, of.stride, members),

@@ -1,7 +1,7 @@
 """Causal dilated TCN: `depth` blocks of a dilated and a plain convolution, stride 2 in every second block.
 
-In the manner of TimePPG (arXiv 2203.16339): taps ever farther apart, strides between. The numbers are ours, and
-so is the average over time at the end. Torch-free until a model is built.
+In the manner of TimePPG (arXiv 2203.16339): taps ever farther apart, strides between. The numbers are ours,
+and so is the average over time at the end. Torch-free until a model is built.
 """
 
 from kd.models.chain import Conv, chain

@@ -20,6 +20,8 @@ SHAPES = [
     ("resnet1d", 9, 3),
     ("resnet1d", 6, 8),
     ("resnet1d-post", 7, 5),
+    ("tcn", 5, 3),
+    ("dscnn", 6, 5),
     ("mlp", 1, 4),
     ("mlp", 4, 17),
 ]
@@ -53,7 +55,7 @@ def test_loops_turn_once_for_each_product_and_value():
 @pytest.mark.parametrize("target", emulate.TARGETS)
 def test_many_widths_at_once_are_each_width(target):
     pipeline, widths = law.Pipeline(), np.array([1, 2, 3, 8, 13])
-    for arch, depth in (("resnet1d", 5), ("mlp", 2), ("resnet1d-post", 4)):
+    for arch, depth in (("resnet1d", 5), ("mlp", 2), ("resnet1d-post", 4), ("tcn", 4), ("dscnn", 4)):
         together = law.per_window(arch, depth, widths, pipeline, target)
         apart = [law.per_window(arch, depth, int(w), pipeline, target) for w in widths]
         np.testing.assert_allclose(together, apart)
