@@ -43,6 +43,8 @@ STUDENTS: tuple[tuple[str, int, int, Preprocess, int], ...] = (
     ("dscnn", 3, 1, Preprocess(), 1),
     ("dscnn", 5, 3, Preprocess(window_s=4.0, channels="all"), 2),
     ("dscnn", 2, 9, Preprocess(window_s=5.08), 1),
+    ("dscnn", 4, 4, Preprocess(window_s=1.2, order=2), 1),
+    ("dscnn", 6, 2, Preprocess(window_s=0.8, order=2), 1),
     ("mlp", 1, 1, Preprocess(), 1),
     ("mlp", 2, 2, Preprocess(normalise="none"), 1),
     ("mlp", 1, 3, Preprocess(order=2), 3),

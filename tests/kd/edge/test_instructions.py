@@ -90,6 +90,10 @@ def test_no_law_where_there_is_no_c():
         (("resnet1d-post", 2, 5, Preprocess(window_s=6.0), 1), "m55", 0.02),
         (("mlp", 1, 20, Preprocess(window_s=6.0), 2), "m33", 0.02),
         (("mlp", 1, 6, Preprocess(), 1), "m7", 0.02),
+        (("tcn", 4, 6, Preprocess(window_s=4.0), 1), "m4", 0.02),
+        (("dscnn", 3, 8, Preprocess(window_s=4.0), 1), "m33", 0.02),
+        (("tcn", 2, 9, Preprocess(window_s=4.0), 1), "m55", 0.05),
+        (("dscnn", 2, 6, Preprocess(window_s=4.0), 1), "m55", 0.05),
         (("mlp", 1, 10, Preprocess(), 1), "m0plus", 0.05),  # its arithmetic's length depends on the numbers
     ],
 )
