@@ -63,6 +63,7 @@ class Spec:
     teacher: id of the teacher whose outputs the student learns from, or whose weights it starts from; None
     for teachers and for `scratch` students of random init.
     init: `inits.INITS`: "random", or "pruned" (copied from the teacher, pruned to the student's width).
+    channels: the sensors it sees, of those in the windows; () = all.
     """
 
     id: str
@@ -76,3 +77,4 @@ class Spec:
     teacher: str | None = None
     seed: int = 0
     recipe: Recipe = field(default_factory=Recipe)
+    channels: tuple[str, ...] = ()

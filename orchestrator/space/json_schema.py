@@ -9,6 +9,7 @@ from typing import Any
 
 from kd.datasets import FORMATS
 from kd.models.inits import INITS
+from kd.signals.preprocess import AXES, PPG_CHANNELS
 from kd.training.strategies import STRATEGIES, defaults
 from orchestrator.space.schema import SearchSpace
 
@@ -53,6 +54,12 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Brought.finetune": "Train a port's last layers on, per fold.",
     "Brought.params": "Its parameters, where they can't be counted.",
     "Brought.macs": "Its multiply-accumulates of a window, where they can't be counted.",
+    "PreprocessModel.channels": "What a window holds: of several PPG channels mean, first or all, of the "
+    "accelerometer none, its magnitude, or its axes xyz.",
+    "PreprocessModel.acc_band_hz": "The accelerometer's band, if not the PPG's.",
+    "PreprocessModel.acc_dropout": "Share of training windows whose accelerometer is zeros, so that models "
+    "also work without.",
+    "AugmentModel.turn": "Swap axes and turn signs of a copy's accelerometer.",
     "Data.lead_s": "Seconds before each window that must be recorded, too; raised to what teachers need.",
     "Students.arch": ARCHS,
     "Students.depth": "Residual blocks of a ResNet, hidden layers of mlp.",
@@ -81,6 +88,8 @@ ENUMS: Mapping[str, list[str]] = {
     "Data.source": ["synthetic", "auto", *FORMATS],
     "SplitModel.scheme": ["fixed", "kfold", "loso", "lodo"],
     "PreprocessModel.normalise": ["zscore", "none"],
+    "Channels.ppg": list(PPG_CHANNELS),
+    "Channels.acc": list(AXES),
 }
 GRIDS = {  # keys that take one value or a list of them
     "SearchSpace": ("teachers", "students", "seeds"),
@@ -103,6 +112,11 @@ def space_json_schema() -> Json:
     for name, values in ENUMS.items():
         model, key = name.split(".")
         models[model]["properties"][key]["enum"] = values
+    channels = models["PreprocessModel"]["properties"]["channels"]
+    short = models["Channels"]["properties"]["ppg"]
+    models["PreprocessModel"]["properties"]["channels"] = {
+        "anyOf": [{"type": "string", "enum": short["enum"]}, channels]
+    }
     for name, text in DESCRIPTIONS.items():
         model, key = name.split(".")
         models[model]["properties"][key]["description"] = text

@@ -68,6 +68,12 @@ def _different(values: list[int]) -> list[int]:
     return values
 
 
+def _preprocess(model: Any) -> Preprocess:
+    fields = model.model_dump()
+    channels = fields.pop("channels")
+    return Preprocess(**fields, channels=channels["ppg"], acc=channels["acc"])
+
+
 def _folds(value: Any) -> Any:
     if value != "all" and (not value or len(set(value)) < len(value)):
         text = "name each fold that shall be trained once, as in [0, 2], or write all"
@@ -122,8 +128,22 @@ Values = Annotated[
 Grids = Annotated[list[dict[str, Values]], BeforeValidator(lambda v: _listed({} if v is None else v))]
 Strategies = Annotated[dict[str, Grids], BeforeValidator(_mapping), Field(min_length=1)]
 
+
+class Channels(Strict):
+    """What a window holds of each sensor; text is short for what it holds of the PPG."""
+
+    ppg: str = Preprocess.channels
+    acc: str = Preprocess.acc
+
+
 PreprocessModel = _model(
     Preprocess,
+    leave_out=("acc",),  # under channels
+    channels=(
+        Annotated[Channels, BeforeValidator(lambda v: {"ppg": v} if isinstance(v, str) else v)],
+        Field(default_factory=Channels),
+    ),
+    acc_band_hz=(tuple[Real, Real] | None, None),
     fs=(Annotated[float, Field(le=100_000), Number], Preprocess.fs),
     order=(Annotated[int, Field(ge=1, le=20), Number], Preprocess.order),
     window_s=(Annotated[float, Field(gt=0, le=3600), Number], Preprocess.window_s),
@@ -271,7 +291,7 @@ class SearchSpace(Strict):
             source="auto" if data.path and data.source == "synthetic" else data.source,
             path=data.path,
             options=data.options,
-            preprocess=Preprocess(**data.preprocess.model_dump()),  # type: ignore[attr-defined]
+            preprocess=_preprocess(data.preprocess),
             split=Split(**data.split.model_dump(exclude={"use"})),  # type: ignore[attr-defined]
             augment=Augment(**data.augment.model_dump()),  # type: ignore[attr-defined]
             unlabelled=Unlabelled(**without.model_dump()) if without else None,
@@ -564,6 +584,7 @@ def _known(key: tuple[Any, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "data": Data,
         "preprocess": PreprocessModel,
+        "channels": Channels,
         "split": SplitModel,
         "augment": AugmentModel,
         "unlabelled": UnlabelledModel,
