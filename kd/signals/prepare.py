@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ class Data:
     axes: int = 0
     acc_scale: float = 1.0
 
-    def seen_by(self, channels: Sequence[str]) -> "Data":
-        """The same windows with these sensors' channels only; all for (). Copies nothing."""
-        if not channels or not self.axes or set(channels) == {PPG, ACC}:
-            if ACC in channels and not self.axes:
-                raise InputError("channels name acc, but windows have none: set data.preprocess.channels.acc")
+    def seen_by(self, sensor: str) -> "Data":
+        """The same windows with the channels of one sensor only, PPG or ACC; "" = all. Copies nothing."""
+        if not sensor or (sensor == PPG and not self.axes):
             return self
-        at = slice(0, -self.axes) if ACC not in channels else slice(-self.axes, None)
+        if sensor == ACC and not self.axes:
+            raise InputError("the windows have no accelerometer: set data.preprocess.channels.acc")
+        at = slice(0, -self.axes) if sensor == PPG else slice(-self.axes, None)
 
         def of(windows: WindowSet) -> WindowSet:
             return dataclasses.replace(windows, x=windows.x[:, at])
@@ -96,9 +96,11 @@ class Data:
         more = self.unlabelled
         return dataclasses.replace(
             self,
-            **{side: of(getattr(self, side)) for side in SIDES},
+            train=of(self.train),
+            val=of(self.val),
+            test=of(self.test),
             unlabelled=more and dataclasses.replace(more, windows=of(more.windows), x=more.x[:, at]),
-            axes=self.axes if ACC in channels else 0,
+            axes=self.axes if sensor == ACC else 0,
         )
 
     @property

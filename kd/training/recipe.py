@@ -43,6 +43,10 @@ class Recipe:
     warmup_epochs: float = 1.0  # wsd: instead of warmup_fraction; MiniCPM's is short and fixed, too
     cooldown_fraction: float = 0.2  # wsd: share of the epochs; Hägele et al.: 20 % is about as good as cosine
 
+    # The one sensor whose channels it sees, "ppg" or "acc"; "" = all there are in the windows. Teachers may
+    # see what students don't (learning with privileged information, Vapnik and Vashist 2009).
+    channels: str = ""
+
     @property
     def cooldown_from(self) -> int:
         """Epochs before the cooldown of wsd begins."""
@@ -63,7 +67,6 @@ class Spec:
     teacher: id of the teacher whose outputs the student learns from, or whose weights it starts from; None
     for teachers and for `scratch` students of random init.
     init: `inits.INITS`: "random", or "pruned" (copied from the teacher, pruned to the student's width).
-    channels: the sensors it sees, of those in the windows; () = all.
     """
 
     id: str
@@ -77,4 +80,3 @@ class Spec:
     teacher: str | None = None
     seed: int = 0
     recipe: Recipe = field(default_factory=Recipe)
-    channels: tuple[str, ...] = ()

@@ -67,8 +67,8 @@ def together(spec: Spec) -> tuple[object, ...]:
     """Points with equal values here can train as one stack, given the same data."""
     recipe = spec.recipe
     return (
-        (spec.arch, spec.depth, spec.width, spec.channels),
-        (recipe.batch_size, recipe.windows_per_epoch, recipe.label_sigma_bpm),
+        (spec.arch, spec.depth, spec.width),
+        (recipe.batch_size, recipe.windows_per_epoch, recipe.label_sigma_bpm, recipe.channels),
         spec.strategy_args.get("unlabelled_share", 0.0),
     )
 

@@ -65,7 +65,7 @@ class Runs:
         stems: Sequence[Stem | None] | None = None,
     ) -> None:
         self._engine = engine
-        data = data.seen_by(specs[0].channels)
+        data = data.seen_by(specs[0].recipe.channels)
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
         self._dtype, self._convolution = dtype, convolution
         from_folders = list(teacher_folders or [None] * len(specs))

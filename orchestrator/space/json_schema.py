@@ -37,6 +37,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Teachers.width": "Channels of a ResNet, hidden units of mlp.",
     "Teachers.seeds": "Seeds of these teachers.",
     "Teachers.pretrain": "Train them without labels first, on all training windows and data.unlabelled.",
+    "Teachers.channels": "The sensors they see: ppg, acc, or both; default: all that windows have.",
+    "Students.channels": "The sensors they see: ppg, acc, or both; default: all that windows have.",
     "Pretrain.method": "contrastive: two views of a window shall be alike.",
     "Pretrain.epochs": "Epochs of pre-training.",
     "Brought.name": "What students and tables call it.",
@@ -93,8 +95,8 @@ ENUMS: Mapping[str, list[str]] = {
 }
 GRIDS = {  # keys that take one value or a list of them
     "SearchSpace": ("teachers", "students", "seeds"),
-    "Teachers": ("arch", "depth", "width", "seeds"),
-    "Students": ("arch", "depth", "width", "init", "seeds", "teachers"),
+    "Teachers": ("arch", "depth", "width", "seeds", "channels"),
+    "Students": ("arch", "depth", "width", "init", "seeds", "teachers", "channels"),
     "SplitModel": ("use",),
 }
 
@@ -103,6 +105,9 @@ def space_json_schema() -> Json:
     """The JSON schema (draft 2020-12) of a search space's file."""
     schema = SearchSpace.model_json_schema()
     models: dict[str, Json] = {"SearchSpace": schema, **schema["$defs"]}
+    for model in ("Teachers", "Students"):
+        listed = models[model]["properties"]["channels"]["anyOf"][0]
+        listed["items"] = {"type": "string", "enum": list(models["Channels"]["properties"])}
     models["Students"]["properties"]["init"]["items"] = {"type": "string", "enum": list(INITS)}
     for model, keys in GRIDS.items():
         for key in keys:
