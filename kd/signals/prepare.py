@@ -406,7 +406,7 @@ def _source_identity(config: DataConfig, cache_dir: Path | None) -> dict[str, An
     return {
         "source": name,
         "options": datasets.full_options(name, config.options),
-        "content": datasets.fingerprint(path, name, cache_dir),
+        "content": datasets.fingerprint(path, name, cache_dir, sensors=bool(config.preprocess.axes)),
     }
 
 
