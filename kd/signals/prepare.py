@@ -104,6 +104,11 @@ class Data:
         )
 
     @property
+    def scales(self) -> dict[str, float]:
+        """What result.json says of them: what a model must be given in use, too."""
+        return {"acc_scale": self.acc_scale} if self.axes else {}
+
+    @property
     def taught_x(self) -> pool.Array:
         """All windows a teacher is asked about, (N + U, C, S): of `train`, then those without labels."""
         return self.train.x if self.unlabelled is None else self.unlabelled.x
@@ -287,6 +292,7 @@ def unlabelled_rows(
         lodo=config.split.scheme == "lodo",
         fs=config.preprocess.fs,
         bpm_range=config.bpm_range,
+        axes=config.preprocess.axes,
     )
 
 

@@ -206,9 +206,8 @@ class Runs:
         if member.teacher is not None:
             member.teacher.check_unchanged()
         member.train_seconds += time.monotonic() - start
-        found = {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
-        if self.data.axes:
-            found["acc_scale"] = self.data.acc_scale
+        found = {**figures(member, self.shape, model, errors), **self.data.scales}
+        found["engine"] = self.stack.engine
         if member.teacher is not None and member.spec.strategy_args.get("unlabelled_share"):
             found["unlabelled_windows"] = len(member.teacher.besides)
         if member.pretrained:
