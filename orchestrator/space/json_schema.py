@@ -16,7 +16,8 @@ from orchestrator.space.schema import SearchSpace
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
 ARCHS = (
-    "Architectures; the blocks of a resnet1d-post have no norm but after a convolution, for microcontrollers."
+    "Architectures; for microcontrollers, all norms behind convolutions: resnet1d-post, tcn (causal, "
+    "dilated) and dscnn (depthwise-separable)."
 )
 # "model.key" -> what an editor shows beside it
 DESCRIPTIONS: Mapping[str, str] = {
