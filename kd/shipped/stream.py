@@ -3,6 +3,8 @@
     stream = Stream(Model(), fs=64, channels=1)
     for start_s, bpm in stream.push(samples):   # (channels, n), any n
         ...
+    for start_s, estimate in stream.track(samples):   # instead: with a memory, see tracker.py
+        ...
 
 Offline the filter runs forward over the recording and back. A live signal has no end to come back from:
 `causal=False` comes back from the newest sample as if the recording ended there, over the window only;
@@ -18,9 +20,11 @@ import numpy as np
 if __package__:  # where kdsweep tests it
     from kd.shipped import grid
     from kd.shipped.example import Model, filtered, low_pass, normalised
-else:  # beside example.py and grid.py, where it is used
+    from kd.shipped.tracker import Estimate, Tracker
+else:  # beside example.py, grid.py and tracker.py, where it is used
     import grid  # type: ignore[no-redef]
     from example import Model, filtered, low_pass, normalised  # type: ignore[no-redef]
+    from tracker import Estimate, Tracker  # type: ignore[no-redef]
 
 
 class Stream:
@@ -49,12 +53,25 @@ class Stream:
         self.out = np.zeros((self.channels, 0))  # its outputs, from sample out_at on
         self.out_at = 0
         self.sums = np.zeros((2, self.channels))  # of all outputs, and of their squares
+        self.tracker: Tracker | None = None
         self.window = 0  # the next one to come
         while self._first_sample() < 0:
             self.window += 1
 
     def push(self, samples: Any) -> Iterator[tuple[float, float]]:
         """Take raw samples (channels, n); yield (window's start in seconds, BPM) of each complete one."""
+        for start_s, window in self._windows(samples):
+            yield start_s, float(self.model(window)[0])
+
+    def track(self, samples: Any) -> Iterator[tuple[float, Estimate]]:
+        """The same with the tracker's estimate; after a pause in the signal call `self.tracker.reset()`."""
+        if self.tracker is None:
+            self.tracker = self.model.tracker()
+        for start_s, window in self._windows(samples):
+            yield start_s, self.tracker.update(self.model.logits(window)[0])
+
+    def _windows(self, samples: Any) -> Iterator[tuple[float, Any]]:
+        """Take raw samples (channels, n); yield (start in seconds, window (1, channels, samples)) of each."""
         samples = np.array(samples, np.float64)[: self.channels]
         for channel, row in enumerate(samples):  # a gap holds the last value
             for i in np.flatnonzero(~np.isfinite(row)):
@@ -69,7 +86,7 @@ class Stream:
             if fresh.shape[1] < missing:
                 return
             fresh = fresh[:, missing:]
-            yield self._start_s(), self._infer()
+            yield self._start_s(), self._window()
             self.window += 1
             drop = max(min(self._first_sample() - self.out_at, self.out.shape[1]), 0)
             self.out, self.out_at = self.out[:, drop:], self.out_at + drop
@@ -127,8 +144,8 @@ class Stream:
         self.tail = np.concatenate([self.tail, fresh], axis=1)[:, -self.spec["padding"] - 1 :]
         self.out = np.concatenate([self.out, new], axis=1)
 
-    def _infer(self) -> float:
-        """BPM of the window that the filter's newest output completes."""
+    def _window(self) -> Any:
+        """The window (1, channels, samples) that the filter's newest output completes, for the model."""
         window = self.out[:, -self.config["samples"] :]
         if not self.causal:  # what the filter would say beyond the end, then back
             beyond = 2 * self.tail[:, -1:] - self.tail[:, -2 : -self.spec["padding"] - 2 : -1]
@@ -143,7 +160,7 @@ class Stream:
             scale = np.sqrt(variance)[:, None]
             window = np.divide(window, scale, out=np.zeros_like(window), where=scale > 0)
             window = window.mean(0, keepdims=True)
-        return float(self.model(normalised(window[None], self.config))[0])
+        return normalised(window[None], self.config)
 
 
 def _each(signal: Any, sos: Any, state: Any) -> tuple[Any, Any]:

@@ -65,6 +65,11 @@ class Headline:
         found = result.get("by_metric") or by_metric(result)
         return self.with_tracker(True)(result) if "tracked" in found else None
 
+    def both(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result judged, and its errors without and with the tracker as alone_bpm and tracked_bpm."""
+        either = {"alone_bpm": self.with_tracker(False)(result), "tracked_bpm": self.if_tracked(result)}
+        return self.judged(result) | either
+
     def __str__(self) -> str:
         """As it stands beside a number: "mean over subjects"."""
         given = ", ".join(f"{name} {weight:g}" for name, weight in sorted(self.weights.items()))
