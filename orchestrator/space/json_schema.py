@@ -27,7 +27,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "SearchSpace.strategies": "How students are trained: names of strategies, each with its arguments.",
     "SearchSpace.seeds": "Seeds of the students.",
     "SearchSpace.metric": "What results are judged by: the mean over subjects within a data set, then over "
-    "data sets (default); the mean over windows; or the 90th percentile of subjects.",
+    "data sets (default); the mean over windows; or the 90th percentile of subjects. tracked-: of what the "
+    "tracker behind a student says.",
     "SearchSpace.metric_weights": "Weights of data sets in by-subject, by name. Default: all alike.",
     "SplitModel.use": "The folds that are trained: all, or a list of them, counted from 0.",
     "Data.source": "Which recordings: generated ones, a format, or auto: the format found at path.",
