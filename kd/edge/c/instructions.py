@@ -36,7 +36,8 @@ class Pipeline:
     """What decides on the instructions beside the network.
 
     channels, samples: of the model's input. inputs: of the sensor. sections: of the filter. stride: samples
-    from one window to the next. mean: whether the model's input is the mean of the sensor's channels.
+    from one window to the next. mean: whether the model's input is the mean of the sensor's channels. axes:
+    channels of the model's input that are the accelerometer's, and lines of the filter beside the inputs.
     """
 
     samples: int = 200
@@ -47,16 +48,19 @@ class Pipeline:
     stride: float = 50.0
     zscore: bool = True
     mean: bool = True
+    axes: int = 0
 
     @staticmethod
     def of(config: Mapping[str, Any], inputs: int) -> "Pipeline":
         """Of what preprocess.json says; inputs as `write_c` takes them."""
         _, channels, samples = config["input"]["shape"]
         mean = config["channels"] == "mean"
+        axes = config["acc"]["channels"] if "acc" in config else 0
         return Pipeline(
+            axes=axes,
             samples=samples,
             channels=channels,
-            inputs=inputs if mean else channels,
+            inputs=inputs if mean else channels - axes,
             classes=len(config["class_centres_bpm"]),
             sections=len(config["filter"]["sos"]),
             stride=config["stride_s"] * config["fs"],
@@ -217,9 +221,11 @@ def around(pipeline: Pipeline) -> dict[str, Terms]:
     """What is done beside the network: for a "sample", for a "window" beyond its sample, for "decode"."""
     p = pipeline
     several = p.mean and p.inputs > 1
-    sample = {"sample": 1, "sample.input": p.inputs, "sample.section": p.inputs * p.sections}
-    window = {"window": 1, "window.normalise": p.channels * p.samples * p.zscore}
-    window["window.add" if several else "window.copy"] = (p.inputs if several else p.channels) * p.samples
+    lines, ppg = p.inputs + p.axes, p.channels - p.axes
+    sample = {"sample": 1, "sample.input": lines, "sample.section": lines * p.sections}
+    window = {"window": 1, "window.normalise": ppg * p.samples * p.zscore}
+    window["window.copy"] = 0 if several else ppg * p.samples
+    window["window.add"] = (p.inputs * several + p.axes) * p.samples  # the axes are scaled, too
     return {
         "sample": sample | {"sample.scale": p.inputs * several, "sample.mean": int(several)},
         "window": window | {"window.fraction": int(abs(p.stride - round(p.stride)) > 1e-9)},
