@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from kd.models.chain import Conv
     from kd.models.layers import Classifier
 
 
@@ -41,6 +40,35 @@ class Build(Protocol):
     ) -> "Classifier": ...
 
 
+@dataclass(frozen=True)
+class Conv:
+    """One convolution: `kernel` taps, `dilation` samples from one to the next; kernels are odd.
+
+    causal: the last tap is at the sample itself; else the middle one is. depthwise: each channel alone, and
+    cin equals cout. The output has ceil(length / stride) samples either way.
+    """
+
+    cin: int
+    cout: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    causal: bool = False
+    depthwise: bool = False
+
+    @property
+    def before(self) -> int:
+        """Samples that its taps reach back."""
+        reach = (self.kernel - 1) * self.dilation
+        return reach if self.causal else reach // 2
+
+    @property
+    def weights(self) -> int:
+        """How many there are, without the norm's."""
+        return self.kernel * self.cout * (1 if self.depthwise else self.cin)
+
+
+Plan = Callable[[int, int, int], Sequence[Conv]]  # (depth, width, channels) -> convolutions
 # (depth, width) by the names and shapes of a model's weights; None if they are another architecture's
 Recognise = Callable[[Mapping[str, tuple[int, ...]]], tuple[int, int] | None]
 
@@ -52,7 +80,7 @@ class Architecture:
     convolutional: whether its stacks gain from trying each of `layers.CONVOLUTIONS`. prunable: whether every
     hidden layer is proportional to `width`, so that removing channels gives a narrower model of its kind.
     recognise: for model files written before their metadata named the architecture; later ones need none.
-    plan: (depth, width, channels) -> its convolutions, if it is nothing but those (`kd.models.chain`).
+    plan: if it is nothing but convolutions one after the other (`kd.models.chain`), which ones.
     """
 
     count: Count
@@ -60,4 +88,4 @@ class Architecture:
     convolutional: bool
     prunable: bool = False
     recognise: Recognise | None = None
-    plan: "Callable[[int, int, int], Sequence[Conv]] | None" = None
+    plan: Plan | None = None
