@@ -8,7 +8,8 @@ Torch-free until a model is built.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kd.models.contract import Architecture, Conv, Counts, Plan
+from kd.models.contract import Architecture, Counts
+from kd.models.conv import Conv, Plan
 
 if TYPE_CHECKING:
     from kd.models.layers import Classifier

@@ -3,9 +3,11 @@
 Torch-free: plans ask for sizes without loading torch, so `build` imports its layers when it is called.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from kd.models.conv import Plan
 
 if TYPE_CHECKING:
     from kd.models.layers import Classifier
@@ -40,35 +42,6 @@ class Build(Protocol):
     ) -> "Classifier": ...
 
 
-@dataclass(frozen=True)
-class Conv:
-    """One convolution: `kernel` taps, `dilation` samples from one to the next; kernels are odd.
-
-    causal: the last tap is at the sample itself; else the middle one is. depthwise: each channel alone, and
-    cin equals cout. The output has ceil(length / stride) samples either way.
-    """
-
-    cin: int
-    cout: int
-    kernel: int
-    stride: int = 1
-    dilation: int = 1
-    causal: bool = False
-    depthwise: bool = False
-
-    @property
-    def before(self) -> int:
-        """Samples that its taps reach back."""
-        reach = (self.kernel - 1) * self.dilation
-        return reach if self.causal else reach // 2
-
-    @property
-    def weights(self) -> int:
-        """How many there are, without the norm's."""
-        return self.kernel * self.cout * (1 if self.depthwise else self.cin)
-
-
-Plan = Callable[[int, int, int], Sequence[Conv]]  # (depth, width, channels) -> convolutions
 # (depth, width) by the names and shapes of a model's weights; None if they are another architecture's
 Recognise = Callable[[Mapping[str, tuple[int, ...]]], tuple[int, int] | None]
 

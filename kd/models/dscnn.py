@@ -5,7 +5,7 @@ those of `resnet1d`, after a stem that halves the rate. Torch-free until a model
 """
 
 from kd.models.chain import chain
-from kd.models.contract import Conv
+from kd.models.conv import Conv
 from kd.models.resnet1d import filters, stride
 
 STEM_KERNEL = 5

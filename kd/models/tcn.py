@@ -5,7 +5,7 @@ and so is the average over time at the end. Torch-free until a model is built.
 """
 
 from kd.models.chain import chain
-from kd.models.contract import Conv
+from kd.models.conv import Conv
 from kd.models.resnet1d import filters, stride
 
 KERNEL, STEM_KERNEL = 3, 5
