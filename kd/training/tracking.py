@@ -44,8 +44,8 @@ def fit(train: WindowSet, val: WindowSet, logits: Array, min_bpm: int) -> dict[s
     chosen = np.concatenate(runs)
     y = np.clip(np.rint(bpm - min_bpm), 0, classes - 1).astype(int)
     temperature = _likeliest(logits[chosen], y[chosen])
-    change = changes(np.concatenate([np.diff(train.bpm[run]) for run in train.runs()] or [np.zeros(0)]))
-    config = {"level": LEVEL, "temperature": temperature, "change": change, "jump": JUMP}
+    config: dict[str, Any] = {"level": LEVEL, "jump": JUMP, "change": changes(steps_of(train))}
+    config["temperature"] = temperature
     p = tracker.probabilities(logits, temperature)
     moves = tracker.moves(config, classes)
     beliefs = [filtered(p, runs, weight, moves) for weight in WEIGHTS]
@@ -57,6 +57,11 @@ def fit(train: WindowSet, val: WindowSet, logits: Array, min_bpm: int) -> dict[s
     expected = tracker.expected_error(spread, said, min_bpm)
     config["unsure_above_bpm"] = float(np.quantile(expected, ANSWERED))
     return config
+
+
+def steps_of(windows: WindowSet) -> Array:
+    """Changes of the heart rate from each window to the next, (n,), BPM."""
+    return np.concatenate([np.diff(windows.bpm[run]) for run in windows.runs()] or [np.zeros(0)])
 
 
 def changes(steps: Array) -> list[float]:

@@ -9,8 +9,8 @@ def in_c(t: dict[str, Any]) -> str:
     ran = "its vectors passed" if t["checked"] else "not run at export"
     return (
         "`c/kdsweep_tracker.h` is the tracker: give `kds_tracker_update` what `kds_logits` gives, and it "
-        f"says BPM, the interval, the error to expect and whether it is unsure. State {t['state_bytes']:,} bytes, "
-        f"table {t['constant_bytes']:,}, some {t['multiplications']:,} multiplications a window; "
+        f"says BPM, the interval, the error to expect and whether it is unsure. State {t['state_bytes']:,} "
+        f"bytes, table {t['constant_bytes']:,}, some {t['multiplications']:,} multiplications a window; "
         f"`tracker_test.c`: {ran}."
     )
 
