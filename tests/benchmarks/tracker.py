@@ -3,8 +3,8 @@
     python tests/benchmarks/tracker.py /data/ppg.npz --folds 0 1 2 3 4
 
 The file is one of `kd.datasets.recordings_npz`; students are of the sets --wrist. Each is trained in this
-process as a worker does, with batches and rate of search_spaces/wrist.yaml but without its augmentation,
-into --out; what is done there is not done again. On stdout, in Markdown: for each student, over folds, the
+process as a worker does, with recipe and augmentation of search_spaces/wrist.yaml, into --out; what is done
+there is not done again. On stdout, in Markdown: for each student, over folds, the
 error of single windows and with the tracker (means over subjects, data sets alike), of smoothing (over
 windows), the step response, the coverage of 90 % intervals, the error of the windows it is sure of, and the
 CPU time of fitting and measuring the tracker beside that of training; then risk and coverage.
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from kd.files import read_json, write_json
+from kd.signals.augment import Augment
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.signals.splits import Split
 from kd.training import tracking
@@ -33,7 +34,14 @@ from kd.training.train import Run, load_model
 from orchestrator.store.metric import error_of
 
 FOLDS = 5
-RECIPE: dict[str, Any] = {"batch_size": 32, "lr": 5.0e-3, "stop_on": "by-subject"}
+# Of search_spaces/wrist.yaml
+RECIPE: dict[str, Any] = {
+    "batch_size": 32,
+    "lr": 5.0e-3,
+    "windows_per_epoch": 14_000,
+    "stop_on": "by-subject",
+}
+COPIES = 3
 ANSWERED = (0.25, 0.5, 0.75, 1.0)
 Result = dict[str, Any]
 
@@ -45,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--wrist", nargs="+", default=["SPC-train", "BAMI-1"])
     parser.add_argument("--folds", type=int, nargs="+", default=[0], choices=range(FOLDS))
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--students", nargs="+", default=["3x4", "3x8", "3x14"], help="DEPTHxWIDTH")
+    parser.add_argument("--students", nargs="+", default=["4x4", "4x9", "4x13"], help="DEPTHxWIDTH")
     parser.add_argument("--arch", default="resnet1d")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
@@ -55,8 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shapes = [tuple(map(int, shape.split("x"))) for shape in args.students]
         found: dict[tuple[int, ...], list[Result]] = {shape: [] for shape in shapes}
         for fold in args.folds:
-            split = Split(scheme="kfold", folds=FOLDS, fold=fold)
-            config = DataConfig("auto", str(args.data), {"datasets": args.wrist}, split=split)
+            config = DataConfig(
+                "auto",
+                str(args.data),
+                {"datasets": args.wrist},
+                split=Split(scheme="kfold", folds=FOLDS, fold=fold),
+                augment=Augment(copies=COPIES),
+            )
             data = prepare(config, out / "cache")
             for shape in shapes:
                 folder = out / f"{args.arch}-{shape[0]}x{shape[1]}-{args.epochs}-fold{fold}"
