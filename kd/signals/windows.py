@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,8 @@ class WindowSet:
 
     def take(self, indices: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "WindowSet":
         """The windows at `indices`, in that order."""
-        found = (getattr(self, f.name) for f in fields(self))
-        return WindowSet(*(None if array is None else array[indices] for array in found))
+        arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return WindowSet(**{name: None if a is None else a[indices] for name, a in arrays.items()})
 
     @property
     def stride_s(self) -> float:

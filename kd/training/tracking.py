@@ -62,7 +62,8 @@ def fit(train: WindowSet, val: WindowSet, logits: Array, min_bpm: int) -> dict[s
 
 def steps_of(windows: WindowSet) -> Array:
     """Changes of the heart rate from each window to the next, (n,), BPM."""
-    return np.concatenate([np.diff(windows.bpm[run]) for run in windows.runs()] or [np.zeros(0)])
+    found: list[Array] = [np.diff(windows.bpm[run]) for run in windows.runs()]
+    return np.concatenate(found or [np.zeros(0)])
 
 
 def changes(steps: Array) -> list[float]:
@@ -248,7 +249,8 @@ def _steps(runs: Runs) -> list[tuple[Array, Array]]:
     for n in range(len(long_first[0]) if long_first else 0):
         while len(long_first[-1]) <= n:
             long_first.pop()
-        out.append(tuple(np.array([run[i] for run in long_first], np.intp) for i in (max(n - 1, 0), n)))
+        before, at = ([run[i] for run in long_first] for i in (max(n - 1, 0), n))
+        out.append((np.array(before, np.intp), np.array(at, np.intp)))
     return out
 
 

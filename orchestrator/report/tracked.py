@@ -64,8 +64,9 @@ def _sizes(found: list[tuple[float, float, dict[str, Any]]]) -> Panel:
     )
     x, y = (min(sizes) / 1.15, max(sizes) * 1.15), (min(errors) / 1.1, max(errors) * 1.1)
     axes = Axes.on(panel, x, y, ("parameters", "test MAE, BPM"))
-    for place, css in ((0, ALONE), (1, TRACKED)):
-        points = [(axes.x(row[2]["params"]), axes.y(row[place])) for row in found if row[place] > 0]
+    for css in (ALONE, TRACKED):
+        errors_of = [(alone if css == ALONE else tracked, r) for alone, tracked, r in found]
+        points = [(axes.x(r["params"]), axes.y(error)) for error, r in errors_of if error > 0]
         panel.add(marks(points, SHAPES[css], f"run {css}"))
     return _keyed(panel, axes)
 
