@@ -50,8 +50,11 @@ class WindowSet:
 
     def take(self, indices: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "WindowSet":
         """The windows at `indices`, in that order."""
-        arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return WindowSet(**{name: None if a is None else a[indices] for name, a in arrays.items()})
+
+        def some(array: Any) -> Any:
+            return None if array is None else array[indices]
+
+        return WindowSet(*(some(getattr(self, f.name)) for f in fields(self)))
 
     @property
     def stride_s(self) -> float:
