@@ -20,7 +20,7 @@ from torch import nn
 from kd.edge.c import instructions as law
 from kd.edge.c.network import network
 from kd.edge.c.network8 import labels8
-from kd.edge.c.source import VECTORS, decoded, rehearsed, write_c
+from kd.edge.c.source import VECTORS, decoded, ppg_channels, rehearsed, write_c
 from kd.edge.int8.student import Student8
 from kd.errors import InputError
 
@@ -133,7 +133,7 @@ def measure(
         layers = _layers(folder, chosen, _names(model, arch, config))
     classes = len(config["class_centres_bpm"])
     if config["channels"] != "mean":
-        inputs = config["input"]["shape"][1]
+        inputs = ppg_channels(config)
     return {
         "target": target,
         "cpu": chosen.cpu,

@@ -20,10 +20,10 @@ from kd import datasets
 from kd.errors import InputError
 from kd.files import load_array, read_json, save_array, write_json
 from kd.recordings import Recording
-from kd.signals import pool, splits, synthetic, unlabelled
+from kd.signals import motion, pool, splits, synthetic, unlabelled
 from kd.signals.augment import Augment
 from kd.signals.pool import ArrayWriter, Pool
-from kd.signals.preprocess import Preprocess
+from kd.signals.preprocess import ACC, PPG, Preprocess
 from kd.signals.splits import SIDES, Split
 from kd.signals.stage import staged
 from kd.signals.unlabelled import Extra, Unlabelled
@@ -68,7 +68,8 @@ class DataConfig:
 class Data:
     """What a model is trained and tested on. Arrays are memory maps; `train` holds the augmented copies too.
 
-    A window's index in `train` is its name: teachers' outputs are stored under it.
+    A window's index in `train` is its name: teachers' outputs are stored under it. axes: how many channels,
+    the last of each window, are the accelerometer's; acc_scale: what they were divided by.
     """
 
     train: WindowSet
@@ -79,6 +80,34 @@ class Data:
     min_bpm: int
     classes: int
     unlabelled: Extra | None = None
+    axes: int = 0
+    acc_scale: float = 1.0
+
+    def seen_by(self, sensor: str) -> "Data":
+        """The same windows with the channels of one sensor only, PPG or ACC; "" = all. Copies nothing."""
+        if not sensor or (sensor == PPG and not self.axes):
+            return self
+        if sensor == ACC and not self.axes:
+            raise InputError("the windows have no accelerometer: set data.preprocess.channels.acc")
+        at = slice(0, -self.axes) if sensor == PPG else slice(-self.axes, None)
+
+        def of(windows: WindowSet) -> WindowSet:
+            return dataclasses.replace(windows, x=windows.x[:, at])
+
+        more = self.unlabelled
+        return dataclasses.replace(
+            self,
+            train=of(self.train),
+            val=of(self.val),
+            test=of(self.test),
+            unlabelled=more and dataclasses.replace(more, windows=of(more.windows), x=more.x[:, at]),
+            axes=self.axes if sensor == ACC else 0,
+        )
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """What result.json says of them: what a model must be given in use, too."""
+        return {"acc_scale": self.acc_scale} if self.axes else {}
 
     @property
     def taught_x(self) -> pool.Array:
@@ -159,12 +188,19 @@ def windows_of(
     options: Mapping[str, Any] | None = None,
     min_bpm: int = 30,
     classes: int = 180,
+    acc_scale: float = 1.0,
     progress: Progress | None = None,
 ) -> tuple[WindowSet, Dropped]:
-    """All labelled windows of the recordings at `path`, unsplit: to evaluate a trained model on."""
-    bpm_range = _range(min_bpm, classes)
+    """All labelled windows of the recordings at `path`, unsplit: to evaluate a trained model on.
+
+    acc_scale: what the model's accelerometer was divided by (`Data`).
+    """
+    bpm_range, p = _range(min_bpm, classes), preprocess or Preprocess()
     _, recordings = datasets.load(path, format, options, bpm_range=bpm_range)
-    return make_windows(recordings, preprocess or Preprocess(), bpm_range=bpm_range, progress=progress)
+    windows, dropped = make_windows(recordings, p, bpm_range=bpm_range, progress=progress)
+    if p.axes:
+        windows = dataclasses.replace(windows, x=motion.scaled(windows.x, p.axes, acc_scale))
+    return windows, dropped
 
 
 def load_recordings(config: DataConfig, progress: Progress | None = None) -> list[Recording]:
@@ -259,6 +295,7 @@ def unlabelled_rows(
         lodo=config.split.scheme == "lodo",
         fs=config.preprocess.fs,
         bpm_range=config.bpm_range,
+        axes=config.preprocess.axes,
     )
 
 
@@ -276,6 +313,9 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
     more, left_out = unlabelled_rows(cut, config, side_of, cache_dir, progress)
     without = unlabelled_pool(config, cache_dir).originals[0] if more else np.zeros(0)
     parts = [*cut.parts, *(part for part, _ in more)]
+    axes, dropout = config.preprocess.axes, config.preprocess.acc_dropout
+    trained = {subject for subject, at in side_of.items() if at == "train"}
+    scale = motion.scale_of(cut.select(trained, copies=False), axes) if axes else 1.0
     wide = [f"<U{max(len(getattr(part, key)) for part in parts)}" for key in ("subject", "dataset")]
     with pool.whole(folder) as temporary:
         for side in SIDES:
@@ -287,11 +327,17 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
                 chosen = cut.select(subjects, copies=side == "train")
                 besides = ((part, without[at], np.full(len(at), np.nan, np.float32)) for part, at in more)
                 for part, x, bpm in itertools.chain(chosen, besides if side == "train" else ()):
+                    if axes:
+                        x = motion.scaled(x, axes, scale)
+                        if dropout and side == "train":
+                            x[motion.left_out(part, len(x), dropout), -axes:] = 0.0
                     owner = np.full(len(bpm), part.subject, wide[0]), np.full(len(bpm), part.dataset, wide[1])
                     for file, rows in zip(files, (x, bpm, *owner), strict=True):
                         file.append(rows)
         write_json(temporary / "dropped.json", cut.dropped)
         said: dict[str, Any] = {"version": LABELS_VERSION if mislabelled else 1}
+        if axes:
+            said["acc_scale"] = scale
         if config.unlabelled is not None:
             said |= {"unlabelled": sum(len(at) for _, at in more), "left_out": left_out}
         write_json(temporary / "labels.json", said)
@@ -352,6 +398,8 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
         min_bpm=config.min_bpm,
         classes=config.classes,
         unlabelled=extra,
+        axes=config.preprocess.axes,
+        acc_scale=float(labels.get("acc_scale", 1.0)),
     )
 
 
@@ -362,7 +410,7 @@ def _named(
     identity = {
         "version": PREPARE_VERSION,
         "source": _source_identity(config, cache_dir),
-        "preprocess": dataclasses.asdict(config.preprocess),
+        "preprocess": config.preprocess.identity,
         "split": split,
         "augment": config.augment.identity(config.preprocess),
         "min_bpm": config.min_bpm,
@@ -393,7 +441,7 @@ def _source_identity(config: DataConfig, cache_dir: Path | None) -> dict[str, An
     return {
         "source": name,
         "options": datasets.full_options(name, config.options),
-        "content": datasets.fingerprint(path, name, cache_dir),
+        "content": datasets.fingerprint(path, name, cache_dir, sensors=bool(config.preprocess.axes)),
     }
 
 

@@ -3,6 +3,7 @@
 kd.shipped.grid says where windows start and which label is theirs; here they are cut, checked and counted.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import BPM_RANGE, Recording
+from kd.recordings import ACC, BPM_RANGE, Recording, Signal
 from kd.shipped import grid
 from kd.signals import filters
 from kd.signals.preprocess import Preprocess
@@ -32,10 +33,10 @@ LEAD = "a teacher's longer window reaches outside the recording"
 class WindowSet:
     """Windows with their labels.
 
-    x: float32 (N, channels, samples). bpm: float32 (N,). subject: str (N,), "dataset/subject", so that it is
-    unique across data sets. dataset: str (N,). recording: int32 (N,), which one of the data, -1
-    for copies and windows without labels, which lie on no time line; start_s: float64 (N,), seconds in it.
-    Both None where time isn't known.
+    x: float32 (N, channels, samples), the accelerometer's channels after the PPG's. bpm: float32 (N,).
+    subject: str (N,), "dataset/subject", so that it is unique across data sets. dataset: str (N,).
+    recording: int32 (N,), which one of the data, -1 for copies and windows without labels, which lie on no
+    time line; start_s: float64 (N,), seconds in it. Both None where time isn't known.
     """
 
     x: npt.NDArray[np.float32]
@@ -164,7 +165,10 @@ def cut(
     Other arguments and errors as of `make_windows`, which holds them all.
     """
     channels: int | None = None
+    recordings = iter(recordings)
     for recording in recordings:
+        if preprocess.axes and not preprocess.acc_dropout and ACC not in recording.sensors:
+            _refuse_without_acc(itertools.chain([recording], recordings), preprocess)
         x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested, lead_s, labelled)
         if preprocess.channels == "all" and channels not in (None, found := recording.ppg.shape[0]):
             raise InputError(
@@ -201,13 +205,36 @@ def _windows(
     )
     if not _holds_one(recording, preprocess, labelled):
         channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
-        return np.zeros((0, channels, preprocess.samples), np.float32), bpm, reasons
+        return np.zeros((0, channels + preprocess.axes, preprocess.samples), np.float32), bpm, reasons
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
     signal = filters.prepared(ppg, ~np.isfinite(ppg), recording.fs, preprocess)
-    return (
-        _cut(signal, grid.first_sample(starts, recording.fs, preprocess.fs), preprocess),
-        bpm,
-        reasons,
+    x = _cut(signal, grid.first_sample(starts, recording.fs, preprocess.fs), preprocess)
+    if preprocess.axes:
+        x = np.concatenate([x, _acceleration(recording, starts, preprocess)], axis=1)
+    return x, bpm, reasons
+
+
+def _acceleration(
+    recording: Recording, starts: npt.NDArray[np.float64], preprocess: Preprocess
+) -> npt.NDArray[np.float32]:
+    """The accelerometer in the windows that begin at starts (N,), not yet scaled; zeros without one."""
+    acc = recording.sensors.get(ACC)
+    if acc is None or not len(starts):
+        return np.zeros((len(starts), preprocess.axes, preprocess.samples), np.float32)
+    signal = filters.acceleration(acc, preprocess)
+    return np.ascontiguousarray(
+        _cut_out(signal, grid.first_sample(starts, acc.fs, preprocess.fs), preprocess.samples), np.float32
+    )
+
+
+def _refuse_without_acc(recordings: Iterable[Recording], preprocess: Preprocess) -> None:
+    """Raise InputError naming those that have no accelerometer."""
+    without = [f"{r.dataset}/{r.name}" for r in recordings if ACC not in r.sensors]
+    more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+    raise InputError(
+        f"preprocess.channels.acc is {preprocess.acc}, but {', '.join(without[:5])}{more} have no "
+        "accelerometer: leave these out, set it to none, or give acc_dropout, which makes a model that works "
+        "with and without"
     )
 
 
@@ -233,23 +260,26 @@ def kept(
     Filters nothing. Arguments as of `cut`. Raises InputError for a recording that makes no sense.
     """
     _check(recording)
-    window_s, rates = preprocess.window_s, (recording.fs, preprocess.fs)
+    window_s = preprocess.window_s
     labels = labels_of(recording) if labelled else whole_signal(recording, preprocess)
     starts = grid.labelled_starts(labels, window_s, preprocess.stride_s)
     if not _holds_one(recording, preprocess, labelled):
         return np.zeros(0), np.zeros(0, np.float32), {NOT_COVERED: len(starts)} if len(starts) else {}
 
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
-    missing = ~np.isfinite(ppg)
-    first = grid.first_sample(starts, *rates)
-    fits = (first >= 0) & (first + preprocess.samples <= grid.resampled(recording.ppg.shape[1], *rates))
+    acc = recording.sensors.get(ACC) if preprocess.axes else None
+    fits = _fits(starts, recording.ppg.shape[1], recording.fs, preprocess)
+    if acc is not None:
+        fits &= _fits(starts, acc.values.shape[1], acc.fs, preprocess)
     mixed = bpm = np.full(len(starts), np.nan, np.float32)
     if labelled:
         every, centres = grid.readings(recording.hr, -math.inf, math.inf), starts + window_s / 2
         # with labels outside the classes: only to say what is lost
         mixed = grid.labels_at(every, labels, centres)
         bpm = mixed if tested else grid.labels_at(grid.readings(every, *bpm_range), labels, centres)
-    has_gap = grid.count_in(np.any(missing, axis=0), starts, window_s, recording.fs) > 0
+    has_gap = _has_gap(Signal(ppg, recording.fs), starts, window_s)
+    if acc is not None:
+        has_gap |= _has_gap(acc, starts, window_s)
     # Even at 30 BPM a pulse rises and falls 4 times in 8 s; a sensor that is off, or at its limit, doesn't.
     moves = [np.diff(channel, append=channel[-1:]) != 0 for channel in ppg]
     changes = np.stack([grid.count_in(m, starts, window_s, recording.fs) for m in moves])
@@ -275,12 +305,37 @@ def kept(
     return starts[keep], bpm[keep], reasons
 
 
+def _fits(
+    starts: npt.NDArray[np.float64], samples: int, fs: float, preprocess: Preprocess
+) -> npt.NDArray[np.bool_]:
+    """Whether windows (N,) lie inside a signal of so many samples at fs."""
+    first = grid.first_sample(starts, fs, preprocess.fs)
+    inside: npt.NDArray[np.bool_] = (first >= 0) & (
+        first + preprocess.samples <= grid.resampled(samples, fs, preprocess.fs)
+    )
+    return inside
+
+
+def _has_gap(signal: Signal, starts: npt.NDArray[np.float64], window_s: float) -> npt.NDArray[np.bool_]:
+    """Whether a sample is missing in windows (N,), of any channel."""
+    missing = np.any(~np.isfinite(signal.values), axis=0)
+    gaps: npt.NDArray[np.bool_] = grid.count_in(missing, starts, window_s, signal.fs) > 0
+    return gaps
+
+
+def _cut_out(
+    signal: npt.NDArray[np.floating], first: npt.NDArray[np.int64], samples: int
+) -> npt.NDArray[np.floating]:
+    """Windows (N, channels, samples) of a signal that start at its samples `first` (N,)."""
+    view = np.lib.stride_tricks.sliding_window_view(signal, samples, axis=-1)  # (C, starts, S)
+    return view[:, first].transpose(1, 0, 2)  # (N, C, S)
+
+
 def _cut(
     signal: npt.NDArray[np.floating], first: npt.NDArray[np.int64], preprocess: Preprocess
 ) -> npt.NDArray[np.float32]:
-    """Windows (N, channels, samples) of a prepared signal that start at its samples `first` (N,)."""
-    view = np.lib.stride_tricks.sliding_window_view(signal, preprocess.samples, axis=-1)  # (C, starts, S)
-    x = view[:, first].transpose(1, 0, 2)  # (N, C, S)
+    """The same of a prepared PPG signal, normalised."""
+    x = _cut_out(signal, first, preprocess.samples)
     if preprocess.normalise == "zscore":
         x = x - x.mean(axis=-1, keepdims=True)
         x /= np.maximum(x.std(axis=-1, keepdims=True), 1e-12)

@@ -66,6 +66,7 @@ class Runs:
         stems: Sequence[Stem | None] | None = None,
     ) -> None:
         self._engine = engine
+        data = data.seen_by(specs[0].recipe.channels)
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
         self._dtype, self._convolution = dtype, convolution
         from_folders = list(teacher_folders or [None] * len(specs))
@@ -208,7 +209,8 @@ class Runs:
         if member.teacher is not None:
             member.teacher.check_unchanged()
         member.train_seconds += time.monotonic() - start
-        found = {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
+        found = {**figures(member, self.shape, model, errors), **self.data.scales}
+        found["engine"] = self.stack.engine
         if member.teacher is not None and member.spec.strategy_args.get("unlabelled_share"):
             found["unlabelled_windows"] = len(member.teacher.besides)
         if member.pretrained:
@@ -264,7 +266,7 @@ class Runs:
         self.stack = self._stack_of(left, [member.restart(self.stack) for member in left])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return as_tensor(array).to(self.device, self._dtype)
+        return as_tensor(np.ascontiguousarray(array)).to(self.device, self._dtype)
 
 
 class Run(Runs):

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
+from kd.signals.preprocess import Preprocess
 from kd.signals.windows import WindowSet
+from orchestrator.edge.seen import preprocess_for
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.metric import headline, mae_by_subject
@@ -38,11 +40,13 @@ def evaluate_point(
     store, result = trained(folder, point)
     check_model(store, result)
     data = load_space(folder / "space.yaml", []).data_config()
+    preprocess = preprocess_for(data.preprocess, result)
     progress(f"reading {path}")
     windows, dropped = windows_of(
         path,
         format,
-        data.preprocess,
+        preprocess,
+        acc_scale=result.get("acc_scale", 1.0),
         min_bpm=data.min_bpm,
         classes=data.classes,
         progress=progress,
@@ -63,7 +67,7 @@ def evaluate_point(
 
     by_dataset = figures(windows.dataset)
     for name, found in by_dataset.items():
-        found["baselines"] = _baselines(windows.take(windows.dataset == name), data.preprocess.fs)
+        found["baselines"] = _baselines(windows.take(windows.dataset == name), preprocess)
     here = set(windows.subject.tolist())
     refitted = "estimate" in result
     described = ("arch", "depth", "width", "init", "strategy", "strategy_args", "teacher", "seed", "params")
@@ -75,7 +79,7 @@ def evaluate_point(
         "path": str(path),
         **_figures(predicted, windows.bpm),
         "mae_bpm_argmax": metrics.error_figures(argmax, windows.bpm)["mae_bpm"],
-        "baselines": _baselines(windows, data.preprocess.fs),
+        "baselines": _baselines(windows, preprocess),
         "by_dataset": by_dataset,
         "by_subject": figures(windows.subject),
         "tracked": _tracked(store.folder(result["id"]), windows, logits.numpy(), data.min_bpm),
@@ -149,7 +153,7 @@ def _tracked(folder: Path, windows: WindowSet, logits: Any, min_bpm: int) -> dic
     return {key: found[key] for key in ("mae_bpm", "coverage_90", "unsure", "mae_bpm_sure")}
 
 
-def _baselines(windows: WindowSet, fs: float) -> dict[str, dict[str, float]]:
+def _baselines(windows: WindowSet, preprocess: Preprocess) -> dict[str, dict[str, float]]:
     """What costs no model, on the same windows."""
     import numpy as np
 
@@ -157,7 +161,8 @@ def _baselines(windows: WindowSet, fs: float) -> dict[str, dict[str, float]]:
     from kd.training.metrics import error_figures
 
     constant = training_median(windows.bpm, len(windows))
+    ppg = windows.x[:, : windows.x.shape[1] - preprocess.axes]
     return {
-        "fft_peak": error_figures(fft_peak(windows.x, fs), windows.bpm),
+        "fft_peak": error_figures(fft_peak(ppg, preprocess.fs), windows.bpm),
         "constant": {**error_figures(constant, windows.bpm), "bpm": float(np.median(windows.bpm))},
     }

@@ -14,6 +14,7 @@ from orchestrator.edge.latency import read_profile
 from orchestrator.edge.mcu import measure_mcu
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
+from orchestrator.edge.seen import opened_for, preprocess_for
 from orchestrator.space.resolve import Opened
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
@@ -75,13 +76,15 @@ def export_point(
     if out.exists() and any(out.iterdir()) and not (out / "preprocess.json").exists():
         raise InputError(f"{out} is not empty and not an earlier export: choose another folder with -o")
     store = Refits(opened.store.path) if "estimate" in result else opened.store
+    preprocess_for(opened.data.preprocess, result)
+    opened = opened_for(opened, result)
     data = opened.windows
     channels, samples = data.test.x.shape[1:]
     source = store.folder(result["id"])
     check_model(store, result)
     shape = {"channels": channels, "samples": samples, "classes": data.classes}
     model = load_model(source, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
-    config = export.preprocess_json(opened.data, channels)
+    config = export.preprocess_json(opened.data, channels, result.get("acc_scale"))
     config |= {"sweep": opened.plan.name, "point": result["id"], "test": {}}
     known = read_json(source / TRACKER) if (source / TRACKER).is_file() else {}  # earlier versions have none
     if known:
@@ -210,7 +213,7 @@ def _register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, na
         for file in ("preprocess.json", "README.md", "model.int8.onnx"):
             mlflow.log_artifact(str(folder / file), "export")
     version = str(logged.registered_model_version)
-    windows = np.asarray(opened.windows.test.x[:256])
+    windows = np.asarray(opened_for(opened, result).windows.test.x[:256])
     with tempfile.TemporaryDirectory() as there:  # the network alone: mlflow's loader runs what MLmodel names
         mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/model.onnx", dst_path=there)
         got = run_onnx(Path(there) / "model.onnx", windows)

@@ -14,6 +14,7 @@ from kd.training.train import load_model
 from orchestrator.edge import int8
 from orchestrator.edge.latency import read_profile
 from orchestrator.edge.profile import write_profile
+from orchestrator.edge.seen import opened_for
 from orchestrator.space.resolve import Opened
 from orchestrator.store.refits import store_of
 
@@ -71,13 +72,13 @@ def student_of(
 
     And what a record has besides: under "test", what int8 costs.
     """
-    mine = opened.of_fold(result.get("fold"))
+    mine = opened_for(opened.of_fold(result.get("fold")), result)
     channels, samples = mine.windows.test.x.shape[1:]
     shape = {"channels": channels, "samples": samples, "classes": mine.windows.classes}
     folder: Path = store_of(opened.store.path, id).folder(id)
     model = load_model(folder, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
-    config = preprocess_json(mine.data, channels)
-    inputs = sensor_channels(mine) if config["channels"] == "mean" else channels
+    config = preprocess_json(mine.data, channels, result.get("acc_scale"))
+    inputs = sensor_channels(mine) if config["channels"] == "mean" else channels - mine.windows.axes
     if precision == "fp32":
         return (model, result["arch"], config, inputs), {}
     student = int8.quantised(model, result["arch"], mine.windows)

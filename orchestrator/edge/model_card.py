@@ -7,6 +7,7 @@ import numpy as np
 
 from kd.edge import onnxfile
 from kd.signals.baselines import baseline_errors
+from kd.signals.preprocess import PPG
 from orchestrator.edge.card_tracker import in_c, sureness
 from orchestrator.edge.int8 import said
 from orchestrator.edge.latency import PRECISIONS
@@ -68,7 +69,8 @@ def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> It
     if "estimate" in result:
         yield from _estimate(result, test)
         return
-    base = baseline_errors(data.train, data.test, config["fs"])
+    ppg = data.seen_by(PPG)
+    base = baseline_errors(ppg.train, ppg.test, config["fs"])
     yield "## Error"
     yield ""
     yield "| on the test subjects | MAE, BPM |"

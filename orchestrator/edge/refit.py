@@ -237,5 +237,5 @@ def _train(described: dict[str, Any], data: Data, refits: Refits, say: Say, tick
     made = {"recipe_version": RECIPE_VERSION, "versions": versions(), "git_commit": git_commit()}
     made |= {"device": device_name(run.device), "engine": run.stack.engine}
     made |= {"finished_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    write_json(folder / RESULT, described | measured | made)
+    write_json(folder / RESULT, described | measured | made | run.data.scales)
     run.discard_checkpoint()

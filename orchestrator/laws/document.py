@@ -112,6 +112,8 @@ def _teacher_points(results: list[dict[str, Any]]) -> dict[str, Any]:
     for r in results:
         if r["role"] == "teacher" and (epochs := (r.get("strategy_args") or {}).get(PRETRAIN)):
             points[r["id"]][PRETRAIN] = epochs
+        if r["role"] == "teacher" and (seen := (r.get("recipe") or {}).get("channels")):
+            points[r["id"]]["channels"] = seen
         if r.get("brought"):  # its name in the space, which brings it
             points[r["id"]]["brought"] = r["brought"]["name"]
     groups: dict[str, set[str]] = {}

@@ -40,6 +40,8 @@ STUDENTS = [
     ("resnet1d-post", 2, 8, Preprocess(channels="all"), 2),
     ("mlp", 1, 1, Preprocess(), 2),
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
+    ("resnet1d", 3, 4, Preprocess(window_s=4.0, acc="xyz", acc_band_hz=(0.4, 6.0)), 2),
+    ("mlp", 2, 5, Preprocess(window_s=4.0, channels="first", acc="magnitude"), 1),
 ]
 Student = tuple[str, int, int, Preprocess, int]
 
@@ -52,7 +54,7 @@ def model_of(student: Student) -> torch.nn.Module:
     """A model with random weights, and norms that are no identity, some of them negative."""
     arch, depth, width, preprocess, inputs = student
     torch.manual_seed(0)
-    channels = inputs if preprocess.channels == "all" else 1
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
     model = build(arch, depth, width, channels=channels, samples=preprocess.samples)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
@@ -65,7 +67,9 @@ def model_of(student: Student) -> torch.nn.Module:
 
 def config_of(student: Student) -> dict:
     *_, preprocess, inputs = student
-    return preprocess_json(DataConfig(preprocess=preprocess), inputs if preprocess.channels == "all" else 1)
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
+    scale = 0.4 if preprocess.axes else None
+    return preprocess_json(DataConfig(preprocess=preprocess), channels, scale)
 
 
 def windows_of(student: Student, many: int, seed: int = 0) -> np.ndarray:
@@ -103,7 +107,7 @@ def test_it_is_near_the_float_model(written):
 
 def test_its_ram_is_a_quarter_and_its_flash_nearly(written):
     (arch, depth, width, preprocess, inputs), _, folder, said = written
-    channels = inputs if preprocess.channels == "all" else 1
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
     computed = size(arch, depth, width, channels=channels, samples=preprocess.samples)
     assert f"#define KDS_ARENA_BYTES {said['arena_bytes']} " in (folder / "kdsweep_student.h").read_text()
     assert said["arena_bytes"] <= computed.activation_bytes / 4 + 1024
