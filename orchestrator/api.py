@@ -148,7 +148,6 @@ class Sweep:
         self,
         gpu_hours: float,
         out: str | os.PathLike[str] | None = None,
-        seed: int = 0,
         *,
         recipe: str | None = None,
         **limits: Any,
@@ -158,7 +157,7 @@ class Sweep:
         from orchestrator.answers.shown import Suggested, budget_of
 
         path = Path(out) if out else None
-        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, seed, recipe))
+        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, recipe))
 
     def report(
         self,

@@ -161,11 +161,10 @@ def suggest_in_rounds(replay: Replay, seed: int) -> Iterator[None]:
             replay.train(p.id, world.epochs[p.id])
     yield
     seconds = (replay.grid - replay.spent) / 10
-    folds = len({p.fold for p in learners})
     while any(not replay.done(p.id) for p in learners):
         document = make_document("simulated", list(replay.known().results.values()), {}, rng=seed)
         budget = Budget(max_params=world.question["max_params"])
-        for pick in suggest(document, budget, seconds / folds / 3600).picks:
+        for pick in suggest(document, budget, seconds / 3600).picks:
             arm = document["arms"][pick.arm]
             columns = document["architectures"][arm["arch"]]["configurations"]
             same = [
