@@ -170,10 +170,27 @@ def test_impossible_questions_say_why(document: dict[str, Any]) -> None:
         suggest(document, Budget(max_latency_ms=5), 1)
 
 
-def test_two_sizes_are_too_few_to_suggest_from() -> None:
+def test_two_sizes_without_a_law_are_enough_to_suggest_from() -> None:
     results = [r for r in SWEEP.results(0) if r["role"] == "teacher" or r["width"] <= 6]
-    with pytest.raises(InputError, match="train at least 1 more"):
-        suggest(make_document("two", results, {}), Budget(max_params=9_000), 1)
+    document = make_document("two", results, {})
+    assert not any(arm["reach"] for arm in document["arms"])
+    found = suggest(document, Budget(max_params=9_000), 1)
+    assert "new size" in {pick.why for pick in found.picks}
+    assert found.regret_after_bpm < found.regret_bpm
+
+
+def test_folds_that_a_student_lacks_come_before_another_seed() -> None:
+    """One of two folds is trained at the largest size: its other fold, at the price of one."""
+    results = [r | {"id": f"{r['id']}{f}", "fold": f} for r in SWEEP.results(0) for f in range(2)]
+    kept = [r for r in results if r["role"] == "teacher" or r["width"] < 12 or r["fold"] == 0]
+    document = make_document("folds", kept, {})
+    picks = [p for p in suggest(document, Budget(max_params=9_000), 1).picks if p.why == "missing folds"]
+    assert picks
+    cost = document["architectures"]["resnet1d"]["train_seconds"]
+    columns = document["architectures"]["resnet1d"]["configurations"]
+    for pick in picks:
+        assert (columns["width"][pick.row], pick.seed) == (12, 0)
+        assert pick.cost_s == pytest.approx(cost["fixed"] + cost["per_mac"] * columns["macs"][pick.row])
 
 
 def test_the_space_it_writes_trains_what_it_says(trained: Trained, small_data: Any, tmp_path: Path) -> None:
