@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from orchestrator.answers.economy.belief import Belief, believe
-from orchestrator.answers.economy.choose import Situation, choose
+from orchestrator.answers.economy.choose import Chosen, Situation, choose, without
 from orchestrator.answers.economy.students import Index, students_of
-from orchestrator.answers.economy.worth import slices_of
+from orchestrator.answers.economy.worth import Slices, slices_of
 from orchestrator.laws.forms import Array
 from orchestrator.run.belief import (
     ADVISED,
@@ -102,7 +102,8 @@ def next_step(known: Known, seed: int = 0) -> Step:
     if left is not None and left <= 0:
         return Step([], BUDGET, told)
     at = Situation(leader, leader in finished, admitted, _owed(known))
-    chosen = [c for c in choose(belief, slices, at, MOST, left) if c.worth > NOTHING]
+    waiting = [k for k in open_ if students.teacher[k] in known.running]
+    chosen = _chosen(belief, slices, at, left, waiting)
     if not chosen and not known.running:
         short = left is not None and len(slices) and bool(choose(belief, slices, at, 1, None))
         return Step([], BUDGET if short else NOTHING_MORE, told)
@@ -115,6 +116,20 @@ def next_step(known: Known, seed: int = 0) -> Step:
             train.append((str(teacher), int(known.epochs[str(teacher)])))
         train.append((students.ids[one.student], one.until))
     return Step(train, None, told)
+
+
+def _chosen(
+    belief: Belief, slices: Slices, at: Situation, left: float | None, waiting: Sequence[int]
+) -> list[Chosen]:
+    """What is worth training. Where all of it waits for teachers in training, something besides that doesn't:
+    a slot costs as much idle as busy.
+    """
+    found = choose(belief, slices, at, MOST, left)
+    if found and all(one.student in waiting for one in found):
+        now = without(slices, np.flatnonzero(~np.isin(slices.student, waiting)))
+        left = None if left is None else left - sum(one.seconds for one in found)
+        found += choose(belief, now, at, MOST, left)
+    return [one for one in found if one.worth > NOTHING]
 
 
 def _draws(belief: Belief, cells: Index, seed: int) -> Array:
