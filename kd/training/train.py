@@ -201,6 +201,10 @@ class Runs:
 
         with self.stack.precise():
             errors = evaluate(forward, test, as_tensor(test.x), self.labels.centres)
+            if self.data.axes and self.data.acc_optional:
+                x = as_tensor(np.array(test.x))
+                x[:, -self.data.axes :] = 0
+                errors["mae_bpm_without_acc"] = evaluate(forward, test, x, self.labels.centres)["mae_bpm"]
             taught = self.x if member.spec.role == "teacher" else None
             write(model, self.shape, member.folder, taught, forward)
         if member.teacher is not None:
