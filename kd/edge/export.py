@@ -102,6 +102,7 @@ def evaluate(
     names = ("mae_bpm", "mae_bpm_int8", *STREAMING, *(f"{name}_offline" for name in STREAMING))
     errors: dict[str, list[Any]] = {name: [] for name in names}
     subjects: dict[str, list[Any]] = {}
+    tracked: list[tuple[Any, bool, bool]] = []  # error, whether the interval holds the rate, unsure
     tested = sorted({str(s) for s in data.test.subject})
     for recording in recordings:
         if (subject := subject_label(recording)) not in tested:
@@ -120,6 +121,11 @@ def evaluate(
             errors[name].append(np.abs(live - bpm)[there])
             errors[f"{name}_offline"].append(error[there])
         subjects.setdefault(subject, []).append(error)
+        if "tracker" in fp32.config:
+            said = example.tracked(fp32, windows, starts)
+            tracked += [
+                (abs(e.bpm - b), e.low <= b <= e.high, e.unsure) for e, b in zip(said, bpm, strict=True)
+            ]
     mean = {name: float(np.concatenate(parts).mean()) for name, parts in errors.items()}
     by_subject = {name: np.concatenate(parts) for name, parts in sorted(subjects.items())}
     return {
@@ -129,6 +135,20 @@ def evaluate(
         **{name.replace("mae", "costs"): mean[name] - mean[f"{name}_offline"] for name in STREAMING},
         "mae_by_subject": {name: float(e.mean()) for name, e in by_subject.items()},
         "interval_90": interval(list(by_subject.values())),
+        **_tracked(tracked),
+    }
+
+
+def _tracked(said: Sequence[tuple[Any, bool, bool]]) -> dict[str, Any]:
+    """What the shipped tracker reaches: error, share of rates in their interval, share it is unsure of."""
+    if not said:
+        return {}
+    error, inside, unsure = (np.array(column) for column in zip(*said, strict=True))
+    return {
+        "mae_bpm_tracked": float(error.mean()),
+        "coverage_90_tracked": float(inside.mean()),
+        "unsure": float(unsure.mean()),
+        "mae_bpm_sure": float(error[~unsure].mean()) if not unsure.all() else None,
     }
 
 
@@ -191,18 +211,18 @@ def as_dict(recording: Recording) -> dict[str, Any]:
 
 
 def write_scripts(folder: Path) -> None:
-    """example.py, stream.py and the window grid that both use."""
+    """example.py, stream.py, tracker.py and the window grid."""
     source = Path(shipped.__file__).parent
-    for name in ("example.py", "stream.py", "grid.py"):
+    for name in ("example.py", "stream.py", "tracker.py", "grid.py"):
         shutil.copyfile(source / name, folder / name)
 
 
-def same_as_sweep(test: Mapping[str, Any], mae_bpm: float, windows: int) -> None:
-    """Raise InputError unless the shipped pipeline reproduces the sweep's test error."""
-    off = abs(test["mae_bpm"] - mae_bpm)
+def same_as_sweep(test: Mapping[str, Any], mae_bpm: float, windows: int, name: str = "mae_bpm") -> None:
+    """Raise InputError unless the shipped pipeline reproduces the sweep's test error, `name` in both."""
+    off = abs(test[name] - mae_bpm)
     if off > TOLERANCE_BPM or test["windows"] != windows:
         raise InputError(
-            f"the exported pipeline has an error of {test['mae_bpm']:.4f} BPM on {test['windows']} windows, "
+            f"the exported pipeline has an error of {test[name]:.4f} BPM on {test['windows']} windows, "
             f"the sweep measured {mae_bpm:.4f} on {windows}: the recordings changed since the sweep"
         )
 

@@ -20,8 +20,10 @@ import numpy as np
 
 if __package__:  # where kdsweep tests it
     from kd.shipped import grid
-else:  # beside grid.py, where it is used
+    from kd.shipped.tracker import Estimate, Tracker
+else:  # beside grid.py and tracker.py, where it is used
     import grid  # type: ignore[no-redef]
+    from tracker import Estimate, Tracker  # type: ignore[no-redef]
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,13 +41,24 @@ class Model:
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.centres = np.array(self.config["class_centres_bpm"])
 
-    def __call__(self, windows: Any) -> Any:
-        """BPM of each window: the expectation over the classes. Never the argmax: int8 logits tie."""
+    def logits(self, windows: Any) -> Any:
+        """What it says of each window (N, classes)."""
         windows = np.ascontiguousarray(windows, np.float32)
         parts = [
             self.session.run(None, {"window": windows[i : i + 256]})[0] for i in range(0, len(windows), 256)
         ]
-        logits = np.concatenate(parts).astype(np.float64)
+        return np.concatenate(parts)
+
+    def tracker(self) -> Tracker:
+        """A heart rate with a memory, its interval, and whether it is unsure, of one window after another.
+
+        KeyError for a model that was exported without one.
+        """
+        return Tracker(self.config["tracker"], self.centres[0], len(self.centres))
+
+    def __call__(self, windows: Any) -> Any:
+        """BPM of each window: the expectation over the classes. Never the argmax: int8 logits tie."""
+        logits = self.logits(windows).astype(np.float64)
         p = np.exp(logits - logits.max(1, keepdims=True))
         return (p / p.sum(1, keepdims=True)) @ self.centres
 
@@ -97,6 +110,20 @@ def with_acc(windows: Any, starts: Any, acc: Any, fs: float, config: dict[str, A
 def axes(acc: Any, spec: dict[str, Any]) -> Any:
     """What the model sees of an accelerometer (3, samples): its axes, or the length of the vector."""
     return np.sqrt(np.square(acc).sum(0, keepdims=True)) if spec["kind"] == "magnitude" else acc
+
+
+def tracked(model: Model, windows: Any, starts: Any) -> list[Estimate]:
+    """The same of windows (W, channels, samples) at `starts` (W,), seconds, with a tracker behind the model.
+
+    It forgets where a window is missing.
+    """
+    tracker, found, before = model.tracker(), [], -np.inf
+    for logits, start in zip(model.logits(windows), starts):  # noqa: B905
+        if start - before > 1.5 * model.config["stride_s"]:
+            tracker.reset()
+        found.append(tracker.update(logits))
+        before = start
+    return found
 
 
 def prepared(ppg: Any, fs: float, config: dict[str, Any]) -> Any:

@@ -3,6 +3,8 @@
     stream = Stream(Model(), fs=64, channels=1)
     for start_s, bpm in stream.push(samples):   # (channels, n), any n
         ...
+    for start_s, estimate in stream.track(samples):   # instead: with a memory, see tracker.py
+        ...
 
 For a model that sees an accelerometer give its rate as acc_fs, and stream.push(samples, acc) with acc (3, m).
 
@@ -20,9 +22,11 @@ import numpy as np
 if __package__:  # where kdsweep tests it
     from kd.shipped import grid
     from kd.shipped.example import Model, axes, filtered, low_pass, normalised
-else:  # beside example.py and grid.py, where it is used
+    from kd.shipped.tracker import Estimate, Tracker
+else:  # beside example.py, grid.py and tracker.py, where it is used
     import grid  # type: ignore[no-redef]
     from example import Model, axes, filtered, low_pass, normalised  # type: ignore[no-redef]
+    from tracker import Estimate, Tracker  # type: ignore[no-redef]
 
 
 class Stream:
@@ -53,6 +57,7 @@ class Stream:
                 self.acc = Sensor(acc_fs, spec["channels"], spec["filter"], self.config["fs"], causal)
                 self.held = np.zeros(3)
                 self.sensors.append(self.acc)
+        self.tracker: Tracker | None = None
         self.window = 0  # the next one to come
         while min(sensor.first_sample(self._start_s()) for sensor in self.sensors) < 0:
             self.window += 1
@@ -62,6 +67,18 @@ class Stream:
 
         acc: (3, m) of the accelerometer, where the model sees one; windows wait for the later of both.
         """
+        for start_s, window in self._windows(samples, acc):
+            yield start_s, float(self.model(window)[0])
+
+    def track(self, samples: Any, acc: Any = None) -> Iterator[tuple[float, Estimate]]:
+        """The same with the tracker's estimate; after a pause in the signal call `self.tracker.reset()`."""
+        if self.tracker is None:
+            self.tracker = self.model.tracker()
+        for start_s, window in self._windows(samples, acc):
+            yield start_s, self.tracker.update(self.model.logits(window)[0])
+
+    def _windows(self, samples: Any, acc: Any) -> Iterator[tuple[float, Any]]:
+        """Of raw samples as `push` takes them: (start in seconds, window (1, channels, samples)) of each."""
         self.ppg.take(held(np.array(samples, np.float64)[: self.ppg.channels], self.ppg.last))
         if self.acc is not None and acc is not None:
             values = held(np.array(acc, np.float64), self.held)
@@ -75,7 +92,7 @@ class Stream:
             ]
             if not all(ready):
                 return
-            yield self._start_s(), self._infer()
+            yield self._start_s(), self._window()
             self.window += 1
             for sensor in self.sensors:
                 sensor.forget(sensor.first_sample(self._start_s()))
@@ -84,8 +101,8 @@ class Stream:
         """Start of the next window, seconds after the first sample."""
         return float(grid.start_s(self.window, self.config["stride_s"], self.first_s))
 
-    def _infer(self) -> float:
-        """BPM of the window that the filters' newest outputs complete."""
+    def _window(self) -> Any:
+        """The window (1, channels, samples) that the filters' newest outputs complete, for the model."""
         window, samples = self.ppg.newest(self.config["samples"]), self.config["samples"]
         if self.config["channels"] == "mean" and self.ppg.channels > 1:
             scale = self.ppg.deviation()
@@ -97,7 +114,7 @@ class Stream:
             if self.acc is not None:
                 moves = self.acc.newest(samples)[None] / spec["scale"]
             window = np.concatenate([window, moves], axis=1)
-        return float(self.model(window)[0])
+        return window
 
 
 class Sensor:

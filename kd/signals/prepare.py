@@ -18,7 +18,7 @@ import numpy as np
 
 from kd import datasets
 from kd.errors import InputError
-from kd.files import load_array, read_json, write_json
+from kd.files import load_array, read_json, save_array, write_json
 from kd.recordings import Recording
 from kd.signals import motion, pool, splits, synthetic, unlabelled
 from kd.signals.augment import Augment
@@ -27,13 +27,14 @@ from kd.signals.preprocess import ACC, PPG, Preprocess
 from kd.signals.splits import SIDES, Split
 from kd.signals.stage import staged
 from kd.signals.unlabelled import Extra, Unlabelled
-from kd.signals.windows import Dropped, WindowSet, make_windows
+from kd.signals.windows import Dropped, WindowSet, kept, make_windows
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
 # 2: labels outside the classes are left out before labels are mixed. Arrays are cached under 2; data whose
 # windows are those of version 1 keep its name, so that points trained on them stay the same points.
 LABELS_VERSION = 2
 WINDOW_KEYS = ("x", "bpm", "subject", "dataset")
+TIME_KEYS = ("recording", "start_s")
 Progress = Callable[[str], None]
 
 
@@ -173,6 +174,8 @@ def prepare(
     folder = Path(cache_dir) / "windows" / names[LABELS_VERSION]
     if not folder.exists():
         _divide(pool_of(config, cache_dir, progress), config, folder, Path(cache_dir), progress)
+    if not (folder / f"test_{TIME_KEYS[-1]}.npy").exists():
+        _add_times(config, folder, Path(cache_dir), progress)
     if node_dir is not None:
         folder = staged(folder, node_dir, progress or (lambda line: None))
     return _load(folder, names, config)
@@ -341,11 +344,37 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
         write_json(temporary / "labels.json", said)
 
 
+def _add_times(config: DataConfig, folder: Path, cache_dir: Path, progress: Progress | None) -> None:
+    """Write when windows of each side start, and in which recording, also where versions before didn't."""
+    cut, how = pool_of(config, cache_dir, progress), (config.preprocess, config.bpm_range)
+    starts = pool.starts(
+        _pool_folder(config, cache_dir),
+        lambda: (kept(r, *how, lead_s=config.lead_s)[0] for r in each_recording(config, progress)),
+    )
+    number = np.repeat(np.arange(len(cut.parts), dtype=np.int32), [part.windows for part in cut.parts])
+    if not len(starts) == len(number) == len(cut.originals[1]):
+        raise InputError(
+            f"{_pool_folder(config, cache_dir)}: {len(starts)} windows have a time, not {len(number)}: "
+            "delete this folder"
+        )
+    side_of = splits.assign_subjects(list(cut.windows), config.split, cut.windows)
+    for side in SIDES:
+        here = np.array([side_of.get(part.subject) == side for part in cut.parts])[number]
+        windows = len(load_array(folder / f"{side}_bpm.npy", "it must be made again"))
+        found = np.full(windows, -1, np.int32), np.full(windows, np.nan)
+        for key, array, values in zip(TIME_KEYS, found, (number[here], starts[here]), strict=True):
+            array[: len(values)] = values  # copies, and windows without labels, come after
+            save_array(folder / f"{side}_{key}.npy", array)
+
+
 def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
     try:
         sides = {
             side: WindowSet(
-                *(load_array(folder / f"{side}_{key}.npy", "it must be made again") for key in WINDOW_KEYS)
+                *(
+                    load_array(folder / f"{side}_{key}.npy", "it must be made again")
+                    for key in (*WINDOW_KEYS, *TIME_KEYS)
+                )
             )
             for side in SIDES
         }
@@ -355,7 +384,7 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
         extra = None
         if config.unlabelled is not None:
             taught, end = sides["train"], len(sides["train"]) - labels["unlabelled"]
-            sides["train"] = WindowSet(*(getattr(taught, key)[:end] for key in WINDOW_KEYS))
+            sides["train"] = WindowSet(*(getattr(taught, key)[:end] for key in (*WINDOW_KEYS, *TIME_KEYS)))
             without = WindowSet(*(getattr(taught, key)[end:] for key in WINDOW_KEYS))
             sure = config.unlabelled.keep if config.unlabelled.gate == "entropy" else 1.0
             extra = Extra(without, taught.x, sure, labels["left_out"])

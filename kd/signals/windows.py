@@ -7,7 +7,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -34,19 +34,47 @@ class WindowSet:
 
     x: float32 (N, channels, samples), the accelerometer's channels after the PPG's. bpm: float32 (N,).
     subject: str (N,), "dataset/subject", so that it is unique across data sets. dataset: str (N,).
+    recording: int32 (N,), which one of the data, -1 for copies and windows without labels, which lie on no
+    time line; start_s: float64 (N,), seconds in it. Both None where time isn't known.
     """
 
     x: npt.NDArray[np.float32]
     bpm: npt.NDArray[np.float32]
     subject: npt.NDArray[np.str_]
     dataset: npt.NDArray[np.str_]
+    recording: npt.NDArray[np.int32] | None = None
+    start_s: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.bpm)
 
     def take(self, indices: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "WindowSet":
         """The windows at `indices`, in that order."""
-        return WindowSet(self.x[indices], self.bpm[indices], self.subject[indices], self.dataset[indices])
+        found = (getattr(self, f.name) for f in fields(self))
+        return WindowSet(*(None if array is None else array[indices] for array in found))
+
+    @property
+    def stride_s(self) -> float:
+        """From one window to the next, as far as they tell: the shortest step in a recording; inf if none."""
+        _, step, same = self._in_time()
+        return float(step[same].min(initial=math.inf))
+
+    def runs(self) -> list[npt.NDArray[np.intp]]:
+        """The windows that follow each other by a stride in one recording, (n,) each; [] if time isn't known.
+
+        A window that was dropped ends a run.
+        """
+        order, step, same = self._in_time()
+        parts = np.split(order, np.flatnonzero(~same | (step > 1.5 * self.stride_s)) + 1)
+        return [part for part in parts if len(part)]
+
+    def _in_time(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Windows by recording and time; the steps between them, s, and which are within a recording."""
+        if self.recording is None or self.start_s is None:
+            return np.zeros(0, np.intp), np.zeros(0), np.zeros(0, bool)
+        timed = np.flatnonzero(self.recording >= 0)
+        order = timed[np.lexsort((self.start_s[timed], self.recording[timed]))]
+        return order, np.diff(self.start_s[order]), np.diff(self.recording[order]) == 0
 
 
 @dataclass(frozen=True)
@@ -92,12 +120,14 @@ def make_windows(
     Raises InputError if recordings disagree in channels under channels="all", or one makes no sense.
     """
     parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
+    starts: list[npt.NDArray[np.float64]] = []
     dropped: dict[str, dict[str, int]] = {}
     owners: list[tuple[str, str]] = []
     for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested, lead_s=lead_s):
         if progress and len(parts) % 10 == 0:
             progress(f"cutting windows: recording {len(parts) + 1}")
         parts.append((x, bpm))
+        starts.append(kept(recording, preprocess, bpm_range, tested=tested, lead_s=lead_s)[0])
         owners.append((subject_label(recording), recording.dataset))
         if reasons:
             dropped[f"{recording.dataset}/{recording.name}"] = reasons
@@ -109,6 +139,8 @@ def make_windows(
         np.concatenate([bpm for _, bpm in parts]),
         np.repeat(np.array([subject for subject, _ in owners]), sizes),
         np.repeat(np.array([dataset for _, dataset in owners]), sizes),
+        np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        np.concatenate(starts),
     )
     return windows, Dropped(dropped)
 

@@ -68,6 +68,7 @@ def export_point(
     from kd.signals.prepare import load_recordings
     from kd.signals.windows import subject_label
     from kd.training.teacher import MODEL
+    from kd.training.tracking import FILE as TRACKER
     from kd.training.train import load_model
     from orchestrator.edge import int8
 
@@ -85,6 +86,9 @@ def export_point(
     model = load_model(source, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = export.preprocess_json(opened.data, channels, result.get("acc_scale"))
     config |= {"sweep": opened.plan.name, "point": result["id"], "test": {}}
+    known = read_json(source / TRACKER) if (source / TRACKER).is_file() else {}  # earlier versions have none
+    if known:
+        config["tracker"] = known["tracker"]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = Path(temporary) / out.name
@@ -98,6 +102,8 @@ def export_point(
         recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
         config["test"] = test = export.evaluate(folder, recordings, data, opened.data.lead_s)
         export.same_as_sweep(test, _expected(model, result, data), len(data.test))
+        if known and "estimate" not in result:
+            export.same_as_sweep(test, result["mae_bpm_tracked"], len(data.test), "mae_bpm_tracked")
         if "estimate" in result:
             test["about"] = f"The model was trained on these people: {said_of(result)}."
         in_c: Any = model
@@ -120,7 +126,9 @@ def export_point(
             say("writing the student as int8 .tflite, and running it")
             made = measure_mcu(store, result, data, mcu_python, folder / TFLITE)
             measured |= {"mcu": made, "tflite": made["int8"] | {"windows": made["held_out_windows"]}}
-        write_text(folder / "README.md", card(opened, result, config, measured))
+        about = {key: known.get("tracked", {}).get(key) for key in ("risk", "within_5")}
+        about["step"] = known.get("step") or {}
+        write_text(folder / "README.md", card(opened, result, config | about, measured))
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
@@ -133,11 +141,13 @@ def _write_c(
     """The student as C; its bytes, and under "checked" how far off it is, None without a compiler."""
     from kd.edge.c.check import check
     from kd.edge.c.source import write_c
+    from kd.edge.c_tracker import write_tracker
 
     title = f"Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}, {result['id']}"
     folder.mkdir()
-    sizes = write_c(model, result["arch"], config, inputs, title, folder)
-    return {**sizes, "checked": check(folder, model, windows, config["class_centres_bpm"])}
+    sizes: dict[str, Any] = write_c(model, result["arch"], config, inputs, title, folder)
+    sizes["checked"] = check(folder, model, windows, config["class_centres_bpm"])
+    return sizes | ({"tracker": write_tracker(config, folder)} if "tracker" in config else {})
 
 
 def _expected(model: Any, result: dict[str, Any], data: Any) -> float:

@@ -63,7 +63,7 @@ class Sweep:
         """
         store = Store(folder)
         judge = headline(folder)
-        results = [judge.judged(r) for r in store.results()]  # mae_bpm is the error by the sweep's metric
+        results = [judge.both(r) for r in store.results()]  # mae_bpm is the error by the sweep's metric
         return Sweep(
             folder,
             read_document(folder / "laws.json", device, recipe),

@@ -175,6 +175,7 @@ def _points(
             "state": states.get(p.id, "left"),
             "mae_bpm": results[p.id]["mae_bpm"] if p.id in results else None,
             "error_bpm": plan.headline(results[p.id]) if p.id in results else None,
+            "tracked_bpm": plan.headline.if_tracked(results[p.id]) if p.id in results else None,
         }
         for p in plan.points
     ]
@@ -190,6 +191,7 @@ def _best(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
         kind: {
             "error_bpm": leader.error_bpm,
             "mae_bpm": results[leader.point]["mae_bpm"],
+            "tracked_bpm": None if leader.folds else plan.headline.if_tracked(results[leader.point]),
             "point": leader.point,
             "folds": leader.folds,
             "params": results[leader.point]["params"],

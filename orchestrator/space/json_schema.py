@@ -16,7 +16,8 @@ from orchestrator.space.schema import SearchSpace
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
 ARCHS = (
-    "Architectures; the blocks of a resnet1d-post have no norm but after a convolution, for microcontrollers."
+    "Architectures; for microcontrollers, all norms behind convolutions: resnet1d-post, tcn (causal, "
+    "dilated) and dscnn (depthwise-separable)."
 )
 # "model.key" -> what an editor shows beside it
 DESCRIPTIONS: Mapping[str, str] = {
@@ -26,7 +27,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "SearchSpace.strategies": "How students are trained: names of strategies, each with its arguments.",
     "SearchSpace.seeds": "Seeds of the students.",
     "SearchSpace.metric": "What results are judged by: the mean over subjects within a data set, then over "
-    "data sets (default); the mean over windows; or the 90th percentile of subjects.",
+    "data sets (default); the mean over windows; or the 90th percentile of subjects. tracked-: of what the "
+    "tracker behind a student says.",
     "SearchSpace.metric_weights": "Weights of data sets in by-subject, by name. Default: all alike.",
     "SplitModel.use": "The folds that are trained: all, or a list of them, counted from 0.",
     "Data.source": "Which recordings: generated ones, a format, or auto: the format found at path.",

@@ -277,7 +277,14 @@ class Resources(Strict):
         return Slot(cpus=self.cpus, gpus=gpus, threads=self.threads)
 
 
-Metric = Literal["by-subject", "by-window", "p90-subject"]
+Metric = Literal[
+    "by-subject",
+    "by-window",
+    "p90-subject",
+    "tracked-by-subject",
+    "tracked-by-window",
+    "tracked-p90-subject",
+]
 assert set(get_args(Metric)) == set(METRICS)
 
 
@@ -349,7 +356,7 @@ class SearchSpace(Strict):
         changes = getattr(training, f"{role}s").model_dump(exclude_none=True)
         recipe = {**training.model_dump(exclude={"teachers", "students"}), **changes}
         said = self.metric or self.metric_weights or self.use
-        stop_on = (self.metric or DEFAULT) if said else OLDER
+        stop_on = self.headline.over if said else OLDER
         if stop_on != OLDER:
             recipe["stop_on"] = stop_on
         if (
@@ -533,7 +540,7 @@ def _check_folds(space: SearchSpace) -> None:
         beyond := [k for k in space.use if space.use != "all" and k not in range(split.folds)]
     ):
         raise InputError(f"data.split.use: no fold {beyond[0]}: there are {split.folds}, numbered from 0")
-    if space.metric_weights and space.headline.metric != "by-subject":
+    if space.metric_weights and space.headline.over != "by-subject":
         raise InputError(
             f"metric_weights weigh data sets, but metric is {space.metric}: leave them out, or use by-subject"
         )

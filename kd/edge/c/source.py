@@ -136,11 +136,11 @@ def _sections(sos: Sequence[Sequence[float]]) -> str:
 def _program(model: nn.Module, arch: str, channels: int, samples: int) -> dict[str, Any]:
     """What student.c.j2 asks of a float32 network, and arena_bytes and constant_bytes."""
     net = network(model, arch, channels, samples)
-    classes = len(net.constants["t_fc"])
+    classes, called = len(net.constants["t_fc"]), {name for name, _ in net.calls}
     return {
         "int8": False,
-        "resnet": any(name == "convolve" for name, _ in net.calls),
-        "norms": any(name == "norm_relu" for name, _ in net.calls),
+        **{name: name in called for name in ("convolve", "look_back", "depthwise", "average")},
+        "norms": "norm_relu" in called,
         "channels_last": net.channels_last,
         "constants": [(name, values.ravel()) for name, values in net.constants.items()],
         "statements": net.statements(),

@@ -49,6 +49,8 @@ STUDENTS = [
     ("resnet1d", 6, 8, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 2),
     ("resnet1d", 9, 2, Preprocess(window_s=0.6, order=2, channels="first"), 2),
     ("resnet1d-post", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
+    ("tcn", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
+    ("dscnn", 5, 3, Preprocess(window_s=5.08), 1),
     ("mlp", 1, 1, Preprocess(), 2),
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
     ("resnet1d", 3, 4, Preprocess(window_s=4.0, acc="xyz", acc_band_hz=(0.4, 6.0)), 2),

@@ -14,7 +14,15 @@ from kd.models.architectures import build
 
 @pytest.mark.parametrize(
     ("arch", "depth", "width"),
-    [("resnet1d", 2, 4), ("resnet1d", 9, 6), ("resnet1d-post", 5, 4), ("mlp", 1, 8), ("mlp", 3, 16)],
+    [
+        ("resnet1d", 2, 4),
+        ("resnet1d", 9, 6),
+        ("resnet1d-post", 5, 4),
+        ("tcn", 5, 4),
+        ("dscnn", 5, 4),
+        ("mlp", 1, 8),
+        ("mlp", 3, 16),
+    ],
 )
 @pytest.mark.parametrize(("channels", "samples"), [(1, 200), (3, 128), (2, 37)])
 def test_logits_and_features_of_any_input(arch, depth, width, channels, samples):

@@ -49,7 +49,13 @@ def teacher(small_data: Data, tmp_path_factory):
 @pytest.mark.parametrize(
     ("arch", "depth", "of", "width"),
     [
-        *[("resnet1d", 6, 7, 5), ("resnet1d", 9, 4, 1), ("resnet1d-post", 6, 7, 5)],
+        *[
+            ("resnet1d", 6, 7, 5),
+            ("resnet1d", 9, 4, 1),
+            ("resnet1d-post", 6, 7, 5),
+            ("tcn", 5, 6, 3),
+            ("dscnn", 5, 6, 3),
+        ],
         *[("mlp", 3, 24, 7), ("mlp", 1, 8, 7)],
     ],
 )

@@ -91,7 +91,7 @@ REFUSED = {
     "strategies: {soft: {ce: 0, weight: 0}}": "every weight is 0",
     "students:\n  - {arch: resnet1d, depth: 2, width: 4}\n  - {arch: lstm, depth: 2, width: 4}": (
         r"space.yaml:3: students.1.arch.0: no such architecture; "
-        r"known: resnet1d, mlp, resnet1d-post \(got 'lstm'\)"
+        r"known: resnet1d, mlp, resnet1d-post, tcn, dscnn \(got 'lstm'\)"
     ),
     "teachers: {arch: [mlp, resnet], depth: 2, width: 4}": r"no such architecture; did you mean resnet1d\?",
     "students: {arch: 3, depth: 2, width: 4}": "students.0.arch.0: Input should be a valid string",
@@ -226,7 +226,7 @@ def test_a_space_may_name_what_is_registered(write, monkeypatch) -> None:
     space = load_space(write("students: {arch: [lstm, mlp], depth: 2, width: 4}"))
     assert space.students[0].arch == ["lstm", "mlp"]
     schema = Students.model_json_schema(mode="validation")
-    assert schema["properties"]["arch"]["items"]["enum"] == ["resnet1d", "mlp", "resnet1d-post", "lstm"]
+    assert schema["properties"]["arch"]["items"]["enum"][-3:] == ["tcn", "dscnn", "lstm"]
 
 
 WSD = {"name": "s", "students": [{"arch": "mlp", "depth": 1, "width": 4}]}
