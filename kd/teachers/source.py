@@ -25,7 +25,8 @@ LOGITS_FILE, FEATURES_FILE, INDEX_FILE = "logits.npy", "features.npy", "windows.
 class Source:
     """One brought teacher.
 
-    kind: "onnx", "port", "model" (of a point of a sweep), "outputs" or "mean". path: its file, the port's
+    kind: "onnx", "port", "model" (of a point of a sweep), "outputs" or "mean"; of a mean's member also
+    "trained", a point of the same sweep and fold, whose id is its content. path: its file, the port's
     file, or a folder. fs, window_s, band_hz, order, normalise, channels: the windows it takes; band_hz None:
     not filtered. output: one of OUTPUTS. min_bpm, step_bpm: centre of the first of its bins, and from one to
     the next. features: name of an ONNX output; or that a ready folder has features.npy. hidden: units of
@@ -66,7 +67,7 @@ class Source:
         """Whether students can learn its features."""
         if self.kind == "mean":
             return all(one.has_features for one in self.of)
-        return self.features is not None or self.kind == "model" or self.output == "embedding"
+        return self.features is not None or self.kind in ("model", "trained") or self.output == "embedding"
 
     @property
     def runs_code(self) -> list[str]:
@@ -93,7 +94,7 @@ class Source:
 
     def check_unchanged(self) -> None:
         """Raise InputError if its files are not those that were planned."""
-        if self.kind != "mean" and contents(self) != self.content:
+        if self.kind not in ("mean", "trained") and contents(self) != self.content:
             raise InputError(
                 f"teacher {self.name}: {self.path} has changed since it was planned: plan and run again"
             )

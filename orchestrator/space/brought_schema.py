@@ -69,7 +69,7 @@ class Brought(Strict):
     sweep: str | None = None
     point: str | None = None
     outputs: str | None = None
-    mean: Annotated[list[str], Field(min_length=2)] | None = None
+    mean: Annotated[list[str], Field(min_length=1)] | None = None
     input: Input = Field(default_factory=Input)
     output: Literal["logits", "bpm", "gaussian", "embedding"] = "logits"
     bins: Bins | None = None

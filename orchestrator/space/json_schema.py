@@ -44,7 +44,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Brought.weights": "Of a port: safetensors, or a torch file of tensors alone.",
     "Brought.sweep": "Another sweep, of which point is the teacher.",
     "Brought.outputs": "A folder with logits.npy, maybe features.npy, and windows.parquet.",
-    "Brought.mean": "Names of brought teachers: the mean of their logits.",
+    "Brought.mean": "Names of teachers, brought or trained here (then all seeds): the mean of their logits.",
     "Brought.output": "What it gives for a window.",
     "Brought.bins": "Which heart rates its logits are, if not the task's classes.",
     "Brought.width_bpm": "Of output bpm: standard deviation of the Gaussian over classes.",

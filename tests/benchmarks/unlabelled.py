@@ -362,7 +362,7 @@ def cpu_of(space: Opened) -> Counter[str]:
 
 
 def _train(trainer: PackTrainer, points: Sequence[Point], name: str, cpu: Path) -> None:
-    served = Counter(p.teacher for p in points if p.teacher)
+    served = Counter(id for p in points for id in p.needs)
     known: dict[str, float] = read_json(cpu) if cpu.exists() else {}
     for point in points:
         start = time.process_time()

@@ -109,7 +109,10 @@ def test_files_and_members_that_are_not_there(tmp_path: Path, monkeypatch: pytes
     for teacher, said in (
         (onnx, r"teacher a: .*x.onnx: no such file"),
         ("{name: a, port: 'x.py:A'}", r"x.py: no such port"),
-        ("{name: a, mean: [b, resnet1d-8x32]}", r"mean: no brought teacher 'b': there are none"),
+        (
+            "{name: a, mean: [b, resnet1d-8x32]}",
+            r"mean: no teacher 'b': brought are none, and none is",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             space_of(str(space(tmp_path, teacher)), (), None)
