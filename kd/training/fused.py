@@ -11,7 +11,7 @@ from kd.models.resnet1d import filters, stride
 from kd.training.stack import Shape, Stack
 from kd.training.terms import TERMS, Weights
 
-KNOWN_TERMS = {"cross_entropy", "hard", "soft", "decoupled", "feature"}
+KNOWN_TERMS = {"cross_entropy", "hard", "soft", "decoupled", "feature", "standardised", "dist"}
 ARCHITECTURES = ("resnet1d", "mlp", "resnet1d-post")  # as fused.cpp numbers them
 INT, FLOAT, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
@@ -69,6 +69,7 @@ class _Epoch(ctypes.Structure):
             for name in (
                 *("clip", "sigma", "ce", "hard", "soft", "tckd", "nckd", "feature"),
                 *("temperature", "ramp", "unlabelled_weight"),
+                *("standardised", "inter", "intra"),
             )
         ),
         ("window", INT),

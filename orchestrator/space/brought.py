@@ -142,7 +142,7 @@ def _declared_all(space: SearchSpace) -> dict[str, tuple[Source, dict[str, Any] 
 
 
 def _members(block: Brought, sources: Mapping[str, Source], grids: bool) -> tuple[Source, ...]:
-    """Of a mean. What is not brought is trained here, if anything is (grids): which points, planning finds."""
+    """Of a mean. What is not brought is trained here, if anything is (grids); planning finds it."""
     where = f"teacher {block.name}: mean:"
     trained = Source("", "trained", same_input=True, same_split=True)
     for name in block.mean or ():

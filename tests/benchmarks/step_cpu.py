@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENTS = [("resnet1d", 2, 4), ("resnet1d", 4, 6), ("resnet1d", 4, 16), ("mlp", 2, 8), ("mlp", 2, 64)]
-STRATEGIES = ("scratch", "soft", "dkd", "feature")
+STRATEGIES = ("scratch", "soft", "dkd", "feature", "soft_std", "dist")
 BATCH, EPOCHS = 64, 5
 TORCH = "KDSWEEP_STEP_TORCH"  # set: torch trains, not the compiled engine
 
