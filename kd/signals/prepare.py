@@ -214,7 +214,9 @@ def as_source(config: DataConfig) -> DataConfig:
     """The recordings without labels, as if they were the data."""
     assert config.unlabelled is not None
     source = {key: getattr(config.unlabelled, key) for key in ("source", "path", "options")}
-    return dataclasses.replace(config, **source, augment=Augment(), unlabelled=None)
+    copies = config.unlabelled.copies
+    augment = dataclasses.replace(config.augment, copies=copies) if copies else Augment()
+    return dataclasses.replace(config, **source, augment=augment, unlabelled=None)
 
 
 def unlabelled_pool(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> Pool:
@@ -271,7 +273,7 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
     if progress:
         progress(f"writing {sum(part.windows for part in cut.parts):,} windows")
     more, left_out = unlabelled_rows(cut, config, side_of, cache_dir, progress)
-    without = unlabelled_pool(config, cache_dir).originals[0] if more else np.zeros(0)
+    without = unlabelled_pool(config, cache_dir) if more else cut
     parts = [*cut.parts, *(part for part, _ in more)]
     wide = [f"<U{max(len(getattr(part, key)) for part in parts)}" for key in ("subject", "dataset")]
     with pool.whole(folder) as temporary:
@@ -282,7 +284,7 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
                     stack.enter_context(ArrayWriter(temporary / f"{side}_{key}.npy")) for key in WINDOW_KEYS
                 ]
                 chosen = cut.select(subjects, copies=side == "train")
-                besides = ((part, without[at], np.full(len(at), np.nan, np.float32)) for part, at in more)
+                besides = ((part, without.x(at), np.full(len(at), np.nan, np.float32)) for part, at in more)
                 for part, x, bpm in itertools.chain(chosen, besides if side == "train" else ()):
                     owner = np.full(len(bpm), part.subject, wide[0]), np.full(len(bpm), part.dataset, wide[1])
                     for file, rows in zip(files, (x, bpm, *owner), strict=True):
@@ -346,7 +348,8 @@ def _named(
     if (more := config.unlabelled) is not None:
         source = _source_identity(as_source(config), cache_dir)
         led = {"led": True} if config.lead_s else {}  # see `_unlabelled_folder`
-        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep, **led}
+        copied = {"augment": as_source(config).augment.identity(config.preprocess)} if more.copies else {}
+        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep, **led, **copied}
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
