@@ -9,10 +9,12 @@ The file is one of `kd.datasets.recordings_npz`; students are of the sets --wris
 - mean: three teachers that had the labels of the same quarter teach as one.
 - finger: the sets --finger as data.unlabelled, besides all labels: a sensor elsewhere.
 - pretrain: the teacher pre-trained by contrast or not, with a quarter and with all of the labels.
+- ways: other ways to learn from the same unlabelled recordings, among them a teacher that had all labels:
+  what is lost without them beside the teacher?
 
-All arms take equally many steps; with --copies, too few of them for all labels. Sweeps are trained one point
-after another in this process, as a worker does, into --out; what is done there is not done again. Tables in
-Markdown on stdout.
+All arms take equally many steps, unless they say otherwise; with --copies, of recordings without labels too,
+too few of them for all labels. Sweeps are trained one point after another in this process, as a worker does,
+into --out; what is done there is not done again. Tables in Markdown on stdout.
 """
 
 import argparse
@@ -45,7 +47,7 @@ from orchestrator.space.plan import Point
 from orchestrator.space.resolve import Opened, open_space
 
 CPU = "cpu.json"  # of a sweep: CPU seconds by point
-PARTS = ("labels", "mean", "finger", "pretrain")
+PARTS = ("labels", "mean", "finger", "pretrain", "ways")
 FOLDS = 5  # of which --folds are trained
 KEPT = 0.25  # of the training subjects: those whose labels are not thrown away
 # of search_spaces/wrist.yaml
@@ -57,6 +59,12 @@ KEPT_ON, FINGER = "a quarter, the rest unlabelled, soft", "all labels, finger un
 MEAN = "a quarter, the rest unlabelled, mean of three teachers, soft"
 FULL_PRE = "all labels, pre-trained teacher, soft"
 KEPT_PRE = "a quarter, the rest unlabelled, pre-trained teacher, soft"
+ORACLE = "a quarter, the rest unlabelled, teacher that had all labels, soft"
+HALF = "a quarter, half of each batch unlabelled, soft"
+LONG = "a quarter, the rest unlabelled, soft, three times the steps"
+HARD, DKD = "a quarter, the rest unlabelled, hard", "a quarter, the rest unlabelled, dkd"
+ONLY = "a quarter, the rest unlabelled, soft without label terms"
+WAYS = (ORACLE, HALF, LONG, HARD, DKD, ONLY)
 COMPARED = (
     (LOST_FEW, FULL_FEW),
     (LOST, FULL),
@@ -66,6 +74,7 @@ COMPARED = (
     (FINGER, FULL),
     (FULL_PRE, FULL),
     (KEPT_PRE, KEPT_ON),
+    *((way, KEPT_ON) for way in WAYS),
 )
 Result = dict[str, Any]
 
@@ -177,17 +186,20 @@ def _print(options: Options, arms: Mapping[str, Sequence[Result]]) -> None:
             print(
                 f"- {one}, less {other}: {difference:+.2f} +- {error:.2f} BPM ({len(errors[one])} subjects)"
             )
-    for arm in (KEPT_ON, MEAN, KEPT_PRE):
+    for arm in (KEPT_ON, MEAN, KEPT_PRE, *WAYS):
         if all(errors.get(one) for one in (FULL, LOST, arm)):
             lost = mean_of(errors[LOST]) - mean_of(errors[FULL])
             back = mean_of(errors[LOST]) - mean_of(errors[arm])
-            print(f"- {arm}: of {lost:.2f} BPM lost, {back:.2f} came back: {100 * back / lost:.0f} %")
+            _, error = paired(errors[LOST], errors[arm])
+            share = f"{back:.2f} +- {error:.2f} came back: {100 * back / lost:.0f} %"
+            print(f"- {arm}: of {lost:.2f} BPM lost, {share}")
 
 
 def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
     """What each arm's sweep of a fold gave."""
     both = {"scratch": None, "soft": None}
     share = {"soft": {"unlabelled_share": 1 - KEPT}}  # as many of a batch as there are of all
+    half = {"soft": {"unlabelled_share": 0.5}}
     grid = {"arch": "resnet1d", "depth": options.teacher[0], "width": options.teacher[1]}
     contrast = {**grid, "pretrain": {"method": "contrastive", "epochs": options.pretrain}}
     full, quarter, thrown = fold.full, fold.quarter, fold.thrown
@@ -222,9 +234,22 @@ def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
         mean = {"name": "mean", "mean": [one["name"] for one in three]}
         g = run("thrown-mean", thrown, *three, mean, strategies=share, labelled=KEPT, learn_from="mean")
         yield MEAN, _of(g, "soft") + [r for r in teachers_of(g) if r["brought"]["name"] == "mean"]
+    if "ways" in options.parts:
+        h = run("thrown-oracle", thrown, *_bring(a), strategies=share, labelled=KEPT)
+        yield ORACLE, _of(h, "soft") + teachers_of(h)
+        i = run("thrown-half", thrown, *_bring(b), strategies=half, labelled=0.5)
+        yield HALF, _of(i, "soft") + teachers_of(i)
+        j = run("thrown-long", thrown, *_bring(b), strategies=share, labelled=3 * KEPT)
+        yield LONG, _of(j, "soft") + teachers_of(j)
+        how = {"hard": share["soft"], "dkd": {**share["soft"], "beta": 2}}
+        k = run("thrown-others", thrown, *_bring(b), strategies=how, labelled=KEPT)
+        yield HARD, _of(k, "hard") + teachers_of(k)
+        yield DKD, _of(k, "dkd") + teachers_of(k)
+        only = {"soft": {**share["soft"], "ce": 0.0, "weight": 1.0}}
+        m = run("thrown-only", thrown, *_bring(b), strategies=only, labelled=KEPT)
+        yield ONLY, _of(m, "soft") + teachers_of(m)
     if "finger" in options.parts:
         source = {"source": "auto", "path": str(options.data), "options": {"datasets": list(options.finger)}}
-        half = {"soft": {"unlabelled_share": 0.5}}
         d = run("finger", {**full, "unlabelled": source}, *_bring(a), strategies=half, labelled=0.5)
         yield FINGER, _of(d, "soft") + teachers_of(d)
     if "pretrain" in options.parts:
@@ -262,7 +287,7 @@ def _fold(options: Options, recordings: Sequence[Recording], number: int) -> Fol
         number,
         {"path": full, "split": split, "augment": augment},
         labelled,
-        {**labelled, "unlabelled": {"path": rest}},
+        {**labelled, "unlabelled": {"path": rest, "copies": options.copies}},
         (everything, few),
     )
 

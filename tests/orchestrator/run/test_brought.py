@@ -232,7 +232,10 @@ def test_a_student_of_one_sweep_teaches_another(tmp_path: Path) -> None:
     assert not teacher["brought"]["same_split"]
 
 
-MORE = ", unlabelled: {source: synthetic, options: {subjects: 8, minutes: 1}, copies: 1, gate: quality, keep: 0.5}}"
+MORE = (
+    ", unlabelled: {source: synthetic, options: {subjects: 8, minutes: 1}, copies: 1, "
+    "gate: quality, keep: 0.5}}"
+)
 
 
 def with_more(data: str) -> str:
