@@ -27,7 +27,7 @@ from kd.signals.preprocess import Preprocess
 from kd.signals.splits import SIDES, Split
 from kd.signals.stage import staged
 from kd.signals.unlabelled import Extra, Unlabelled
-from kd.signals.windows import Dropped, WindowSet, make_windows
+from kd.signals.windows import LEAD, Dropped, WindowSet, make_windows
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
 # 2: labels outside the classes are left out before labels are mixed. Arrays are cached under 2; data whose
@@ -197,7 +197,14 @@ def pool_of(config: DataConfig, cache_dir: Path, progress: Progress | None) -> P
         pool.build(
             folder, recordings, config.preprocess, config.augment, config.bpm_range, progress, config.lead_s
         )
-    return pool.load(folder)
+    found = pool.load(folder)
+    if not found.windows and (led := Dropped(found.dropped).by_reason.get(LEAD)):
+        raise InputError(
+            f"no window is left: {led:,} begin less than {config.lead_s:g} s (data.lead_s, or what a "
+            "teacher's longer window needs) after their recording does: give longer recordings, or a teacher "
+            "with shorter windows"
+        )
+    return found
 
 
 def windows_name(config: DataConfig, cache_dir: Path) -> str:

@@ -5,6 +5,7 @@ float32. A port is the user's own code and runs as such; ONNX files and weights 
 """
 
 import importlib.util
+import pickle
 import sys
 import traceback
 import uuid
@@ -182,6 +183,8 @@ def weights_of(source: Source) -> Mapping[str, Any] | None:
         return state
     except Exception as error:  # safetensors, zip and pickle have each their own
         why = str(error).strip().partition("\n")[0][:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch would have it opened all the same
+            why = "a pickle of something else"
         raise InputError(
             f"teacher {source.name}: {path}: not safetensors, nor a file of tensors alone ({why}): a pickle "
             "can run any code and is not opened; save the state dict as safetensors"
@@ -194,7 +197,7 @@ def _calling(source: Source, what: str, call: Callable[..., Any], *args: Any) ->
         return call(*args)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == source.path]
         at = f" in line {frames[-1].lineno}" if frames else ""
         raise InputError(

@@ -112,7 +112,7 @@ def test_a_pickle_is_opened_nowhere(tmp_path: Path):
     with pytest.raises(InputError, match=r"m.onnx: not a readable ONNX model"):
         open_runner(source_at(tmp_path / "m.onnx"))
     source = port_at(tmp_path, "return x[:, 0]", weights=str(bad))
-    with pytest.raises(InputError, match=r"weights.pt: .* a pickle can run any code and is not opened"):
+    with pytest.raises(InputError, match=r"weights.pt: .*\(a pickle of something else\): a pickle can run"):
         open_runner(source)
 
 
@@ -130,6 +130,9 @@ def test_weights_of_a_port_are_safetensors_or_tensors_alone(tmp_path: Path):
 def test_a_port_that_raises_is_told_with_its_own_line(tmp_path: Path):
     source = port_at(tmp_path, "raise ValueError('no such head')")
     with pytest.raises(InputError, match=r"port.py: outputs raised ValueError in line 12: no such head"):
+        run(open_runner(source), source, X)
+    source = port_at(tmp_path, "raise SystemExit(0)")  # would be the end of a worker
+    with pytest.raises(InputError, match=r"port.py: outputs raised SystemExit in line 12: 0"):
         run(open_runner(source), source, X)
 
 
@@ -208,6 +211,10 @@ def test_a_longer_window_ends_with_the_students_and_starts_inside_the_recording(
         end = grid.first_sample(start + 8.0, recording.fs, 20.0)
         np.testing.assert_allclose(x[k, 0], whole[0, end - 200 : end], atol=1e-5)
     assert len(prepare(config, tmp_path).dropped.by_reason) == 1
+    with pytest.raises(
+        InputError, match=r"no window is left: \d+ begin less than 92 s \(data.lead_s, or what a"
+    ):
+        prepare(dataclasses.replace(config, lead_s=92.0), tmp_path)
 
 
 def test_a_pass_that_was_killed_goes_on_and_two_processes_share_one(tmp_path: Path):

@@ -155,6 +155,9 @@ def test_ready_outputs_and_a_mean_of_two(tmp_path: Path) -> None:
     other = DATA.replace("minutes: 1.5", "minutes: 2.0")
     with pytest.raises(InputError, match=r"teacher a: .* holds outputs of other windows \(hash"):
         opened(tmp_path, teachers, "other", other)
+    np.save(folders[0] / "logits.npy", np.full((n, 180), "a"))
+    with pytest.raises(InputError, match=r"teacher a: .*logits.npy holds no real numbers, but <U1"):
+        opened(tmp_path, teachers, "text", data)
 
 
 def test_json_of_a_result_says_where_the_teacher_is_from(tmp_path: Path) -> None:
