@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.shipped import grid
-from kd.teachers.source import Source
+from kd.teachers.source import PRECISIONS, Source
 
 BATCH = 64  # windows of a forward pass: always cut alike, so that a killed pass goes on with the same bits
 Array = npt.NDArray[Any]
@@ -130,11 +130,12 @@ def _port(source: Source, device: str) -> Runner:
     import torch
 
     port, module = load_port(source)
+    low = source.precision != PRECISIONS[0]
     if isinstance(module, torch.nn.Module):
         module.to(device).eval()
 
     def forward(x: Array) -> Outputs:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
             out = _calling(source, "outputs", port.outputs, torch.from_numpy(x).to(device))
         if not isinstance(out, torch.Tensor):
             raise InputError(

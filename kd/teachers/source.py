@@ -17,6 +17,7 @@ from kd.files import read_text, sha256
 
 BROUGHT_VERSION = 1  # raise when the same files and declaration give other outputs
 OUTPUTS = ("logits", "bpm", "gaussian", "embedding")
+PRECISIONS = ("float32", "bfloat16")
 PLACES = ("name", "path", "weights", "params", "macs", "same_input", "same_split")  # change no output
 LOGITS_FILE, FEATURES_FILE, INDEX_FILE = "logits.npy", "features.npy", "windows.parquet"  # of ready outputs
 
@@ -56,6 +57,7 @@ class Source:
     epochs: int = 30  # of the head, as a student's default
     lr: float = 2e-3  # the same
     finetune: tuple[int, float, int] | None = None  # epochs, lr, layers
+    precision: str = PRECISIONS[0]  # that torch computes a port's pass in (autocast)
     params: int = 0
     macs: int = 0
     same_input: bool = False
@@ -79,6 +81,8 @@ class Source:
         said = {key: value for key, value in asdict(self).items() if key not in (*PLACES, "of")}
         if self.output != "embedding":
             said = {key: value for key, value in said.items() if key not in ("hidden", "epochs", "lr")}
+        if self.precision == PRECISIONS[0]:  # as before there was a choice
+            del said["precision"]
         return {"version": BROUGHT_VERSION, **said, "of": [one.identity() for one in self.of]}
 
     def raw_key(self, pool: str) -> str:
@@ -109,7 +113,7 @@ def source_of(said: Mapping[str, Any]) -> Source:
         "finetune": tuple(said["finetune"]) if said.get("finetune") else None,
         "of": tuple(source_of(one) for one in said["of"]),
     }
-    return Source(**{name.name: said[name.name] for name in fields(Source)} | more)
+    return Source(**{name.name: said[name.name] for name in fields(Source) if name.name in said} | more)
 
 
 def contents(source: Source) -> tuple[str, ...]:

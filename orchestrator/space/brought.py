@@ -195,6 +195,7 @@ def _declared(block: Brought) -> tuple[Source, dict[str, Any] | None]:
         epochs=block.probe.epochs,
         lr=block.probe.lr,
         finetune=(tune.epochs, tune.lr, tune.layers) if (tune := block.finetune) else None,
+        precision=block.precision,
         params=block.params,
         macs=block.macs,
         **told,

@@ -51,6 +51,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Brought.features": "Name of the ONNX output that strategy feature learns.",
     "Brought.probe": "The head on an embedding, fitted on training subjects.",
     "Brought.finetune": "Train a port's last layers on, per fold.",
+    "Brought.precision": "That a port's pass is computed in; bfloat16 by torch's autocast.",
     "Brought.params": "Its parameters, where they can't be counted.",
     "Brought.macs": "Its multiply-accumulates of a window, where they can't be counted.",
     "Data.lead_s": "Seconds before each window that must be recorded, too; raised to what teachers need.",

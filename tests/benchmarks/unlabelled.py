@@ -95,6 +95,7 @@ class Options:
     pretrain: int = 1
     copies: int = 0
     encoder: str | None = None
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
