@@ -223,7 +223,7 @@ def _plan(path: Path) -> dict[str, Planned]:
         for row in content["points"]:
             teacher = row[columns["teacher"]]
             needs = (teacher,) if teacher else members[0 if kind is None else row[kind]]
-            found[row[columns["id"]]] = Planned(*(row[i] for i in places), needs)
+            found[row[columns["id"]]] = Planned(*(row[i] for i in places), needs=needs)
         return found
     except FileNotFoundError:
         return {}

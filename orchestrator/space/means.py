@@ -22,8 +22,9 @@ def with_members(source: Source, members: Members, id_of: Callable[[Point], str]
     for one in source.of:
         for point in members[one.name] if one.kind == "trained" else ():
             content = (id_of(point),)
-            known = {"params": point.params, "macs": point.macs}
-            of[content] = dataclasses.replace(one, name=point.name, content=content, **known)
+            of[content] = dataclasses.replace(
+                one, name=point.name, content=content, params=point.params, macs=point.macs
+            )
         if one.kind != "trained":
             of[one.name, *one.content] = one
     if len(of) < 2:
@@ -31,6 +32,10 @@ def with_members(source: Source, members: Members, id_of: Callable[[Point], str]
             f"teacher {source.name}: mean: {', '.join(one.name for one in source.of)} is one teacher: name "
             "another, or give it several seeds"
         )
-    sizes = {key: [getattr(one, key) for one in of.values()] for key in ("params", "macs")}
-    total = {key: sum(known) if all(known) else 0 for key, known in sizes.items()}
-    return dataclasses.replace(source, of=tuple(of.values()), **total)
+    params, macs = ([getattr(one, key) for one in of.values()] for key in ("params", "macs"))
+    return dataclasses.replace(
+        source,
+        of=tuple(of.values()),
+        params=sum(params) if all(params) else 0,
+        macs=sum(macs) if all(macs) else 0,
+    )

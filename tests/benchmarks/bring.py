@@ -162,7 +162,8 @@ def _print_encoder(options: Options) -> None:
     print(
         f"CPU seconds: teachers of {len(options.folds)} folds {taught:.1f}, for one pass over {windows:,} "
         f"windows and a probe each; {len(_students(space))} students {students:.1f}.\n"
-        f"MAE in BPM: probes {_error(teachers_of(space)):.2f}, students {_error(_students(space)):.2f} (means)."
+        f"MAE in BPM, means: probes {_error(teachers_of(space)):.2f}, "
+        f"students {_error(_students(space)):.2f}."
     )
 
 

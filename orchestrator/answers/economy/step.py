@@ -104,10 +104,10 @@ def next_step(known: Known, seed: int = 0) -> Step:
     named = set()
     for one in chosen:
         teacher = students.teacher[one.student]
-        for id in (*members.get(teacher or "", ()), teacher):
-            if id in at.owed and id not in named:
-                named.add(id)
-                train.append((str(id), int(known.epochs[str(id)])))
+        for need in (*members.get(teacher, ()), teacher) if teacher else ():
+            if need in at.owed and need not in named:
+                named.add(need)
+                train.append((need, int(known.epochs[need])))
         train.append((students.ids[one.student], one.until))
     return Step(train, None, told)
 
