@@ -216,14 +216,14 @@ def _plan(path: Path) -> dict[str, Planned]:
     try:
         content = read_json(path, "run the search space again")
         columns = {name: k for k, name in enumerate(content["columns"])}
-        places = [columns[field.name] for field in fields(Planned) if field.name != "needs"]
+        places = {field.name: columns[field.name] for field in fields(Planned) if field.name != "needs"}
         members = [trained_members(brought) for brought in content.get("brought", [{}])]
         kind = columns.get("brought")  # plans of versions before have none
         found = {}
         for row in content["points"]:
             teacher = row[columns["teacher"]]
             needs = (teacher,) if teacher else members[0 if kind is None else row[kind]]
-            found[row[columns["id"]]] = Planned(*(row[i] for i in places), needs=needs)
+            found[row[columns["id"]]] = Planned(**{name: row[i] for name, i in places.items()}, needs=needs)
         return found
     except FileNotFoundError:
         return {}

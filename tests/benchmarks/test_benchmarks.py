@@ -91,7 +91,7 @@ def test_labels_are_thrown_away_of_training_subjects_only(two_sensors, tmp_path,
     unlabelled.main([*two_sensors, "--parts", *unlabelled.PARTS, "--pretrain", "1", "--copies", "1"])
     table = capsys.readouterr().out
     arms = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith(("| all", "| a q"))}
-    assert len(arms) == 15, table
+    assert len(arms) == 17, table
     assert "came back: " in table
 
     def figures(name):

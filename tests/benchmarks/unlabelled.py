@@ -9,8 +9,9 @@ The file is one of `kd.datasets.recordings_npz`; students are of the sets --wris
 - mean: three teachers that had the labels of the same quarter teach as one.
 - finger: the sets --finger as data.unlabelled, besides all labels: a sensor elsewhere.
 - pretrain: the teacher pre-trained by contrast or not, with a quarter and with all of the labels.
-- ways: other ways to learn from the same unlabelled recordings, among them a teacher that had all labels:
-  what is lost without them beside the teacher?
+- teachers: other teachers of the unlabelled recordings: one that had all labels, and one that saw changed
+  copies of the quarter's recordings, in twice the steps.
+- ways: other ways for students to learn from the same teacher on the same unlabelled recordings.
 
 All arms take equally many steps, unless they say otherwise; with --copies, of recordings without labels too,
 too few of them for all labels. Sweeps are trained one point after another in this process, as a worker does,
@@ -47,8 +48,9 @@ from orchestrator.space.plan import Point
 from orchestrator.space.resolve import Opened, open_space
 
 CPU = "cpu.json"  # of a sweep: CPU seconds by point
-PARTS = ("labels", "mean", "finger", "pretrain", "ways")
+PARTS = ("labels", "mean", "finger", "pretrain", "teachers", "ways")
 FOLDS = 5  # of which --folds are trained
+COPIES = 3  # of recordings, for one way to teach: search_spaces/wrist.yaml
 KEPT = 0.25  # of the training subjects: those whose labels are not thrown away
 # of search_spaces/wrist.yaml
 RECIPE = {"batch_size": 32, "lr": 5.0e-3, "teachers": {"batch_size": 64, "lr": 3.0e-3}}
@@ -64,7 +66,9 @@ HALF = "a quarter, half of each batch unlabelled, soft"
 LONG = "a quarter, the rest unlabelled, soft, three times the steps"
 HARD, DKD = "a quarter, the rest unlabelled, hard", "a quarter, the rest unlabelled, dkd"
 ONLY = "a quarter, the rest unlabelled, soft without label terms"
-WAYS = (ORACLE, HALF, LONG, HARD, DKD, ONLY)
+SURE = "a quarter, the half of the rest that the teacher is surest of, soft"
+COPIED = "a quarter, the rest unlabelled, teacher that saw changed copies in twice the steps, soft"
+WAYS = (ORACLE, COPIED, HALF, LONG, HARD, DKD, ONLY, SURE)
 COMPARED = (
     (LOST_FEW, FULL_FEW),
     (LOST, FULL),
@@ -235,9 +239,19 @@ def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
         mean = {"name": "mean", "mean": [one["name"] for one in three]}
         g = run("thrown-mean", thrown, *three, mean, strategies=share, labelled=KEPT, learn_from="mean")
         yield MEAN, _of(g, "soft") + [r for r in teachers_of(g) if r["brought"]["name"] == "mean"]
-    if "ways" in options.parts:
+    if "teachers" in options.parts:
         h = run("thrown-oracle", thrown, *_bring(a), strategies=share, labelled=KEPT)
         yield ORACLE, _of(h, "soft") + teachers_of(h)
+        copies = {**quarter, "augment": {"copies": COPIES}}
+        long = {"max_epochs": 2 * options.epochs, "windows_per_epoch": fold.windows[0]}
+        o = trained(
+            *(options, f"quarter-copies-{fold.number}", copies, [grid]),
+            strategies=None,
+            training={**RECIPE, "teachers": {**RECIPE["teachers"], **long}},
+        )
+        p = run("thrown-copied", thrown, *_bring(o), strategies=share, labelled=KEPT)
+        yield COPIED, _of(p, "soft") + teachers_of(p)
+    if "ways" in options.parts:
         i = run("thrown-half", thrown, *_bring(b), strategies=half, labelled=0.5)
         yield HALF, _of(i, "soft") + teachers_of(i)
         j = run("thrown-long", thrown, *_bring(b), strategies=share, labelled=3 * KEPT)
@@ -249,6 +263,9 @@ def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
         only = {"soft": {**share["soft"], "ce": 0.0, "weight": 1.0}}
         m = run("thrown-only", thrown, *_bring(b), strategies=only, labelled=KEPT)
         yield ONLY, _of(m, "soft") + teachers_of(m)
+        gated = {**thrown, "unlabelled": {**thrown["unlabelled"], "gate": "entropy", "keep": 0.5}}
+        n = run("thrown-sure", gated, *_bring(b), strategies=share, labelled=KEPT)
+        yield SURE, _of(n, "soft") + teachers_of(n)
     if "finger" in options.parts:
         source = {"source": "auto", "path": str(options.data), "options": {"datasets": list(options.finger)}}
         d = run("finger", {**full, "unlabelled": source}, *_bring(a), strategies=half, labelled=0.5)
