@@ -36,7 +36,7 @@ from kd.teachers.source import Source
 from kd.training import metrics
 from kd.training.member import Diverged, Row
 from kd.training.teacher import FEATURES, LOGITS, MODEL, Forward, as_tensor, outputs, write_teacher_outputs
-from kd.training.train import device_name, evaluate
+from kd.training.train import device_name, evaluate, track
 
 OUTPUTS = (LOGITS, FEATURES)
 IDENTITY = "brought"  # the one key of the metadata of a brought teacher's model file
@@ -157,8 +157,10 @@ class Bringing:
         self.folder.mkdir(parents=True, exist_ok=True)
         errors: dict[str, Any] = {}
         if self._judged:
-            errors = evaluate(forward, self.data.test, self._indices("test"), centres)
-            val = metrics.decode_expectation(outputs(forward, self._indices("val"))[0], centres).numpy()
+            errors, logits = evaluate(forward, self.data.test, self._indices("test"), centres)
+            on_val = outputs(forward, self._indices("val"))[0]
+            errors |= track(self.data, on_val.float().numpy(), logits, self.folder)
+            val = metrics.decode_expectation(on_val, centres).numpy()
             errors["val_mae_bpm"] = metrics.error_figures(val, self.data.val.bpm)["mae_bpm"]
         modules = {f"head{n}": head for n, head in enumerate(heads.values())}
         self._write_model({"tuned": tuned} if self._tuning else modules)
@@ -217,18 +219,18 @@ class Bringing:
                 f"teacher {self.source.name}: {folder} has outputs for {len(kept[0])} windows, the data have "
                 f"{len(self._taught)}: train {leaf.content[0]} again"
             )
-        pools = [whole.pool for whole in self._wholes]
-        x = [pair[0] for pool in pools for pair in (pool.originals, pool.copies) if pair is not None]
-        model = weights.load(folder / MODEL, *x[0].shape[1:]).to(self.device)
-        at = np.full(sum(map(len, x)), -1)
-        at[self._taught] = np.arange(len(self._taught))
+        data = self.data.seen_by(leaf.symbol or "")
+        x, others = [data.val.x, data.test.x], np.concatenate([self._rows["val"], self._rows["test"]])
+        model = weights.load(folder / MODEL, *data.train.x.shape[1:]).to(self.device)
+        at, other = (np.full(sum(map(len, self._wholes)), -1) for _ in range(2))
+        at[self._taught], other[others] = np.arange(len(self._taught)), np.arange(len(others))
 
         def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
             known = at[rows.numpy()]
             if (known >= 0).all():
                 logits, features = (array[known] for array in kept)
             else:
-                logits, features = model(torch.from_numpy(take(x, rows.numpy())).to(self.device))
+                logits, features = model(torch.from_numpy(take(x, other[rows.numpy()])).to(self.device))
             return logits.cpu(), features.cpu()
 
         return forward

@@ -27,7 +27,8 @@ class Source:
     """One brought teacher.
 
     kind: "onnx", "port", "model" (of a point of a sweep), "outputs" or "mean"; of a mean's member also
-    "trained", a point of the same sweep and fold, whose id is its content. path: its file, the port's
+    "trained", a point of the same sweep and fold: its id is the content, the sensor it sees the symbol.
+    path: its file, the port's
     file, or a folder. fs, window_s, band_hz, order, normalise, channels: the windows it takes; band_hz None:
     not filtered. output: one of OUTPUTS. min_bpm, step_bpm: centre of the first of its bins, and from one to
     the next. features: name of an ONNX output; or that a ready folder has features.npy. hidden: units of

@@ -23,7 +23,12 @@ def with_members(source: Source, members: Members, id_of: Callable[[Point], str]
         for point in members[one.name] if one.kind == "trained" else ():
             content = (id_of(point),)
             of[content] = dataclasses.replace(
-                one, name=point.name, content=content, params=point.params, macs=point.macs
+                one,
+                name=point.name,
+                symbol=point.recipe.get("channels"),
+                content=content,
+                params=point.params,
+                macs=point.macs,
             )
         if one.kind != "trained":
             of[one.name, *one.content] = one
