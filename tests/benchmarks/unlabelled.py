@@ -68,7 +68,8 @@ HARD, DKD = "a quarter, the rest unlabelled, hard", "a quarter, the rest unlabel
 ONLY = "a quarter, the rest unlabelled, soft without label terms"
 SURE = "a quarter, the half of the rest that the teacher is surest of, soft"
 COPIED = "a quarter, the rest unlabelled, teacher that saw changed copies in twice the steps, soft"
-WAYS = (ORACLE, COPIED, HALF, LONG, HARD, DKD, ONLY, SURE)
+ALL_COPIED = "a quarter, the rest unlabelled, copies of both, the same teacher, soft"
+WAYS = (ORACLE, COPIED, ALL_COPIED, HALF, LONG, HARD, DKD, ONLY, SURE)
 COMPARED = (
     (LOST_FEW, FULL_FEW),
     (LOST, FULL),
@@ -251,6 +252,14 @@ def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
         )
         p = run("thrown-copied", thrown, *_bring(o), strategies=share, labelled=KEPT)
         yield COPIED, _of(p, "soft") + teachers_of(p)
+        q = trained(
+            *(options, f"thrown-all-copied-{fold.number}"),
+            {**copies, "unlabelled": {**thrown["unlabelled"], "copies": COPIES}},
+            _bring(o),
+            strategies=share,
+            training={**RECIPE, "max_epochs": options.epochs, "windows_per_epoch": fold.windows[1]},
+        )
+        yield ALL_COPIED, _of(q, "soft") + teachers_of(q)
     if "ways" in options.parts:
         i = run("thrown-half", thrown, *_bring(b), strategies=half, labelled=0.5)
         yield HALF, _of(i, "soft") + teachers_of(i)
