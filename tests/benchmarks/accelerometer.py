@@ -1,7 +1,7 @@
 """What does an accelerometer give students of different sizes, and how shall it be scaled?
 
-    python tests/benchmarks/accelerometer.py sizes recordings.npz [--folds 0 1 2] [--runs runs.jsonl]
-    python tests/benchmarks/accelerometer.py scaling recordings.npz [--folds 0 1 2] [--runs runs.jsonl]
+    python tests/benchmarks/accelerometer.py sizes recordings.npz [--folds 0 1 2] [--largest 100000]
+    python tests/benchmarks/accelerometer.py scaling recordings.npz [--folds 0 1 2]
 
 recordings.npz: wrist recordings with NAME/acc. By folds of subjects, students from scratch on the PPG alone
 and with the accelerometer. sizes: four sizes, each with and without the tracker, and what they cost as
@@ -30,6 +30,7 @@ from kd.edge.c.instructions import Pipeline, per_window
 from kd.edge.c.source import write_c
 from kd.edge.export import preprocess_json
 from kd.models.architectures import build
+from kd.models.sizes import size
 from kd.signals.augment import Augment
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.signals.preprocess import Preprocess
@@ -92,11 +93,11 @@ def train(key: Key, recordings: Path, temporary: Path) -> dict[str, Any]:
     return {name: found[name] for name in KEPT if name in found}
 
 
-def keys(what: str, folds: list[int]) -> Iterator[Key]:
+def keys(what: str, folds: list[int], shapes: list[Shape]) -> Iterator[Key]:
     """What is trained, fold by fold, so that a table can be had of the first folds."""
     for fold in folds:
         if what == "sizes":
-            for shape, way in itertools.product(SIZES, ("PPG alone", "axes")):
+            for shape, way in itertools.product(shapes, ("PPG alone", "axes")):
                 yield way, COPIES, *shape, fold
         else:
             for copies, way in itertools.product((0, COPIES), WAYS):
@@ -109,13 +110,17 @@ def main() -> None:
     parser.add_argument("what", choices=["sizes", "scaling"])
     parser.add_argument("recordings", type=Path)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--largest", type=int, default=20_000, help="parameters; of 60,000 training takes long"
+    )
     parser.add_argument("--runs", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     kept = args.runs.read_text(encoding="utf-8").splitlines() if args.runs and args.runs.exists() else []
     runs = {tuple(row["key"]): row for row in map(json.loads, kept)}
+    shapes = [shape for shape in SIZES if size(*shape).params <= args.largest]
     with tempfile.TemporaryDirectory() as temporary:
-        for key in keys(args.what, args.folds):
+        for key in keys(args.what, args.folds, shapes):
             if key in runs:
                 continue
             row = {"key": key, **train(key, args.recordings, Path(temporary))}
@@ -124,15 +129,16 @@ def main() -> None:
             if args.runs:
                 with args.runs.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
-    print("\n".join(of_sizes(runs, args.folds) if args.what == "sizes" else of_scaling(runs, args.folds)))
+    table = of_scaling(runs, args.folds) if args.what == "scaling" else of_sizes(runs, args.folds, shapes)
+    print("\n".join(table))
 
 
-def of_sizes(runs: dict[Any, dict[str, Any]], folds: list[int]) -> Iterator[str]:
+def of_sizes(runs: dict[Any, dict[str, Any]], folds: list[int], shapes: list[Shape]) -> Iterator[str]:
     """A row a size: errors of the four ways, and costs without and with the accelerometer."""
     heads = "PPG alone", "+ tracker", "+ accelerometer", "+ both", "RAM, kB", "flash, kB", "instructions"
     yield "| student | " + " | ".join(heads) + " |"
     yield "|" + "---|" * (1 + len(heads))
-    for shape in SIZES:
+    for shape in shapes:
         cells, costs = [], []
         for way in ("PPG alone", "axes"):
             rows = [runs[way, COPIES, *shape, fold] for fold in folds]
