@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kd.edge.c_tracker import count
 from kd.files import read_json, write_json
 from kd.signals.augment import Augment
 from kd.signals.prepare import Data, DataConfig, prepare
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--students", nargs="+", default=["4x4", "4x9", "4x13"], help="DEPTHxWIDTH")
     parser.add_argument("--arch", default="resnet1d")
+    parser.add_argument("--target", help="count the first student's tracker on this emulated processor: m4")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -75,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder = out / f"{args.arch}-{shape[0]}x{shape[1]}-{args.epochs}-fold{fold}"
                 found[shape].append(_point(args.arch, shape, args.epochs, data, folder))
         print_tables(found)
+        if args.target:
+            tracker = found[shapes[0]][0]["tracker"]
+            c = count({"tracker": tracker, "class_centres_bpm": list(range(30, 210))}, args.target)
+            print(
+                f"\nThe tracker in C on {c['cpu']}: {c['instructions']:,} instructions a window, "
+                f"{c['state_bytes']:,} bytes of RAM, off by {c['off_bpm']:.1e} BPM."
+            )
 
 
 def _point(arch: str, shape: tuple[int, ...], epochs: int, data: Data, folder: Path) -> Result:
