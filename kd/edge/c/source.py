@@ -19,6 +19,7 @@ from kd.training.teacher import as_tensor, outputs
 
 VECTORS = 4  # windows; each is copied into the test program
 TRIES = 100  # signals; of four windows of 200 samples every fourth or so will do for an 8-bit student
+CMSIS_NN = "Source/NNSupportFunctions/arm_nn_mat_mult_nt_t_s8_s32.c"  # what -DKDSWEEP_CMSIS_NN takes of it
 TEMPLATES = {
     "kdsweep_student.c": "student.c.j2",
     "kdsweep_student.h": "student.h.j2",
@@ -109,6 +110,7 @@ def write_c(
         "zscore": config["normalise"] == "zscore",
         "sos": _sections(sos),
         "level": LEVEL,
+        "cmsis_nn": CMSIS_NN,
         **program,
         **_vectors(model, config, inputs),
     }
