@@ -122,10 +122,14 @@ def _pipeline(document: dict[str, Any], profile: dict[str, Any]) -> law.Pipeline
         for record in (point.get("targets") or {}).values()
         if "inputs" in record
     ]
+    axes = given.get("axes", 0)
+    if axes >= given["channels"]:  # these students see the PPG alone
+        axes = 0
     return law.Pipeline(
         samples=given["samples"],
         channels=given["channels"],
-        inputs=max(counted, default=1) if mean else given["channels"],
+        axes=axes,
+        inputs=max(counted, default=1) if mean else given["channels"] - axes,
         classes=given["classes"],
         sections=given["sections"],
         stride=given["stride_s"] * given["fs"],

@@ -28,7 +28,10 @@ def quantise(model: nn.Module, arch: str, windows: Any) -> Student8:
     Raises InputError for an architecture that has none, and for layers too wide for 32-bit sums.
     """
     if arch not in WALKS:
-        raise InputError(f"architecture {arch!r} has no int8 in C: choose a student of {' or '.join(WALKS)}")
+        raise InputError(
+            f"architecture {arch!r} has no int8 in C: take --precision fp32 (model.int8.onnx is int8 "
+            f"all the same), or choose a student of {' or '.join(WALKS)}"
+        )
     if not len(windows):
         raise InputError("no window to take int8 ranges from: give training windows")
     with torch.no_grad():
