@@ -150,7 +150,6 @@ class Sweep:
         self,
         gpu_hours: float,
         out: str | os.PathLike[str] | None = None,
-        seed: int = 0,
         *,
         recipe: str | None = None,
         **limits: Any,
@@ -160,7 +159,7 @@ class Sweep:
         from orchestrator.answers.shown import Suggested, budget_of
 
         path = Path(out) if out else None
-        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, seed, recipe))
+        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, recipe))
 
     def report(
         self,

@@ -40,6 +40,7 @@ STUDENTS: tuple[tuple[str, int, int, Preprocess, int], ...] = (
     ("tcn", 4, 5, Preprocess(window_s=4.0, channels="all"), 2),
     ("tcn", 2, 7, Preprocess(window_s=5.08), 1),
     ("tcn", 1, 12, Preprocess(window_s=3.0), 1),
+    ("tcn", 2, 13, Preprocess(window_s=2.0), 1),
     ("dscnn", 3, 1, Preprocess(), 1),
     ("dscnn", 5, 3, Preprocess(window_s=4.0, channels="all"), 2),
     ("dscnn", 2, 9, Preprocess(window_s=5.08), 1),

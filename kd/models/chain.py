@@ -5,45 +5,14 @@ file such as `tcn.py` says which convolutions; everything else that concerns the
 Torch-free until a model is built.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kd.models.contract import Architecture, Counts
+from kd.models.conv import Conv, Plan
 
 if TYPE_CHECKING:
     from kd.models.layers import Classifier
-
-
-@dataclass(frozen=True)
-class Conv:
-    """One convolution: `kernel` taps, `dilation` samples from one to the next; kernels are odd.
-
-    causal: the last tap is at the sample itself; else the middle one is. depthwise: each channel alone, and
-    cin equals cout. The output has ceil(length / stride) samples either way.
-    """
-
-    cin: int
-    cout: int
-    kernel: int
-    stride: int = 1
-    dilation: int = 1
-    causal: bool = False
-    depthwise: bool = False
-
-    @property
-    def before(self) -> int:
-        """Samples that its taps reach back."""
-        reach = (self.kernel - 1) * self.dilation
-        return reach if self.causal else reach // 2
-
-    @property
-    def weights(self) -> int:
-        """How many there are, without the norm's."""
-        return self.kernel * self.cout * (1 if self.depthwise else self.cin)
-
-
-Plan = Callable[[int, int, int], Sequence[Conv]]  # (depth, width, channels) -> the convolutions
 
 
 def chain(plan: Plan) -> Architecture:

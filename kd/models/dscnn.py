@@ -4,7 +4,8 @@ The blocks are MobileNet's (Howard et al. 2017, arXiv 1704.04861), in one dimens
 those of `resnet1d`, after a stem that halves the rate. Torch-free until a model is built.
 """
 
-from kd.models.chain import Conv, chain
+from kd.models.chain import chain
+from kd.models.conv import Conv
 from kd.models.resnet1d import filters, stride
 
 STEM_KERNEL = 5

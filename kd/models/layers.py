@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd.models.chain import Conv
+from kd.models.conv import Conv
 from kd.models.norm import BatchNormRelu
 
 CONVOLUTIONS = ("grouped", "matmul")  # how a stack computes them: the same numbers, up to rounding

@@ -4,7 +4,8 @@ In the manner of TimePPG (arXiv 2203.16339): taps ever farther apart, strides be
 and so is the average over time at the end. Torch-free until a model is built.
 """
 
-from kd.models.chain import Conv, chain
+from kd.models.chain import chain
+from kd.models.conv import Conv
 from kd.models.resnet1d import filters, stride
 
 KERNEL, STEM_KERNEL = 3, 5

@@ -78,7 +78,7 @@ def probabilities(logits: Any, temperature: float) -> Any:
 
 def updated(belief: Any, p: Any, weight: Any, moves: Any) -> Any:
     """The belief (..., classes) after a window whose probabilities are p; moves: (classes, classes)."""
-    p = (belief @ moves) * np.maximum(p, np.float32(1e-30)) ** np.float32(weight)
+    p = (belief @ moves) * np.maximum(p, np.float32(1e-30)) ** np.asarray(weight, np.float32)
     return p / p.sum(-1, keepdims=True)
 
 

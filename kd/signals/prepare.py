@@ -82,6 +82,7 @@ class Data:
     unlabelled: Extra | None = None
     axes: int = 0
     acc_scale: float = 1.0
+    acc_optional: bool = False  # windows may hold zeros in its place
 
     def seen_by(self, sensor: str) -> "Data":
         """The same windows with the channels of one sensor only, PPG or ACC; "" = all. Copies nothing."""
@@ -400,6 +401,7 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
         unlabelled=extra,
         axes=config.preprocess.axes,
         acc_scale=float(labels.get("acc_scale", 1.0)),
+        acc_optional=config.preprocess.acc_dropout > 0,
     )
 
 

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +51,11 @@ class WindowSet:
 
     def take(self, indices: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "WindowSet":
         """The windows at `indices`, in that order."""
-        found = (getattr(self, f.name) for f in fields(self))
-        return WindowSet(*(None if array is None else array[indices] for array in found))
+
+        def some(array: Any) -> Any:
+            return None if array is None else array[indices]
+
+        return WindowSet(*(some(getattr(self, f.name)) for f in fields(self)))
 
     @property
     def stride_s(self) -> float:

@@ -40,23 +40,30 @@ def fit(train: WindowSet, val: WindowSet, logits: Array, min_bpm: int) -> dict[s
     runs = _some(val.runs())
     if not runs:
         return None
-    classes, bpm = logits.shape[1], np.asarray(val.bpm)
-    chosen = np.concatenate(runs)
+    chosen, ends = np.concatenate(runs), np.cumsum([len(run) for run in runs])
+    runs = np.split(np.arange(len(chosen)), ends[:-1])  # places among the chosen
+    logits, bpm, classes = logits[chosen], np.asarray(val.bpm)[chosen], logits.shape[1]
     y = np.clip(np.rint(bpm - min_bpm), 0, classes - 1).astype(int)
-    temperature = _likeliest(logits[chosen], y[chosen])
-    change = changes(np.concatenate([np.diff(train.bpm[run]) for run in train.runs()] or [np.zeros(0)]))
-    config = {"level": LEVEL, "temperature": temperature, "change": change, "jump": JUMP}
+    temperature = _likeliest(logits, y)
+    config: dict[str, Any] = {"level": LEVEL, "jump": JUMP, "change": changes(steps_of(train))}
+    config["temperature"] = temperature
     p = tracker.probabilities(logits, temperature)
     moves = tracker.moves(config, classes)
-    beliefs = [filtered(p, runs, weight, moves) for weight in WEIGHTS]
-    errors = [np.abs(tracker.quantile(b[chosen], 0.5, min_bpm) - bpm[chosen]).mean() for b in beliefs]
+    beliefs = filtered(p, runs, np.array(WEIGHTS, np.float32), moves)
+    errors = np.abs(tracker.quantile(beliefs, 0.5, min_bpm) - bpm).mean(1)
     best = int(np.flatnonzero(errors <= AS_GOOD * np.min(errors))[-1])
     config["weight"] = WEIGHTS[best]
-    config["belief_temperature"] = _likeliest(tracker.log(beliefs[best][chosen]), y[chosen])
-    said, spread = believed(beliefs[best][chosen], config, min_bpm)
+    config["belief_temperature"] = _likeliest(tracker.log(beliefs[best]), y)
+    said, spread = believed(beliefs[best], config, min_bpm)
     expected = tracker.expected_error(spread, said, min_bpm)
     config["unsure_above_bpm"] = float(np.quantile(expected, ANSWERED))
     return config
+
+
+def steps_of(windows: WindowSet) -> Array:
+    """Changes of the heart rate from each window to the next, (n,), BPM."""
+    found: list[Array] = [np.diff(windows.bpm[run]) for run in windows.runs()]
+    return np.concatenate(found or [np.zeros(0)])
 
 
 def changes(steps: Array) -> list[float]:
@@ -77,24 +84,31 @@ def changes(steps: Array) -> list[float]:
     return [round(float(value), 8) for value in found]
 
 
-def filtered(p: Array, runs: Runs, weight: float, moves: Array) -> Array:
-    """The belief (N, K) after each window and those before it in its run; p: (N, K); NaN outside all runs."""
-    out = np.full(p.shape, np.nan, np.float32)
+def filtered(p: Array, runs: Runs, weight: Any, moves: Array) -> Array:
+    """The belief (N, K) after each window and those before it in its run; p: (N, K); NaN outside all runs.
+
+    weight: a number, or several (W,): beliefs (W, N, K).
+    """
+    weight = np.asarray(weight, np.float32)[..., None, None]
+    out = np.full((*weight.shape[:-2], *p.shape), np.nan, np.float32)
     first, *rest = _steps(runs)
-    out[first[1]] = p[first[1]]
+    out[..., first[1], :] = p[first[1]]
     for before, at in rest:
-        out[at] = tracker.updated(out[before], p[at], weight, moves)
+        out[..., at, :] = tracker.updated(out[..., before, :], p[at], weight, moves)
     return out
 
 
-def smoothed(p: Array, runs: Runs, weight: float, moves: Array) -> Array:
-    """The same with the windows after it, too: forward-backward, as a report may look at a recording."""
+def smoothed(belief: Array, p: Array, runs: Runs, weight: float, moves: Array) -> Array:
+    """The same with the windows after it, too: forward-backward, as a report may look at a recording.
+
+    belief: what `filtered` gave.
+    """
     later = np.ones(p.shape, np.float32)
     for before, at in reversed(_steps(runs)[1:]):
         evidence = later[at] * np.maximum(p[at], np.float32(1e-30)) ** np.float32(weight)
         evidence = evidence @ moves.T
         later[before] = evidence / evidence.max(-1, keepdims=True)
-    both = filtered(p, runs, weight, moves) * later
+    both = belief * later
     return both / both.sum(-1, keepdims=True)
 
 
@@ -107,7 +121,7 @@ def measure(config: dict[str, Any], test: WindowSet, logits: Array, min_bpm: int
     runs, bpm = test.runs(), np.asarray(test.bpm, np.float64)
     p, moves = tracker.probabilities(logits, config["temperature"]), tracker.moves(config, logits.shape[1])
     belief = filtered(p, runs, config["weight"], moves)
-    smooth = tracker.quantile(smoothed(p, runs, config["weight"], moves), 0.5, min_bpm)
+    smooth = tracker.quantile(smoothed(belief, p, runs, config["weight"], moves), 0.5, min_bpm)
     tracked, spread = believed(belief, config, min_bpm)
     alone = tracker.quantile(p, 0.5, min_bpm)
     return {
@@ -235,7 +249,8 @@ def _steps(runs: Runs) -> list[tuple[Array, Array]]:
     for n in range(len(long_first[0]) if long_first else 0):
         while len(long_first[-1]) <= n:
             long_first.pop()
-        out.append(tuple(np.array([run[i] for run in long_first], np.intp) for i in (max(n - 1, 0), n)))
+        before, at = ([run[i] for run in long_first] for i in (max(n - 1, 0), n))
+        out.append((np.array(before, np.intp), np.array(at, np.intp)))
     return out
 
 

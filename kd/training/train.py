@@ -204,6 +204,11 @@ class Runs:
             errors, logits = evaluate(forward, test, as_tensor(test.x), self.labels.centres)
             val = torch.cat([part.float() for part, _ in batches(forward, self._val_x)])
             errors |= track(self.data, val.cpu().numpy(), logits, member.folder)
+            if self.data.axes and self.data.acc_optional:
+                x = as_tensor(np.array(test.x))
+                x[:, -self.data.axes :] = 0
+                without, _ = evaluate(forward, test, x, self.labels.centres)
+                errors["mae_bpm_without_acc"] = without["mae_bpm"]
             taught = self.x if member.spec.role == "teacher" else None
             write(model, self.shape, member.folder, taught, forward)
         if member.teacher is not None:

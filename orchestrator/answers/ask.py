@@ -61,7 +61,6 @@ def suggest_space(
     budget: Budget,
     gpu_hours: float,
     out: Path | None = None,
-    seed: int = 0,
     recipe: str | None = None,
 ) -> dict[str, Any]:
     """What `kdsweep suggest --json` prints; the suggested search space is written to `file` in it.
@@ -79,7 +78,7 @@ def suggest_space(
     document = read_document(folder / "laws.json", budget.device, recipe)
     space = space_like(document, [space for _, space in load_spaces(folder)], str(folder))
     share = gpu_share(space, document["made"]["device"])
-    suggestion = suggest(document, budget, gpu_hours / share, rng=seed)
+    suggestion = suggest(document, budget, gpu_hours / share)
     file = out or folder / "suggested.yaml"
     command = f"kdsweep run {quoted(file)} --out {quoted(folder)}"
     said = describe(document, suggestion, share)

@@ -30,7 +30,8 @@ def evaluate_point(
     The windows are cut as the sweep's own, and only labels within its classes count. baselines: the peak of
     the spectrum (fft_peak), and always the median of these very labels (constant), the best that a single
     number can do. subjects_of_the_sweep: those here that the point was tested on. trained_on: those here that
-    a refitted student was trained on, and `refitted` what it says of itself, else "". Raises InputError.
+    a refitted student was trained on, and `refitted` what it says of itself, else "". tracked: what its
+    tracker reaches and how sure it is, None for a point of an earlier version. Raises InputError.
     """
     from kd.signals.prepare import windows_of
     from kd.training import metrics
@@ -81,6 +82,7 @@ def evaluate_point(
         "baselines": _baselines(windows, preprocess),
         "by_dataset": by_dataset,
         "by_subject": figures(windows.subject),
+        "tracked": _tracked(store.folder(result["id"]), windows, logits.numpy(), data.min_bpm),
         "dropped": dropped.by_reason,
         "test_mae_bpm": result["estimate"]["mae_bpm"] if refitted else result["mae_bpm"],
         "subjects_of_the_sweep": [] if refitted else sorted(here & set(mae_by_subject(result))),
@@ -137,6 +139,18 @@ def _figures(predicted: Any, bpm: Any) -> dict[str, Any]:
     from kd.training.metrics import error_figures
 
     return {**error_figures(predicted, bpm), "windows": len(bpm)}
+
+
+def _tracked(folder: Path, windows: WindowSet, logits: Any, min_bpm: int) -> dict[str, Any] | None:
+    """mae_bpm, coverage_90, unsure and mae_bpm_sure with the tracker that the point has."""
+    from kd.files import read_json
+    from kd.training import tracking
+
+    if not (folder / tracking.FILE).is_file():
+        return None
+    config = read_json(folder / tracking.FILE)["tracker"]
+    found = tracking.measure(config, windows, logits, min_bpm)["tracked"]
+    return {key: found[key] for key in ("mae_bpm", "coverage_90", "unsure", "mae_bpm_sure")}
 
 
 def _baselines(windows: WindowSet, preprocess: Preprocess) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measure
     parts = [
         _head(opened, result, config),
         _error(opened, result, config),
-        *([sureness(config)] if "mae_bpm_tracked" in config["test"] else []),
+        *([sureness(config)] if "tracker" in config and "estimate" not in result else []),
         _cost(result, measured),
         _training(opened, result),
         _use(config, measured),
@@ -96,6 +96,11 @@ def _estimate(result: dict[str, Any], test: dict[str, Any]) -> Iterator[str]:
     yield "## Error"
     yield ""
     yield f"{said_of(result).capitalize()}: nobody is left to test this model itself on."
+    if (tracked := result["estimate"].get("tracked_bpm")) is not None:
+        yield (
+            f"With the tracker (`tracker.py`) {tracked:.2f} BPM, of the same people in the same way; its "
+            "settings are medians of those points'."
+        )
     yield ""
     yield "| change on the same windows | MAE, BPM |"
     yield "|---|---|"

@@ -45,7 +45,7 @@ SCHEMA = "kdsweep-laws/2"
 KNOTS = 49  # sizes at which the draws are kept; in between they are interpolated in ln size
 LEVEL = 0.9
 TEACHER_KEYS = ("arch", "depth", "width", "seed", "params", "mae_bpm")
-RUN_KEYS = ("id", "depth", "width", "params", "seed", "mae_bpm")
+RUN_KEYS = ("id", "depth", "width", "params", "seed", "fold", "mae_bpm")
 
 
 def make_document(
@@ -306,7 +306,7 @@ def _arm(fitted: Fitted, record: list[Holdout], knots: Array, rng: int) -> dict[
         "smallest": min(r["params"] for r in arm.runs),
         "largest": max(r["params"] for r in arm.runs),
         "forms": [_finite(form) for form in law.forms],
-        "runs": [{k: r[k] for k in RUN_KEYS} for r in arm.runs],
+        "runs": [{k: r.get(k) for k in RUN_KEYS} for r in arm.runs],
         "holdouts": [
             {"left_out": h.left_out, "distance": math.exp(h.distance), "error_ln": h.error, "score": h.score}
             for h in record

@@ -11,7 +11,8 @@ from orchestrator.report.tables import Cell, Table, columns, number, size, stude
 
 FILE = "tracker.json"  # of a point
 ROWS = 100
-ALONE, TRACKED = "scratch", "soft"  # colours and marks: of single windows, and with the tracker
+ALONE, TRACKED = "c-teacher", "c-other"  # colours, of no strategy: single windows, and with the tracker
+SHAPES = {ALONE: "scratch", TRACKED: "dkd"}  # and marks
 
 
 def judged(sweep: Sweep) -> list[tuple[float, float, dict[str, Any]]]:
@@ -63,9 +64,10 @@ def _sizes(found: list[tuple[float, float, dict[str, Any]]]) -> Panel:
     )
     x, y = (min(sizes) / 1.15, max(sizes) * 1.15), (min(errors) / 1.1, max(errors) * 1.1)
     axes = Axes.on(panel, x, y, ("parameters", "test MAE, BPM"))
-    for place, css in ((0, ALONE), (1, TRACKED)):
-        points = [(axes.x(row[2]["params"]), axes.y(row[place])) for row in found if row[place] > 0]
-        panel.add(marks(points, css, f"run c-{css}"))
+    for css in (ALONE, TRACKED):
+        errors_of = [(alone if css == ALONE else tracked, r) for alone, tracked, r in found]
+        points = [(axes.x(r["params"]), axes.y(error)) for error, r in errors_of if error > 0]
+        panel.add(marks(points, SHAPES[css], f"run {css}"))
     return _keyed(panel, axes)
 
 
@@ -80,13 +82,13 @@ def _curves(sweep: Sweep, best: dict[str, Any]) -> list[Panel]:
     sure.add(rule(axes.x(0), axes.y(0), axes.x(100), axes.y(100), "guide"))
     for css, of in two:
         points = [(axes.x(100 * said), axes.y(100 * seen)) for said, seen, _ in of["within_5"]]
-        sure.add(line(points, f"law2 c-{css}"), marks(points, css, f"run c-{css}"))
+        sure.add(line(points, f"law2 {css}"), marks(points, SHAPES[css], f"run {css}"))
     out = [_keyed(sure, axes)]
     top = 1.1 * max(max(error for _, error in of["risk"]) for _, of in two)
     risk = Panel("Error of the windows it is surest of", f"Risk and coverage of {name}")
     axes = Axes.on(risk, (0, 100), (0, top), ("windows answered, %", "MAE, BPM"), log=(False, False))
     for css, of in two:
-        risk.add(line([(axes.x(100 * n), axes.y(e)) for n, e in of["risk"]], f"law c-{css}"))
+        risk.add(line([(axes.x(100 * n), axes.y(e)) for n, e in of["risk"]], f"law {css}"))
     if (unsure := kept["tracked"].get("unsure")) is not None:
         x = axes.x(100 * (1 - unsure))
         risk.add(
@@ -101,7 +103,7 @@ def _curves(sweep: Sweep, best: dict[str, Any]) -> list[Panel]:
         low = 100 * min(0.0, *(share for _, share in done))
         axes = Axes.on(step, (0, done[-1][0]), (low, high), ("seconds", "% of the step"), log=(False, False))
         step.add(rule(axes.x.start, axes.y(63), axes.x.end, axes.y(63), "guide"))
-        step.add(line([(axes.x(t), axes.y(100 * share)) for t, share in done], f"law c-{TRACKED}"))
+        step.add(line([(axes.x(t), axes.y(100 * share)) for t, share in done], f"law {TRACKED}"))
         out.append(step)
     return out
 
@@ -109,8 +111,8 @@ def _curves(sweep: Sweep, best: dict[str, Any]) -> list[Panel]:
 def _keyed(panel: Panel, axes: Axes) -> Panel:
     """With what its two colours mean."""
     for i, (css, words) in enumerate(((ALONE, "single windows"), (TRACKED, "tracked"))):
-        x = axes.x.end - 150 + 90 * i
-        panel.add(marks([(x, 28)], css, f"dot c-{css}", 3.2), text(x + 7, 31.5, words))
+        x = axes.x.end - 156 + 104 * i
+        panel.add(marks([(x, 28)], SHAPES[css], f"dot {css}", 3.2), text(x + 7, 31.5, words))
     return panel
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from kd.errors import InputError
 from kd.models import resnet1d
 from kd.models.architectures import ARCHITECTURES, CLASSES
-from kd.models.chain import Conv
+from kd.models.conv import Conv
 
 FILE = Path(__file__).parent / "instructions.json"
 ABOUT = (

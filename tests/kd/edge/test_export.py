@@ -186,7 +186,7 @@ def test_sweep_example_and_stream_cut_the_same_windows(fs, window, stride, start
     assert not list(once.push(ppg))
     for start_s, cut in zip(said, model.windows, strict=True):
         at = grid.first_sample(start_s, fs, 25)
-        np.testing.assert_allclose(cut, once.out[:, at : at + config["samples"]], atol=1e-3)
+        np.testing.assert_allclose(cut, once.ppg.out[:, at : at + config["samples"]], atol=1e-3)
 
 
 def test_recordings_written_are_read_by_both(tmp_path):

@@ -5,8 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from kd.shipped import tracker
+from kd.edge.export import preprocess_json
+from kd.shipped import example, tracker
+from kd.shipped.stream import Stream
 from kd.shipped.tracker import Tracker, estimate, moves, quantile
+from kd.signals.prepare import DataConfig
 
 CHANGE = [0.1, 0.2, 0.4, 0.2, 0.1]
 CONFIG = {
@@ -94,3 +97,37 @@ def test_logits_of_any_size_leave_a_belief():
         assert np.isfinite(one.belief).all()
         assert one.belief.sum() == pytest.approx(1, abs=1e-5)
     assert said.bpm == pytest.approx(120, abs=1)
+
+
+class Model:
+    """As `kd.shipped.example.Model`, whose logits are made of the windows themselves; keeps those."""
+
+    def __init__(self):
+        self.config = preprocess_json(DataConfig(), 1) | {"tracker": CONFIG}
+        self.seen = []
+
+    def logits(self, windows):
+        self.seen.append(np.array(windows))
+        shapes = np.random.default_rng(3).normal(0, 1, (windows.shape[-1], 180))
+        return (windows[:, 0] @ shapes * 0.3).astype(np.float32)
+
+    def tracker(self):
+        return Tracker(CONFIG, 30, 180)
+
+
+def test_a_live_stream_is_tracked_from_window_to_window():
+    model, signal = Model(), np.random.default_rng(4).normal(0, 1, (1, 25 * 20)).cumsum(1)
+    live = Stream(model, 25.0, causal=True)
+    heard = [pair for i in range(0, signal.shape[1], 40) for pair in live.track(signal[:, i : i + 40])]
+    assert [start for start, _ in heard] == [0, 2, 4, 6, 8, 10, 12]
+    again = Tracker(CONFIG, 30, 180)
+    assert [said for _, said in heard] == [again.update(model.logits(w)[0]) for w in model.seen[:7]]
+
+
+def test_a_missing_window_makes_the_tracker_forget():
+    model, windows = Model(), np.random.default_rng(5).normal(0, 1, (4, 1, 200))
+    found = example.tracked(model, windows, np.array([0.0, 2.0, 8.0, 10.0]))
+    alone = Tracker(CONFIG, 30, 180)
+    first = [alone.update(row) for row in model.logits(windows[:2])]
+    alone.reset()
+    assert found == [*first, *(alone.update(row) for row in model.logits(windows[2:]))]

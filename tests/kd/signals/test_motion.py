@@ -135,14 +135,14 @@ def test_dropout_leaves_it_out_of_training_windows_only_and_always_of_the_same(w
 
 
 def test_a_model_sees_the_sensors_it_names(wrist):
-    assert wrist.seen_by(()) is wrist
-    assert wrist.seen_by(("ppg", "acc")) is wrist
-    ppg, acc = wrist.seen_by(("ppg",)), wrist.seen_by(("acc",))
+    assert wrist.seen_by("") is wrist
+    ppg, acc = wrist.seen_by("ppg"), wrist.seen_by("acc")
     np.testing.assert_array_equal(ppg.test.x, wrist.test.x[:, :1])
     np.testing.assert_array_equal(acc.taught_x, wrist.train.x[:, 1:])
     assert (ppg.axes, acc.axes) == (0, 3)
-    with pytest.raises(InputError, match="windows have none"):
-        ppg.seen_by(("acc",))
+    assert ppg.seen_by("ppg") is ppg
+    with pytest.raises(InputError, match="windows have no accelerometer"):
+        ppg.seen_by("acc")
 
 
 def test_stretching_plays_both_faster():

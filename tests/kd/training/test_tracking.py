@@ -88,7 +88,8 @@ def test_smoothing_is_the_sum_over_all_paths():
         for n, (i, j) in enumerate(itertools.pairwise(path), 1):
             chance *= m[i, j] * p[n, j] ** 0.5
         wanted[np.arange(5), path] += chance
-    found = tracking.smoothed(p, [np.arange(5)], 0.5, m)
+    runs = [np.arange(5)]
+    found = tracking.smoothed(tracking.filtered(p, runs, 0.5, m), p, runs, 0.5, m)
     assert found == pytest.approx(wanted / wanted.sum(1, keepdims=True), rel=1e-4)
 
 
