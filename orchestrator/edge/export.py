@@ -14,6 +14,7 @@ from orchestrator.edge.latency import read_profile
 from orchestrator.edge.mcu import measure_mcu
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
+from orchestrator.edge.qat import fine_tuned
 from orchestrator.space.resolve import Opened
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
@@ -52,6 +53,7 @@ def export_point(
     with_recordings: bool,
     with_c: bool = False,
     precision: str = "fp32",
+    qat_epochs: int | None = None,
     mcu_python: Path | None = None,
     say: Say,
 ) -> dict[str, Any]:
@@ -59,7 +61,8 @@ def export_point(
 
     The exported pipeline is run on the tested subjects' raw recordings first: InputError if its error isn't
     the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic. with_c: put
-    the student as C99 into its folder `c`, in `precision`, fp32 or int8. mcu_python: put an int8 .tflite
+    the student as C99 into its folder `c`, in `precision`, fp32 or int8. qat_epochs: of quantisation-aware
+    fine-tuning before that, whose model the C is then; the ONNX files aren't. mcu_python: put an int8 .tflite
     beside the ONNX files, made with this Python (`mcu.environment`).
     """
     from kd.edge import export, onnxfile
@@ -82,6 +85,7 @@ def export_point(
     model = load_model(source, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = export.preprocess_json(opened.data, channels)
     config |= {"sweep": opened.plan.name, "point": result["id"], "test": {}}
+    tuned, record = fine_tuned(opened, result, qat_epochs, say) if qat_epochs else (None, {})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = Path(temporary) / out.name
@@ -102,6 +106,9 @@ def export_point(
             say("quantising the student for C")
             in_c = int8.quantised(model, result["arch"], data)
             test["int8_c"] = int8.cost(model, in_c, data)
+            if tuned is not None:
+                before, in_c = in_c, int8.quantised(tuned, result["arch"], data)
+                test["int8_c"] = int8.aware_cost(model, before, in_c, data, record)
         write_json(folder / "preprocess.json", config, indent=1)
         export.write_scripts(folder)
         write_text(folder / "kdsweep_model.h", c_header(config, result["id"]))

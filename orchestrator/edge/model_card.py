@@ -261,6 +261,8 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
             f"same to the bit on every processor. Beside float32 it costs {said(int8)}."
         )
         yield ""
+        if "qat" in int8:
+            yield from _qat(int8)
     yield "| RAM and flash | bytes |"
     yield "|---|---|"
     yield f"| arena (`KDS_ARENA_BYTES`) | {c['arena_bytes']:,} |"
@@ -287,6 +289,22 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
         "`kds_start` once and `kds_push` for every sample; where it returns 1 there is a new heart rate. "
         "`main.c` shows the calls and runs `vectors.h`, made-up signals; put your own output for its printf."
     )
+
+
+def _qat(int8: dict[str, Any]) -> Iterator[str]:
+    qat, before = int8["qat"], int8["post_training"]
+    chosen = f"epoch {qat['best_epoch']} of {qat['epochs']}" if qat["best_epoch"] else "none of its epochs"
+    yield (
+        f"The weights in C were fine-tuned for their integers (quantisation-aware, `{qat['id']}`; {chosen} "
+        "was chosen on the validation windows); `model.onnx` has those from before."
+    )
+    yield ""
+    yield "| on the test windows | MAE, BPM | heart rates move by, BPM |"
+    yield "|---|---|---|"
+    yield f"| float32 | {before['mae_bpm'] - before['costs_bpm']:.3f} | |"
+    for what, cost in (("int8 after training", before), ("int8, fine-tuned: in C", int8)):
+        yield f"| {what} | {cost['mae_bpm']:.3f} | {cost['drift_bpm']['mean']:.3f} |"
+    yield ""
 
 
 def _limits(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
