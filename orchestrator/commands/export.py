@@ -12,7 +12,7 @@ from orchestrator.commands.echo import echo
 from orchestrator.commands.query import budget_options
 from orchestrator.store.find import sweep_folder
 
-EPOCHS = 5  # of quantisation-aware fine-tuning: on real wrists later ones gave nothing (docs/firmware.md)
+EPOCHS = 3  # of quantisation-aware fine-tuning (docs/firmware.md says what they gave)
 
 
 @click.command()

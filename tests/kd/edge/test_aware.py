@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd.edge.int8.aware import AwareRun, aware_spec, straight_through
+from kd.edge.int8.aware import LR_SHARE, AwareRun, aware_spec, straight_through
 from kd.edge.int8.quantise import Ranges, quantise, walked
 from kd.models.architectures import build
 from kd.training.recipe import Recipe, Spec
@@ -92,7 +92,7 @@ def test_killed_it_ends_with_the_same_weights_and_validation_is_the_integers_own
 ):
     spec, _, weights = trained
     run = fine_tune(trained, small_data, tmp_path / "whole")
-    assert (run.spec.recipe.lr, run.spec.strategy) == (pytest.approx(4e-4), "feature")
+    assert (run.spec.recipe.lr, run.spec.strategy) == (pytest.approx(LR_SHARE * 4e-3), "feature")
     connector, model = run.connector, run.shape.build()
     model.load_state_dict(dict(weights))
     features = outputs(model, as_tensor(small_data.train.x))[1]
