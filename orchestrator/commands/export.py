@@ -33,6 +33,12 @@ EPOCHS = 3  # of quantisation-aware fine-tuning (docs/firmware.md says what they
     metavar="[EPOCHS]",
     help=f"With --c --precision int8: fine-tune for the integers before.  [{EPOCHS} epochs unless said]",
 )
+@click.option(
+    "--device-fs",
+    type=float,
+    metavar="HZ",
+    help="With --c: the rate of the device's samples, which the C resamples.  [default: the model's]",
+)
 @click.option("--tflite", is_flag=True, help="Include the student as a .tflite of 8-bit integers only.")
 @click.option(
     "--mcu-env",
@@ -58,6 +64,7 @@ def export(
     out: Path,
     with_c: bool,
     qat: int | None,
+    device_fs: float | None,
     tflite: bool,
     mcu_env: Path | None,
     with_recordings: bool,
@@ -90,6 +97,8 @@ def export(
 
     if qat and not (with_c and limits["precision"] == "int8"):
         raise InputError("--qat fine-tunes the integers of the C: add --c --precision int8, or leave it out")
+    if device_fs is not None and not with_c:
+        raise InputError("--device-fs is the rate of samples in C: add --c, or leave it out")
     folder = sweep_folder(sweep)
     store = Store(folder)
     result = point_of(store, point) if point else best_for(folder, store, limits)
@@ -116,6 +125,7 @@ def export(
         with_c=with_c,
         precision=limits["precision"],
         qat_epochs=qat,
+        device_fs=device_fs,
         mcu_python=python,
         say=say,
     )

@@ -54,6 +54,7 @@ def export_point(
     with_c: bool = False,
     precision: str = "fp32",
     qat_epochs: int | None = None,
+    device_fs: float | None = None,
     mcu_python: Path | None = None,
     say: Say,
 ) -> dict[str, Any]:
@@ -62,10 +63,12 @@ def export_point(
     The exported pipeline is run on the tested subjects' raw recordings first: InputError if its error isn't
     the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic. with_c: put
     the student as C99 into its folder `c`, in `precision`, fp32 or int8. qat_epochs: of quantisation-aware
-    fine-tuning before that, whose model the C is then; the ONNX files aren't. mcu_python: put an int8 .tflite
+    fine-tuning before that, whose model the C is then; the ONNX files aren't. device_fs: the rate in Hz at
+    which samples come to the C, default the model's own. mcu_python: put an int8 .tflite
     beside the ONNX files, made with this Python (`mcu.environment`).
     """
     from kd.edge import export, onnxfile
+    from kd.edge.c.resampler import resampler
     from kd.edge.c_header import c_header
     from kd.signals.prepare import load_recordings
     from kd.signals.windows import subject_label
@@ -85,6 +88,9 @@ def export_point(
     model = load_model(source, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
     config = export.preprocess_json(opened.data, channels)
     config |= {"sweep": opened.plan.name, "point": result["id"], "test": {}}
+    in_c_config = config if device_fs is None else config | {"device_fs": device_fs}
+    if with_c:
+        resampler(in_c_config)  # refuses a rate before anything is trained
     tuned, record = fine_tuned(opened, result, qat_epochs, say) if qat_epochs else (None, {})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
@@ -119,7 +125,7 @@ def export_point(
             say("writing the student as C, and running it")
             inputs = min(len(r.ppg) for r in recordings)
             windows = verification_windows(data)
-            measured["c"] = _write_c(in_c, result, config, inputs, folder / "c", windows)
+            measured["c"] = _write_c(in_c, result, in_c_config, inputs, folder / "c", windows)
         if mcu_python is not None:
             say("writing the student as int8 .tflite, and running it")
             made = measure_mcu(store, result, data, mcu_python, folder / TFLITE)
@@ -136,12 +142,15 @@ def _write_c(
 ) -> dict[str, Any]:
     """The student as C; its bytes, and under "checked" how far off it is, None without a compiler."""
     from kd.edge.c.check import check
+    from kd.edge.c.resampler import resampler
     from kd.edge.c.source import write_c
 
     title = f"Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}, {result['id']}"
     folder.mkdir()
     sizes = write_c(model, result["arch"], config, inputs, title, folder)
-    return {**sizes, "checked": check(folder, model, windows, config["class_centres_bpm"])}
+    resampled = config["device_fs"] if resampler(config)["reach"] else None
+    checked = check(folder, model, windows, config["class_centres_bpm"])
+    return {**sizes, "device_fs": resampled, "checked": checked}
 
 
 def _expected(model: Any, result: dict[str, Any], data: Any) -> float:

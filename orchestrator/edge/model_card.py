@@ -245,14 +245,19 @@ def _tflite(mcu: dict[str, Any], tflite: dict[str, Any]) -> Iterator[str]:
 def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield "## C"
     yield ""
-    int8 = config["test"].get("int8_c")
+    int8, fs = config["test"].get("int8_c"), config["fs"]
+    rate = (
+        f"Samples come at {c['device_fs']:g} Hz and are resampled to {fs:g} Hz as they come, by the same "
+        "polyphase filter as in `stream.py`."
+        if c["device_fs"]
+        else "Nothing is resampled: samples must come at that rate (for another: `export --device-fs`)."
+    )
     yield (
         f"`c/kdsweep_student.c` and `.h` are the {'int8' if int8 else 'float32'} model and everything round "
-        f"it, from samples at {config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without "
-        "malloc; of the C library they use memcpy, memset, sqrtf, isfinite and, for a stride of no "
+        f"it, from samples at {c['device_fs'] or fs:g} Hz to BPM and the classes' standard deviation, in C99 "
+        "without malloc; of the C library they use memcpy, memset, sqrtf, isfinite and, for a stride of no "
         "whole number of samples, llrint. The filter runs forward only, as `stream.py` does with "
-        "`causal=True`, in single precision on the samples' differences. Nothing is resampled: samples must "
-        "come at that rate."
+        f"`causal=True`, in single precision on the samples' differences. {rate}"
     )
     yield ""
     if int8:
@@ -267,7 +272,8 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|"
     yield f"| arena (`KDS_ARENA_BYTES`) | {c['arena_bytes']:,} |"
     yield f"| the stream's state (`kds_stream`), about | {c['state_bytes']:,} |"
-    yield f"| weights | {c['constant_bytes']:,} |"
+    more = ", and the resampler's taps" if c["device_fs"] else ""
+    yield f"| weights{more} | {c['constant_bytes']:,} |"
     yield ""
     if checked := c["checked"]:
         logits = (

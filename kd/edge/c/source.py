@@ -10,6 +10,7 @@ from torch import nn
 
 from kd.edge.c.network import network
 from kd.edge.c.network8 import program8
+from kd.edge.c.resampler import device_fs, inputs_until, resampler
 from kd.edge.int8.layers import LEVEL
 from kd.edge.int8.student import Student8
 from kd.errors import InputError
@@ -68,9 +69,9 @@ def write_c(
 ) -> dict[str, int]:
     """Write the files into `folder`; bytes of the arena, the stream's state and the weights.
 
-    config: what preprocess.json says. inputs: the sensor's channels, of which the mean is the model's input,
-    if it was trained so; else they are the model's. Raises InputError for an architecture or a stride that C
-    can't have.
+    config: what preprocess.json says, and "device_fs" if samples come at another rate, from which the C then
+    resamples. inputs: the sensor's channels, of which the mean is the model's input, if it was trained so;
+    else they are the model's. Raises InputError for an architecture, a rate or a stride that C can't have.
     """
     if config["stride_s"] * config["fs"] < 1:
         raise InputError(
@@ -81,11 +82,18 @@ def write_c(
     mean = config["channels"] == "mean"
     inputs = inputs if mean else channels
     program = program8(model) if isinstance(model, Student8) else _program(model, arch, channels, samples)
-    sos, stride = config["filter"]["sos"], config["stride_s"] * config["fs"]
+    sos, fs, numbers = config["filter"]["sos"], device_fs(config), resampler(config)
+    ratio = float(grid.ratio(fs, config["fs"]))
+    stride, reach = config["stride_s"] * fs * ratio, numbers["reach"]
     names = {
         "title": title,
-        "fs": _float(config["fs"]),
-        "fs_exact": repr(float(config["fs"])),
+        "fs": _float(fs),
+        "fs_exact": f"{fs!r} * {ratio!r}" if reach else repr(fs),
+        **numbers,
+        "resample": bool(reach),
+        "task_fs": f"{config['fs']:g}",
+        "delay_s": f"{numbers['half'] / numbers['up'] / fs:.2g}",
+        "tap_rows": _table(numbers["taps"], _float),
         "stride_s": repr(float(config["stride_s"])),
         "stride": round(stride) if abs(stride - round(stride)) < 1e-9 else 0,
         "window_s": f"{config['window_s']:g}",
@@ -109,10 +117,17 @@ def write_c(
         write_text(folder / name, environment.get_template(template).render(names))
     return {
         "arena_bytes": program["arena_bytes"],
-        "state_bytes": 8 * ((inputs * (2 * len(sos) + samples + 1 + 2 * (mean and inputs > 1)) + 2) // 2)
-        + 24,
-        "constant_bytes": program["constant_bytes"],
+        "state_bytes": _state_bytes(inputs, len(sos), samples, mean and inputs > 1, reach),
+        "constant_bytes": program["constant_bytes"] + 4 * numbers["taps"].size,
     }
+
+
+def _state_bytes(inputs: int, sections: int, samples: int, scaled: bool, reach: int) -> int:
+    """Of a kds_stream, where an int has four bytes."""
+    words = inputs * (2 * sections + samples + 1 + 2 * scaled) + 1
+    if reach:
+        words += inputs * (reach + 2) + 4
+    return 8 * ((words + 1) // 2) + 24
 
 
 def _program(model: nn.Module, arch: str, channels: int, samples: int) -> dict[str, Any]:
@@ -150,7 +165,7 @@ def rehearsed(model: nn.Module | Student8, config: Mapping[str, Any], inputs: in
     """
     for seed in range(TRIES):
         signal, reference = made_up_signal(config, inputs, seed=seed), Reference(model, config)
-        live = stream.Stream(reference, config["fs"], inputs, causal=True)  # type: ignore[arg-type]
+        live = stream.Stream(reference, device_fs(config), inputs, causal=True)  # type: ignore[arg-type]
         heard = list(live.push(signal))
         if len(heard) != VECTORS:
             raise AssertionError(f"{len(heard)} windows in a signal made for {VECTORS}")
@@ -164,9 +179,10 @@ def made_up_signal(config: Mapping[str, Any], channels: int, vectors: int = VECT
 
     Made up, so that no recording of a person goes into a firmware's tests. One sample is missing (NaN).
     """
-    last = grid.first_sample(grid.start_s(vectors - 1, config["stride_s"]), config["fs"], config["fs"])
-    length = int(last) + config["samples"]
-    t, rng = np.arange(length) / config["fs"], np.random.default_rng(seed)
+    fs = device_fs(config)
+    last = grid.first_sample(grid.start_s(vectors - 1, config["stride_s"]), fs, config["fs"])
+    length = inputs_until(int(last) + config["samples"] - 1, resampler(config))
+    t, rng = np.arange(length) / fs, np.random.default_rng(seed)
     phase = 2 * np.pi * (1.1 * t + 0.02 * t**2)
     rows = [np.sin(phase + c) + 0.4 * np.sin(2 * phase + c) for c in range(channels)]
     signal = 2000 + 10 * np.array(rows) + rng.standard_normal((channels, length)).cumsum(1)

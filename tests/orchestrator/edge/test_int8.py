@@ -51,8 +51,8 @@ def test_export_writes_it_and_says_what_it_costs(sweep):
 def test_fine_tuned_integers_are_shipped_and_kept(sweep):
     folder, result = sweep
     out = folder.parent / "aware"
-    shared = (export, str(folder), result["id"], "-o", str(out), "--c", "--precision", "int8", "--qat", "1")
-    said = invoke(*shared)
+    more = ("--c", "--precision", "int8", "--qat", "1", "--device-fs", "100")
+    said = invoke(export, str(folder), result["id"], "-o", str(out), *more)
     assert said.exit_code == 0
     assert "quantisation-aware epoch 1 of 1" in said.stderr
     cost = json.loads((out / "preprocess.json").read_text())["test"]["int8_c"]
@@ -67,6 +67,8 @@ def test_fine_tuned_integers_are_shipped_and_kept(sweep):
     card = (out / "README.md").read_text()
     assert f"| int8 after training | {before['mae_bpm']:.3f} |" in card
     assert f"| int8, fine-tuned: in C | {cost['mae_bpm']:.3f} |" in card
+    assert "Samples come at 100 Hz and are resampled to 25 Hz" in card
+    assert "#define KDS_FS 100.0f" in (out / "c" / "kdsweep_student.h").read_text()
     again, _ = fine_tuned(open_space(str(folder), [], None), result, 1, pytest.fail)  # nothing is trained
     opened = open_space(str(folder), [], None)
     whole = int8.cost(again, int8.quantised(again, result["arch"], opened.windows), opened.windows)
@@ -74,8 +76,9 @@ def test_fine_tuned_integers_are_shipped_and_kept(sweep):
     (kept / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match=f"delete {kept} and export again"):
         fine_tuned(opened, result, 1, pytest.fail)
-    with pytest.raises(InputError, match="--qat fine-tunes the integers of the C"):
-        invoke(export, str(folder), result["id"], "-o", str(out), "--c", "--qat")
+    for wrong, why in ((("--c", "--qat"), "--qat fine-tunes"), (("--device-fs", "50"), "--device-fs is the")):
+        with pytest.raises(InputError, match=why):
+            invoke(export, str(folder), result["id"], "-o", str(out), *wrong)
 
 
 @NEEDED
