@@ -13,11 +13,11 @@ from kd.signals.windows import subject_label
 from kd.training.train import load_model
 from orchestrator.edge import int8
 from orchestrator.edge.latency import read_profile
+from orchestrator.edge.on_chip import RECORDS
 from orchestrator.edge.profile import write_profile
 from orchestrator.space.resolve import Opened
 from orchestrator.store.refits import store_of
 
-RECORDS = {"fp32": "targets", "int8": "targets_int8"}  # precision -> where profile.json has its records
 Say = Callable[[str], None]
 
 

@@ -27,9 +27,7 @@ from kd.training.stack import Stack, Start
 from kd.training.teacher import outputs
 from kd.training.train import Run
 
-LR_SHARE = (
-    0.1  # of the point's own peak rate: the weights are to move by steps of 8 bits, not to be learned anew
-)
+LR_SHARE = 0.01  # of the point's own peak rate: weights move by steps of 8 bits, and not elsewhere
 CONNECTED_WINDOWS = 4096  # that a new connector to the teacher's features is fitted to
 
 

@@ -1,0 +1,190 @@
+"""Instructions and arena of an 8-bit student in C, from its shape alone: `instructions` of its other loops.
+
+`counts` follows the calls that `network8` writes; costs a turn are in instructions8.json. Torch-free.
+"""
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.edge.c import instructions as base
+from kd.edge.c.instructions import Call, Pipeline, Terms, priced
+from kd.errors import InputError
+from kd.models import resnet1d
+
+FILE = Path(__file__).parent / "instructions8.json"
+STEPS = {"m0plus": 1, "m4": 4, "m7": 4, "m33": 4, "m55": 8}  # products that a target takes at a time
+TOGETHER = 8  # as in network_int8.c.j2
+
+
+def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Call]:
+    """The calls that `network8` writes for a model of this shape; width: an integer, or an array of them.
+
+    Of a convolution: length, border, inputs, outputs, taps, stride, and which maps it makes.
+    """
+    if arch == "mlp":
+        inputs = pipeline.channels * pipeline.samples
+        for _ in range(depth):
+            yield "dense", (inputs, width)
+            inputs = width
+        yield "classify.map", (inputs, pipeline.classes)
+        return
+    if arch not in ("resnet1d", "resnet1d-post"):
+        raise InputError(f"architecture {arch!r} has no law of instructions")
+    kernel, length, filters = resnet1d.KERNEL, pipeline.samples, resnet1d.filters(depth, width)
+    pre = arch == "resnet1d"
+    name = "convolve" if pre else "convolve.post"
+    changes = _changes(depth)
+    keeps = [pre and not changed for changed in changes] + [False]  # whether a sum is kept as int8, too
+
+    def maps(kept: bool) -> tuple[str, ...]:
+        return ("map", "kept") if kept else ("map",)
+
+    yield name, (length, kernel // 2, pipeline.channels, width, kernel, 1, maps(keeps[0]))
+    for i, (cin, cout) in enumerate(pairwise(filters)):
+        stride = resnet1d.stride(i)
+        out = -(-length // stride)
+        if changes[i]:
+            yield name, (length, 0, cin, cout, 1, stride, ("kept",) if pre else ("map",))
+        yield name, (length, 0, cin, cout, kernel, stride, ("map",))
+        yield name, (out, 0, cout, cout, kernel, 1, tuple(f"{m}.add" for m in maps(keeps[i + 1])))
+        length = out
+    yield "average", (length, filters[-1])
+    yield "classify", (filters[-1], pipeline.classes)
+
+
+def arena_bytes(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Any:
+    """KDS_ARENA_BYTES of its C: the most that is alive at once, in whole words; width as for `calls`."""
+    live = list(_live(arch, depth, width, pipeline))
+    return np.max(np.stack(np.broadcast_arrays(*live)), axis=0) + 3 & ~3
+
+
+def _live(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Any]:
+    """Bytes alive in each call, as `network8` lays them out."""
+    width, logits = np.asarray(width), 4 * pipeline.classes
+    window = pipeline.channels * pipeline.samples
+    if arch == "mlp":
+        yield from (window + width, *([2 * width] * (depth - 1)), width + logits)
+        return
+    length, filters = pipeline.samples, resnet1d.filters(depth, width)
+    pre, changes = arch == "resnet1d", [*_changes(depth), True]
+    bordered = window + 2 * (resnet1d.KERNEL // 2) * pipeline.channels
+    yield width * length * (1 + (pre and not changes[0])) + bordered
+    for i, (cin, cout) in enumerate(pairwise(filters)):
+        out = -(-length // resnet1d.stride(i))
+        size, x = cout * out, cin * length
+        if pre:
+            yield 2 * size + np.maximum(x, 0 if changes[i + 1] else size)
+        else:
+            yield x + size * (1 + changes[i])
+        length = out
+    features = 4 * filters[-1]
+    yield filters[-1] * length + features
+    yield features + logits
+
+
+def _changes(depth: int) -> list[bool]:
+    """Which blocks have a convolution as their shortcut."""
+    return [resnet1d.stride(i) != 1 or (i > 0 and i % resnet1d.GROW_GAP == 0) for i in range(depth)]
+
+
+def counts(call: Call, step: int) -> Terms:
+    """How often the loops of a call turn, by their names; arrays where widths are. step: of STEPS."""
+    function, n = call
+    found: Terms = {function: 1}
+    if function == "average" or function == "classify":
+        found |= {f"{function}.row": n[1], f"{function}.value": n[0] * n[1]}
+    elif function in ("dense", "classify.map"):
+        inputs, outputs = n
+        _add(found, f"{function}.dots", _products(inputs, step), -(-outputs // 4))
+        found[f"{function}.row"] = outputs
+    else:
+        length, border, cin, cout, kernel, stride, maps = n
+        blocks, pairs = -(-cout // TOGETHER), cout // TOGETHER * 4 + (cout % TOGETHER + 1) // 2
+        for (places, taps), times in _turns(length, border, kernel, stride).items():
+            turn = f"{function}.{places}"
+            _add(found, turn, {"": 1, ".block": blocks}, times)
+            _add(found, f"{turn}.dot", _products(taps * cin, step), pairs * times)
+            for made in maps:
+                values = {"": blocks, **_values(cout, step)}
+                _add(found, f"{function}.{made}", values, places * times)
+    return found
+
+
+def _turns(length: int, border: int, kernel: int, stride: int) -> Counter[tuple[int, int]]:
+    """Of convolve's outer loop: how often it does one place or two, with how many taps."""
+    found: Counter[tuple[int, int]] = Counter()
+    at = 0
+    while at < length:
+        first, last = at - kernel // 2, at - kernel // 2 + kernel
+        begin, end = max(first, -border), min(last, length + border)
+        two = at + stride < length and first == begin and last + stride <= length + border
+        found[1 + two, end - begin] += 1
+        at += (1 + two) * stride
+    return found
+
+
+def _products(n: Any, step: int) -> Terms:
+    """One sum of n products: groups of `step`, and what is left, of which vectors make one more turn."""
+    rest = (n % step > 0) if step == STEPS["m55"] else n % step
+    return {"": 1, ".group": n // step, ".rest": rest, ".any": n >= step}
+
+
+def _values(cout: Any, step: int) -> Terms:
+    """Values of a map: by fours where there are vectors, the others singly."""
+    if step != STEPS["m55"]:
+        return {".value": cout}
+    return {".four": cout // 4, ".value": cout % 4}
+
+
+def _add(found: Terms, name: str, terms: Terms, times: Any) -> None:
+    for ending, turns in terms.items():
+        found[name + ending] = found.get(name + ending, 0) + turns * times
+
+
+def around(pipeline: Pipeline) -> dict[str, Terms]:
+    """What is done beside the network, as in `instructions`; a window's values are read in every pass."""
+    p = pipeline
+    found = base.around(p)
+    values = p.channels * p.samples
+    reads = values * (p.inputs if p.mean else 1)
+    kind = "zscore" if p.zscore else "plain"
+    found["window"] = {
+        "window": 1,
+        f"window.{kind}": values,
+        f"window.{kind}.read": reads * (3 if p.zscore else 1),
+        "window.fraction": found["window"]["window.fraction"],
+        "window.scale": p.inputs * (p.mean and p.inputs > 1),
+    }
+    return found
+
+
+@functools.cache
+def shipped() -> dict[str, Any]:
+    """instructions8.json: what a turn costs on each target, and how that was measured."""
+    document: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return document
+
+
+def per_window(arch: str, depth: int, width: Any, pipeline: Pipeline, target: str) -> Any:
+    """Instructions of the kds_push that completes a window; width: an integer, or an array of them."""
+    known = shipped()["targets"][target]["costs"]
+    network = (priced(counts(call, STEPS[target]), known) for call in calls(arch, depth, width, pipeline))
+    beside = (priced(terms, known) for terms in around(pipeline).values())
+    return sum(network, start=0.0) + sum(beside)
+
+
+def per_sample(pipeline: Pipeline, target: str) -> float:
+    """Instructions of any other kds_push."""
+    return float(priced(around(pipeline)["sample"], shipped()["targets"][target]["costs"]))
+
+
+def per_estimate(window: Any, pipeline: Pipeline, target: str) -> Any:
+    """Instructions from one heart rate to the next: a window's and those of the samples that it waits for."""
+    return window + per_sample(pipeline, target) * max(pipeline.stride - 1, 0.0)
