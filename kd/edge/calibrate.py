@@ -46,7 +46,8 @@ STUDENTS: tuple[tuple[str, int, int, Preprocess, int], ...] = (
     ("mlp", 1, 26, Preprocess(window_s=6.0, normalise="none", channels="first"), 2),
     ("mlp", 2, 31, Preprocess(window_s=7.0), 1),
 )
-# as many of each kind of blocks, whose loops are two in 8 bits, and some as wide as those take at a time
+# As many of each kind of blocks, whose loops are two in 8 bits, and some as wide as those take at a time; and
+# of each way to gather a window, which are six.
 STUDENTS8 = (
     *STUDENTS,
     ("resnet1d", 2, 8, Preprocess(window_s=4.0), 1),
@@ -57,6 +58,13 @@ STUDENTS8 = (
     ("resnet1d-post", 2, 4, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 3),
     ("resnet1d-post", 4, 9, Preprocess(window_s=4.0), 1),
     ("resnet1d-post", 5, 12, Preprocess(window_s=2.0), 1),
+    ("mlp", 1, 2, Preprocess(), 2),
+    ("mlp", 1, 2, Preprocess(window_s=3.0), 3),
+    ("mlp", 1, 2, Preprocess(window_s=6.0, normalise="none"), 2),
+    ("mlp", 1, 2, Preprocess(window_s=4.0, normalise="none"), 3),
+    ("mlp", 1, 2, Preprocess(channels="all"), 2),
+    ("mlp", 1, 2, Preprocess(window_s=4.0, channels="first"), 2),
+    ("mlp", 1, 2, Preprocess(window_s=3.0, normalise="none", channels="all"), 3),
 )
 CLASSES = (180, 60)  # of students in turn
 Student = tuple[str, int, int, Preprocess, int]

@@ -149,18 +149,17 @@ def _add(found: Terms, name: str, terms: Terms, times: Any) -> None:
 
 
 def around(pipeline: Pipeline) -> dict[str, Terms]:
-    """What is done beside the network, as in `instructions`; a window's values are read in every pass."""
+    """What is done beside the network, as in `instructions`; a window is gathered in one of six ways."""
     p = pipeline
-    found = base.around(p)
-    values = p.channels * p.samples
-    reads = values * (p.inputs if p.mean else 1)
-    kind = "zscore" if p.zscore else "plain"
+    found, several = base.around(p), p.mean and p.inputs > 1
+    kind = f"window.{'zscore' if p.zscore else 'plain'}.{'mean' if several else 'one' if p.mean else 'own'}"
     found["window"] = {
         "window": 1,
-        f"window.{kind}": values,
-        f"window.{kind}.read": reads * (3 if p.zscore else 1),
+        f"{kind}.channel": p.channels,
+        f"{kind}.value": p.channels * p.samples,
+        f"{kind}.read": p.inputs * p.samples * several,  # by each pass over a window
+        "window.scale": p.inputs * several,
         "window.fraction": found["window"]["window.fraction"],
-        "window.scale": p.inputs * (p.mean and p.inputs > 1),
     }
     return found
 
