@@ -1,6 +1,8 @@
-"""A recording: one PPG signal of one subject with its reference heart rate. Knows no file format."""
+"""A recording: one PPG signal of one subject with its reference heart rate, and what other sensors of the
+same device gave. Knows no file format."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -8,11 +10,30 @@ import numpy.typing as npt
 BPM_RANGE = (30.0, 209.0)  # lowest and highest of the 180 classes; WildPPG's code
 
 
+ACC = "acc"  # Recording.sensors: the accelerometer, axes x, y, z
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a sensor beside the PPG gave, from the PPG's first sample on.
+
+    values: float32 (axes, samples), all axes in one unit, NaN = missing. fs: Hz, the sensor's own rate.
+    """
+
+    values: npt.NDArray[np.float32]
+    fs: float
+
+    @property
+    def seconds(self) -> float:
+        """Length of the signal in seconds."""
+        return self.values.shape[1] / self.fs
+
+
 @dataclass(frozen=True)
 class Recording:
     """One subject's PPG with a reference heart rate per window.
 
-    ppg: float32 (channels, samples), any scale. fs: Hz.
+    ppg: float32 (channels, samples), any scale. fs: Hz. sensors: others of the device by name, such as ACC.
     hr: float32 (windows,), BPM; hr[k] belongs to the seconds
         [hr_start_s + k * hr_stride_s, hr_start_s + k * hr_stride_s + hr_window_s); NaN = no label.
         A number outside the classes is no reading: who cuts windows leaves it out before mixing labels.
@@ -29,6 +50,7 @@ class Recording:
     hr_stride_s: float = 2.0
     hr_start_s: float = 0.0
     readings_left_out: int = 0  # numbers outside the classes that the loader left out of hr's means
+    sensors: Mapping[str, Signal] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:

@@ -101,15 +101,16 @@ class Sweep:
 
         return standing(self.folder)
 
-    def fit(self, seed: int = 0, recipe: str | None = None) -> dict[str, Any]:
+    def fit(self, seed: int = 0, recipe: str | None = None, tracked: bool | None = None) -> dict[str, Any]:
         """Fit the laws and write laws.json and laws.png; the content of laws.json. seed: of the bootstrap.
 
-        recipe: which students, where the sweep has several recipes ("lr=0.001"); default: the most.
+        recipe: which students, where the sweep has several recipes ("lr=0.001"); default: the most. tracked:
+        laws of errors with the tracker, or without, in laws_tracked.json; default: as the sweep's metric.
         """
         from orchestrator.laws.write import write_laws
         from orchestrator.tracking.reader import from_folder
 
-        return write_laws(from_folder(self.folder), self.folder, seed, recipe)
+        return write_laws(from_folder(self.folder), self.folder, seed, recipe, tracked)
 
     def query(
         self,
@@ -117,17 +118,18 @@ class Sweep:
         confidence: float | None = None,
         *,
         recipe: str | None = None,
+        tracked: bool | None = None,
         **limits: Any,
     ) -> "Answer":
         """The best student within `limits` (the fields of `Budget`: max_params=20000, ...); fit first.
 
         With max_mae (BPM): the smallest student that reaches it with this confidence (default 0.8).
-        recipe: that the laws must be of.
+        recipe: that the laws must be of. tracked: as of `fit`.
         """
         from orchestrator.answers.ask import ask
         from orchestrator.answers.shown import Answer, budget_of
 
-        return Answer(**ask(self.folder, budget_of(limits), max_mae, confidence, recipe))
+        return Answer(**ask(self.folder, budget_of(limits), max_mae, confidence, recipe, tracked))
 
     def claims(self, recipe: str | None = None) -> dict[str, Any]:
         """Which claims about distillation hold, as `kdsweep claims --json` prints them; needs no fit."""
@@ -148,7 +150,6 @@ class Sweep:
         self,
         gpu_hours: float,
         out: str | os.PathLike[str] | None = None,
-        seed: int = 0,
         *,
         recipe: str | None = None,
         **limits: Any,
@@ -158,7 +159,7 @@ class Sweep:
         from orchestrator.answers.shown import Suggested, budget_of
 
         path = Path(out) if out else None
-        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, seed, recipe))
+        return Suggested(**suggest_space(self.folder, budget_of(limits), gpu_hours, path, recipe))
 
     def report(
         self,

@@ -42,6 +42,11 @@ def pretrained(args: Mapping[str, Any], form: str = "-pretrained{}") -> str:
     return form.format(args[PRETRAIN]) if args.get(PRETRAIN) else ""
 
 
+def seeing(recipe: Mapping[str, Any], form: str = "-{}") -> str:
+    """What follows a model's name, by its recipe: the one sensor that it sees, if it sees not all."""
+    return form.format(recipe["channels"]) if recipe.get("channels") else ""
+
+
 def quoted(path: Path | str) -> str:
     """A path as it is typed in a command line; for hints that people copy."""
     return shlex.quote(str(path))

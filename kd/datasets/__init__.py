@@ -6,6 +6,7 @@ A format is a module with
     OPTIONS             the loader's options with their defaults
     files(found)        of the files found at a path, those it reads, sorted; empty = none of this format
     load(files, **options) -> Iterator[Recording]   raises InputError naming the file
+    sensor_files(files)     if other sensors have files of their own, which it reads besides: those
 Adding one is a module and a line here. Labels are handed on as they are, 0 and 300 too: who cuts windows
 tests them. Only a loader whose labels are means (MEANS) takes bpm_range, and leaves out other readings first;
 only one that can do without labels (WITHOUT_LABELS) takes labelled=False.
@@ -142,14 +143,17 @@ def _check_kind(where: str, value: Any, default: Any) -> None:
         raise InputError(f"{where} is {reprlib.repr(value)}: give a list of texts")
 
 
-def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None) -> str:
+def fingerprint(path: Path | str, name: str, cache_dir: Path | None = None, *, sensors: bool = False) -> str:
     """Hash of the content of every file the format reads at `path`, and of their names below it.
 
-    cache_dir: content hashes are kept in `cache_dir/hashes.json`, and used again while a file's path, size
-    and modification time are unchanged. Raises InputError when there is nothing to read.
+    sensors: those that hold other sensors than the PPG, too. cache_dir: content hashes are kept in
+    `cache_dir/hashes.json`, and used again while a file's path, size and modification time are unchanged.
+    Raises InputError when there is nothing to read.
     """
     path = Path(path)
     files = _files(path, name)
+    if sensors and (more := getattr(_module(name), "sensor_files", None)):
+        files = sorted({*files, *more(files)})
     memory = cache_dir / "hashes.json" if cache_dir else None
     known = _remembered(memory) if memory else {}
     keys = [f"{f.resolve()}|{(stat := f.stat()).st_size}|{stat.st_mtime_ns}" for f in files]

@@ -1,16 +1,16 @@
 """BAMI-1 and BAMI-2: wrist, rest, walking and running on a treadmill, 3 PPG channels at 50 Hz.
 
-Layout: `BAMI1_1.mat` with `rawPPG` (3, n) and `bpm_ecg`, one heart rate for each 8 s every 2 s. A few files
-have one label too many or too few: labels and signal then end together (BeliefPPG's rule).
-Chung, Lee, Lee, IEEE Access, 2020.
+Layout: `BAMI1_1.mat` with `rawPPG` (3, n), maybe `rawAcc` (3, n), and `bpm_ecg`, one heart rate for each 8 s
+every 2 s. A few files have one label too many or too few: labels and signal then end together (BeliefPPG's
+rule). Chung, Lee, Lee, IEEE Access, 2020.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kd.datasets.checks import checked
-from kd.datasets.matlab import Read, mat_reader
+from kd.datasets.checks import accelerometer, checked
+from kd.datasets.matlab import Read, mat_reader, read_with
 from kd.datasets.reading import numbers
 from kd.errors import InputError
 from kd.recordings import Recording
@@ -34,7 +34,7 @@ def load(files: Sequence[Path]) -> Iterator[Recording]:
 
 
 def _recording(file: Path, read: Read) -> Recording:
-    content = read(file, "rawPPG", "bpm_ecg")
+    content = read_with(read, file, ("rawPPG", "bpm_ecg"), ("rawAcc",))
     ppg = numbers(file, "rawPPG", content["rawPPG"], (3, None))
     hr = numbers(file, "bpm_ecg", content["bpm_ecg"], (None,))
     windows = int((ppg.shape[1] / FS - WINDOW_S) // STRIDE_S) + 1
@@ -53,4 +53,8 @@ def _recording(file: Path, read: Read) -> Recording:
         hr=hr[-windows:],  # one too many: the first goes
         hr_start_s=STRIDE_S * max(windows - len(hr), 0),  # one too few: the first window has none
     )
-    return checked(recording, f"{file}: rawPPG", f"{file}: bpm_ecg")
+    checked(recording, f"{file}: rawPPG", f"{file}: bpm_ecg")
+    if "rawAcc" not in content:
+        return recording
+    acc = numbers(file, "rawAcc", content["rawAcc"], (3, None))
+    return accelerometer(f"{file}: rawAcc", acc, FS, recording)

@@ -1,18 +1,21 @@
 """What every recording must be, whoever read it. Each error names the file and what is wrong in it."""
 
 import reprlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import ACC, Recording, Signal
 
 RATES_HZ = (5.0, 10_000.0)  # below, fast hearts can't be seen; no sensor samples faster
 STEPS_S = (0.01, 3600.0)  # of labels
 STARTS_S = (-1e6, 1e6)  # of labels; Unix time, for one, isn't a time since the first sample
 MOST_CHANNELS = 64  # ours; the largest set has 4
+AXES = 3  # of an accelerometer
+APART_S, APART = 2.0, 0.05  # seconds, and share, that sensors of one device may differ in length; ours
 Array = npt.NDArray[Any]
 
 
@@ -67,6 +70,25 @@ def signal_shape(where: str, shape: tuple[int, ...]) -> None:
             f"{where} has shape {shape}, {shape[0]} channels of {shape[1]} samples: it looks transposed; "
             "save it as (channels, samples)"
         )
+
+
+def accelerometer(where: str, values: Array, fs: float, recording: Recording) -> Recording:
+    """The recording with an accelerometer's values (3, samples at fs). where: file and key.
+
+    Raises InputError for another shape, and for a rate by which it lasts much longer or shorter than the PPG.
+    """
+    signal_shape(where, values.shape)
+    if len(values) != AXES:
+        raise InputError(f"{where} has shape {values.shape}, not (3, samples): save the axes x, y and z")
+    acc = Signal(float32(values), number(f"{where}: its rate", fs, RATES_HZ, "Hz"))
+    apart = abs(acc.seconds - recording.seconds)
+    if apart > max(APART_S, APART * max(acc.seconds, recording.seconds)):
+        raise InputError(
+            f"{where}: {values.shape[1]} samples at {acc.fs:g} Hz last {acc.seconds:g} s, the PPG's "
+            f"{recording.ppg.shape[1]} at {recording.fs:g} Hz {recording.seconds:g} s: the rates contradict "
+            "each other, or one signal is cut: check both"
+        )
+    return replace(recording, sensors={**recording.sensors, ACC: acc})
 
 
 def checked(recording: Recording, signal: str, labels: str) -> Recording:

@@ -2,8 +2,9 @@
 
 Layout: `P02/GalaxyWatch/PPG.csv` (`timestamp` in ms, `ppg`), `P02/E4/BVP.csv` (`timestamp` in us, `value`),
 `P02/PolarH10/HR.csv` (`phoneTimestamp` in ms of Korean time, `hr` at 1 Hz), `P02/Event.csv` (`timestamp` in
-ms, `session`, `status` ENTER or EXIT). Windows count when they lie within a session, as in the authors' code;
-their label is the mean of the strap's heart rate.
+ms, `session`, `status` ENTER or EXIT); beside the PPG maybe `ACC.csv` (`timestamp` as there, `x`, `y`, `z`;
+25 Hz, of the E4 32), which is missing signal where it is silent. Windows count when they lie within a
+session, as in the authors' code; their label is the mean of the strap's heart rate.
 """
 
 import csv
@@ -29,6 +30,7 @@ DEVICES = {
     "watch": ("GalaxyWatch/PPG.csv", "ppg", 25.0, 1e3),
     "e4": ("E4/BVP.csv", "value", 64.0, 1e6),
 }
+ACC, ACC_FS = "ACC.csv", {"watch": 25.0, "e4": 32.0}  # beside that file
 KOREA_S = 32_400.0  # the strap's clock runs in Korean time, 9 hours ahead of the others
 MOST_S = 7 * 86_400.0  # ours, of a recording; sessions of the set last hours
 GAP_S = 1.0  # a longer silence is missing signal, not a straight line
@@ -42,6 +44,12 @@ NAMES = {relative.rpartition("/")[2] for relative in WANTED}
 def files(found: Sequence[Path]) -> list[Path]:
     """Every file of WANTED in a folder P<number>."""
     return [p for p in found if p.name in NAMES and _participant(p) is not None]
+
+
+def sensor_files(files: Sequence[Path]) -> list[Path]:
+    """What is read besides, where there is an accelerometer."""
+    folders = {f.parent for f in files if f.name != EVENTS and f.parent.name != STRAP.partition("/")[0]}
+    return sorted(folder / ACC for folder in folders if (folder / ACC).is_file())
 
 
 def load(files: Sequence[Path], *, device: str, bpm_range: tuple[float, float]) -> Iterator[Recording]:
@@ -99,21 +107,40 @@ def _recording(folder: Path, device: str, bpm_range: tuple[float, float]) -> Rec
         hr=np.where(inside, labels, np.nan).astype(np.float32),
         readings_left_out=left_out,
     )
-    return checks.checked(recording, f"{folder / relative}: {column}", f"{folder / STRAP}: hr")
+    checks.checked(recording, f"{folder / relative}: {column}", f"{folder / STRAP}: hr")
+    path = (folder / relative).with_name(ACC)
+    if not path.is_file():
+        return recording
+    time, *axes = read_columns(path, ["timestamp", "x", "y", "z"])
+    acc_fs = ACC_FS[device]
+    grid = start + np.arange(round(len(ppg) / fs * acc_fs)) / acc_fs
+    acc = np.stack([_at(*_known(time / ticks, axis), grid) for axis in axes])
+    return checks.accelerometer(str(path), acc, acc_fs, recording)
 
 
 def on_grid(time: FloatArray, value: FloatArray, fs: float) -> tuple[float, FloatArray]:
     """Samples at uneven times (s) put on an even grid of fs Hz: its first time, its values; NaN in gaps."""
-    known = np.isfinite(time) & np.isfinite(value)
-    time, first = np.unique(time[known], return_index=True)
-    value = value[known][first]
+    time, value = _known(time, value)
     if len(time) < 2:
         return 0.0, np.zeros(0)
-    grid = np.arange(time[0], time[-1], 1.0 / fs)
-    even = np.interp(grid, time, value)
+    return float(time[0]), _at(time, value, np.arange(time[0], time[-1], 1.0 / fs))
+
+
+def _known(time: FloatArray, value: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Finite samples by time, one for each."""
+    known = np.isfinite(time) & np.isfinite(value)
+    time, first = np.unique(time[known], return_index=True)
+    return time, value[known][first]
+
+
+def _at(time: FloatArray, value: FloatArray, grid: FloatArray) -> FloatArray:
+    """The values at these times, linear between samples; NaN in gaps, before the first and after the last."""
+    if len(time) < 2:
+        return np.full(len(grid), np.nan)
+    even = np.interp(grid, time, value, left=np.nan, right=np.nan)
     after = np.clip(np.searchsorted(time, grid, side="right"), 1, len(time) - 1)
     even[time[after] - time[after - 1] > GAP_S] = np.nan
-    return float(time[0]), even
+    return even
 
 
 def mean_within(time: FloatArray, value: FloatArray, starts: FloatArray, window_s: float) -> FloatArray:

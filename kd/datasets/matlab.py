@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -59,6 +59,14 @@ def mat_reader() -> Iterator[Read]:
         finally:
             child.kill()
             child.communicate()
+
+
+def read_with(read: Read, path: Path, names: Sequence[str], more: Sequence[str]) -> dict[str, Value]:
+    """Variables of a file with others that it may lack: all of `more`, or none. Raises InputError as Read."""
+    try:
+        return read(path, *names, *more)
+    except InputError:  # which of them was it?
+        return read(path, *names)
 
 
 def _asked(

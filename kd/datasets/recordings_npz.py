@@ -2,8 +2,9 @@
 
 meta_json: uint8 bytes of a UTF-8 JSON list of {name, dataset, subject, fs, ...}. NAME/ppg: any number type,
 (channels, samples). NAME/hr: (windows,), BPM; window k starts at 2k seconds and lasts 8, unless the entry has
-hr_window_s, hr_stride_s or hr_start_s. Names, data sets and subjects are text or whole numbers, all other
-entries finite numbers.
+hr_window_s, hr_stride_s or hr_start_s. NAME/acc, if there is an accelerometer: (3, samples), axes x, y, z in
+one unit, at the PPG's rate unless the entry has acc_fs; an entry may say acc_axes: 3. Names, data sets and
+subjects are text or whole numbers, all other entries finite numbers.
 """
 
 import json
@@ -103,6 +104,11 @@ def _entries(path: Path, meta: Any) -> list[dict[str, Any]]:
             if key in entry
         }
         found.append({**texts, "fs": fs, **times})
+        if "acc_fs" in entry:
+            found[-1]["acc_fs"] = checks.number(f"{where}: acc_fs", entry["acc_fs"], checks.RATES_HZ, "Hz")
+        if "acc_axes" in entry:
+            axes = checks.number(f"{where}: acc_axes", entry["acc_axes"], (0, checks.MOST_CHANNELS), "")
+            found[-1]["acc_axes"] = axes
     return found
 
 
@@ -120,7 +126,8 @@ def _refused(constant: str) -> None:
 def _recording(
     path: Path, archive: Npz, entry: dict[str, Any], bidmc_lag_s: float, labelled: bool
 ) -> Recording:
-    name = entry["name"]
+    name, entry = entry["name"], dict(entry)
+    axes, acc_fs = entry.pop("acc_axes", None), entry.pop("acc_fs", entry["fs"])
     keys = (f"{name}/ppg", f"{name}/hr")
     for key in keys[: 1 + labelled]:
         if key not in archive.names:
@@ -129,14 +136,28 @@ def _recording(
                 f"{path}: {META} lists {name}, but {key} is missing: add it or remove the entry{more}"
             )
     ppg = checks.float32(archive.read(keys[0]))
-    if not labelled:
+    if labelled:
+        recording = Recording(**entry, ppg=ppg, hr=checks.float32(archive.read(keys[1])))
+        checks.checked(recording, *(f"{path}: {key}" for key in keys))
+    else:
         checks.signal_shape(f"{path}: {keys[0]}", ppg.shape)
         times = {key: value for key, value in entry.items() if key not in TIMES}
         recording = Recording(**times, ppg=ppg, hr=np.full(1, np.nan, np.float32))
-        return checks.checked(recording, f"{path}: {keys[0]}", f"{path}: {name}")
-    recording = Recording(**entry, ppg=ppg, hr=checks.float32(archive.read(keys[1])))
-    checks.checked(recording, *(f"{path}: {key}" for key in keys))
-    if recording.dataset == "BIDMC" and bidmc_lag_s:
+        checks.checked(recording, f"{path}: {keys[0]}", f"{path}: {name}")
+    recording = _with_acc(path, archive, recording, axes, acc_fs)
+    if labelled and recording.dataset == "BIDMC" and bidmc_lag_s:
         # What the monitor shows for a window was true that much earlier: move the labels back in time.
         return replace(recording, hr_start_s=recording.hr_start_s - bidmc_lag_s)
     return recording
+
+
+def _with_acc(path: Path, archive: Npz, recording: Recording, axes: float | None, fs: float) -> Recording:
+    """The recording with its accelerometer, if it has one. axes: as the entry says."""
+    key = f"{recording.name}/acc"
+    there = archive.read(key) if key in archive.names else None
+    if axes is not None and (int(axes),) != ((0,) if there is None else there.shape[:1]):
+        said = "is missing" if there is None else f"has shape {there.shape}"
+        raise InputError(f"{path}: {META} says acc_axes {axes:g} of {recording.name}, and {key} {said}")
+    if there is None:
+        return recording
+    return checks.accelerometer(f"{path}: {key}", there, fs, recording)

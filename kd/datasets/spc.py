@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kd.datasets.checks import checked
+from kd.datasets.checks import accelerometer, checked
 from kd.datasets.matlab import Read, mat_reader
 from kd.datasets.reading import numbers
 from kd.errors import InputError
@@ -80,4 +80,5 @@ def _recording(signal: Path, reference: Path | None, read: Read) -> Recording:
         fs=FS,
         hr=numbers(reference, "BPM0", read(reference, "BPM0")["BPM0"], (None,)),
     )
-    return checked(recording, f"{signal}: sig", f"{reference}: BPM0")
+    checked(recording, f"{signal}: sig", f"{reference}: BPM0")
+    return accelerometer(f"{signal}: sig", sig[first + 2 :], FS, recording)

@@ -1,9 +1,10 @@
 """WildPPG: 16 participants, a day outdoors, PPG at four places on the body; heart rate from a sternum ECG.
 
 Two layouts:
-(a) one .mat for each participant with `id` and `sternum`, `head`, `wrist`, `ankle`, each a struct of
-    sensors `ppg_g`, `ppg_ir`, `ppg_r`, ... and (sternum) `ecg`, each sensor a struct of values `v` and rate
-    `fs` (128 Hz). No heart rate: it is computed from the ECG (kd.datasets.ecg).
+(a) one .mat for each participant with `id` and `sternum`, `head`, `wrist`, `ankle`, each a struct of sensors
+    `ppg_g`, `ppg_ir`, `ppg_r`, `acc_x`, `acc_y`, `acc_z`, ... and (sternum) `ecg`, each sensor a struct of
+    values `v` and rate `fs` (128 Hz); files without the accelerometer are read, too. No heart rate: it is
+    computed from the ECG (kd.datasets.ecg).
 (b) `WildPPG.mat` (16 cells): `data_ppg_wrist` or `data_ppg_g_wrist`, each (windows, 200), and
     `data_bpm_values`, each (windows, 1), 0 = no valid ECG: filtered windows of 8 s one after the other, so
     that the recording is the rows in a row.
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.datasets import checks, ecg
-from kd.datasets.matlab import Read, Value, mat_reader
+from kd.datasets.matlab import Read, Value, mat_reader, read_with
 from kd.datasets.reading import numbers
 from kd.errors import InputError
 from kd.recordings import Recording
@@ -65,13 +66,14 @@ def load(
 def _participant(file: Path, read: Read, location: str, sensors: tuple[str, ...]) -> Recording:
     """Layout (a)."""
     signals = [f"{location}.{sensor}" for sensor in sensors]
-    content = read(file, "id", *(f"{s}.{part}" for s in ("sternum.ecg", *signals) for part in ("v", "fs")))
+    axes = [f"{location}.acc_{axis}" for axis in "xyz"]
+    wanted, more = (
+        [f"{s}.{part}" for s in some for part in ("v", "fs")] for some in (("sternum.ecg", *signals), axes)
+    )
+    content = read_with(read, file, ("id", *wanted), more)
     name = checks.name(f"{file}: id", content["id"])
     heart, heart_fs = _sensor(file, content, "sternum.ecg", ecg.RATES_HZ)
-    channels, rates = zip(*(_sensor(file, content, s, checks.RATES_HZ) for s in signals), strict=True)
-    if len(set(rates)) > 1 or len({len(c) for c in channels}) > 1:
-        raise InputError(f"{file}: {', '.join(signals)} differ in rate or length: choose one sensor")
-    ppg = np.stack(channels)
+    ppg, fs = _together(file, content, signals, "choose one sensor")
     if (name, location) in EXCLUDED:
         ppg[:, EXCLUDED[name, location]] = np.nan
     recording = Recording(
@@ -79,10 +81,24 @@ def _participant(file: Path, read: Read, location: str, sensors: tuple[str, ...]
         dataset="WildPPG",
         subject=name,
         ppg=ppg,
-        fs=rates[0],
+        fs=fs,
         hr=ecg.heart_rate(heart, heart_fs),
     )
-    return checks.checked(recording, f"{file}: {signals[0]}.v", f"{file}: sternum.ecg.v")
+    checks.checked(recording, f"{file}: {signals[0]}.v", f"{file}: sternum.ecg.v")
+    if f"{axes[0]}.v" not in content:
+        return recording
+    acc, fs = _together(file, content, axes, "use the original file")
+    return checks.accelerometer(f"{file}: {location}.acc_x.v", acc, fs, recording)
+
+
+def _together(
+    file: Path, content: Mapping[str, Value], sensors: Sequence[str], remedy: str
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Values (sensors, n) and rate of sensors that share one."""
+    values, rates = zip(*(_sensor(file, content, s, checks.RATES_HZ) for s in sensors), strict=True)
+    if len(set(rates)) > 1 or len({len(v) for v in values}) > 1:
+        raise InputError(f"{file}: {', '.join(sensors)} differ in rate or length: {remedy}")
+    return np.stack(values), rates[0]
 
 
 def _sensor(

@@ -37,6 +37,17 @@ STUDENTS: tuple[tuple[str, int, int, Preprocess, int], ...] = (
     ("resnet1d", 4, 9, Preprocess(window_s=4.0), 1),
     ("resnet1d-post", 6, 3, Preprocess(window_s=4.0), 1),
     ("resnet1d-post", 3, 6, Preprocess(window_s=4.0), 1),
+    ("tcn", 3, 1, Preprocess(), 1),
+    ("tcn", 5, 2, Preprocess(window_s=4.0), 1),
+    ("tcn", 4, 5, Preprocess(window_s=4.0, channels="all"), 2),
+    ("tcn", 2, 7, Preprocess(window_s=5.08), 1),
+    ("tcn", 1, 12, Preprocess(window_s=3.0), 1),
+    ("tcn", 2, 13, Preprocess(window_s=2.0), 1),
+    ("dscnn", 3, 1, Preprocess(), 1),
+    ("dscnn", 5, 3, Preprocess(window_s=4.0, channels="all"), 2),
+    ("dscnn", 2, 9, Preprocess(window_s=5.08), 1),
+    ("dscnn", 4, 4, Preprocess(window_s=1.2, order=2), 1),
+    ("dscnn", 6, 2, Preprocess(window_s=0.8, order=2), 1),
     ("mlp", 1, 1, Preprocess(), 1),
     ("mlp", 2, 2, Preprocess(normalise="none"), 1),
     ("mlp", 1, 3, Preprocess(order=2), 3),
@@ -49,7 +60,7 @@ STUDENTS: tuple[tuple[str, int, int, Preprocess, int], ...] = (
 # As many of each kind of blocks, whose loops are two in 8 bits, and some as wide as those take at a time; and
 # of each way to gather a window, which are six.
 STUDENTS8 = (
-    *STUDENTS,
+    *(student for student in STUDENTS if student[0] in law8.KNOWN),
     ("resnet1d", 2, 8, Preprocess(window_s=4.0), 1),
     ("resnet1d", 5, 12, Preprocess(window_s=2.0), 1),
     ("resnet1d-post", 1, 1, Preprocess(), 1),

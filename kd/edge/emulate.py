@@ -20,7 +20,7 @@ from torch import nn
 from kd.edge.c import instructions as law
 from kd.edge.c.network import network
 from kd.edge.c.network8 import labels8
-from kd.edge.c.source import VECTORS, decoded, rehearsed, write_c
+from kd.edge.c.source import CMSIS_NN, VECTORS, decoded, ppg_channels, rehearsed, write_c
 from kd.edge.int8.student import Student8
 from kd.errors import InputError
 
@@ -109,10 +109,26 @@ def versions() -> dict[str, str]:
     return found
 
 
+def require_cmsis_nn(folder: Path) -> None:
+    """InputError for a folder that isn't a CMSIS-NN with the function that students take of it."""
+    if not (folder / CMSIS_NN).is_file():
+        raise InputError(
+            f"--cmsis-nn {folder}: there is no {CMSIS_NN} in it: give a checkout of CMSIS-NN 5.0 or later "
+            "(git clone https://github.com/ARM-software/CMSIS-NN), or leave --cmsis-nn out"
+        )
+
+
 def measure(
-    model: nn.Module | Student8, arch: str, config: Mapping[str, Any], inputs: int, target: str
+    model: nn.Module | Student8,
+    arch: str,
+    config: Mapping[str, Any],
+    inputs: int,
+    target: str,
+    cmsis_nn: Path | None = None,
 ) -> dict[str, Any]:
     """A student on one of TARGETS; `config` and `inputs` as `write_c` takes them.
+
+    cmsis_nn: a checkout of CMSIS-NN, which an 8-bit student's products are then made by.
 
     instructions: of a kds_push that completes a window, all of it: the most of the test windows. Of it
     instructions_network: kds_logits alone, instructions_decode: from logits to a heart rate. layers: of
@@ -127,17 +143,19 @@ def measure(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sizes = write_c(model, arch, config, inputs, "A student", folder)
-        compile_student(folder, chosen)
+        options = _compile_cmsis_nn(folder, chosen, cmsis_nn)
+        compile_student(folder, chosen, *options)
         lines = run(link(folder, chosen, "count.c"), chosen)
         flash, static = _bytes(link(folder, chosen, "loop.c"))
-        layers = _layers(folder, chosen, _names(model, arch, config))
+        layers = _layers(folder, chosen, _names(model, arch, config), options)
     classes = len(config["class_centres_bpm"])
     if config["channels"] != "mean":
-        inputs = config["input"]["shape"][1]
+        inputs = ppg_channels(config)
     return {
         "target": target,
         "cpu": chosen.cpu,
         "precision": "int8" if isinstance(model, Student8) else "fp32",
+        "kernels": "kdsweep" if cmsis_nn is None else "CMSIS-NN",
         **instructions(lines, chosen),
         "layers": layers,
         "inputs": inputs,
@@ -156,14 +174,22 @@ def measure(
     }
 
 
-def c_sha256(model: nn.Module | Student8, arch: str, config: Mapping[str, Any], inputs: int) -> str:
+def c_sha256(
+    model: nn.Module | Student8,
+    arch: str,
+    config: Mapping[str, Any],
+    inputs: int,
+    cmsis_nn: Path | None = None,
+) -> str:
     """A hash of all C that `measure` builds of a student, and of how: counts of the same are the same."""
     digest = hashlib.sha256(repr((FLAGS, LINK[:-1], TARGETS)).encode())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_c(model, arch, config, inputs, "A student", folder)
         written = [folder / name for name in ("kdsweep_student.c", "kdsweep_student.h", "vectors.h")]
-        for file in [*written, *sorted(p for p in HERE.iterdir() if p.suffix in (".c", ".h", ".ld"))]:
+        kernels = [] if cmsis_nn is None else [cmsis_nn / CMSIS_NN]
+        programs = sorted(p for p in HERE.iterdir() if p.suffix in (".c", ".h", ".ld"))
+        for file in [*written, *programs, *kernels]:
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -174,10 +200,20 @@ def compile_student(folder: Path, target: Target, *options: str) -> None:
     _run([GCC, *target.build.split(), *FLAGS, *options, "-c", str(source), "-o", str(out)])
 
 
+def _compile_cmsis_nn(folder: Path, target: Target, cmsis_nn: Path | None) -> tuple[str, ...]:
+    """Its object beside the student's; the options that the student is built with."""
+    if cmsis_nn is None:
+        return ()
+    out, include = folder / "cmsis_nn.o", str(cmsis_nn / "Include")
+    command = [GCC, *target.build.split(), *FLAGS, "-isystem", include, "-c", str(cmsis_nn / CMSIS_NN)]
+    _run([*command, "-o", str(out)])
+    return "-DKDSWEEP_CMSIS_NN", "-isystem", include
+
+
 def link(folder: Path, target: Target, program: str, *options: str) -> Path:
     """An ELF of a program of this package with the student of `folder`."""
     out = folder / f"{program}.elf"
-    sources = [str(HERE / "start.c"), str(HERE / program), str(folder / "kdsweep_student.o")]
+    sources = [str(HERE / "start.c"), str(HERE / program), *map(str, sorted(folder.glob("*.o")))]
     command = [GCC, *target.build.split(), *FLAGS, *options, f"-I{folder}", *sources, *LINK, *target.link]
     _run([*command, "-lm", "-o", str(out)])
     return out
@@ -212,9 +248,11 @@ def _names(model: nn.Module | Student8, arch: str, config: Mapping[str, Any]) ->
     return [law.label(law.numbers(call)) for call in calls]
 
 
-def _layers(folder: Path, target: Target, names: Sequence[str]) -> list[dict[str, Any]]:
+def _layers(
+    folder: Path, target: Target, names: Sequence[str], options: Sequence[str]
+) -> list[dict[str, Any]]:
     """What each call of the network takes, in a build that stops between them: layer and instructions."""
-    compile_student(folder, target, "-include", str(HERE / "layers.h"))
+    compile_student(folder, target, "-include", str(HERE / "layers.h"), *options)
     lines = run(link(folder, target, "layers.c", f"-DLAYERS={len(names)}"), target)
     _check_clock(lines, target)
     found = _counted(lines, "layers", target)

@@ -6,6 +6,7 @@ Knows one model, its data config and its figures; where they come from (a sweep)
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import nn
 from kd import shipped
 from kd.edge import onnxfile
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import ACC, Recording
 from kd.shipped import example, stream
 from kd.signals.prepare import Data, DataConfig
+from kd.signals.preprocess import Preprocess
 from kd.signals.windows import subject_label
 
 SCHEMA = "kdsweep-export/1"
@@ -26,14 +28,25 @@ STREAMING = {"mae_bpm_streaming": False, "mae_bpm_causal": True}  # -> stream.St
 CHUNK_S = 1.0  # of live signal that the streaming helper is fed at a time
 
 
-def preprocess_json(config: DataConfig, channels: int) -> dict[str, Any]:
-    """Everything between a raw signal and a heart rate, as numbers that need no scipy to use."""
-    from scipy.signal import butter, sosfilt_zi
+def preprocess_json(config: DataConfig, channels: int, acc_scale: float | None = None) -> dict[str, Any]:
+    """Everything between a raw signal and a heart rate, as numbers that need no scipy to use.
 
+    acc_scale: what the accelerometer is divided by; None for a model that sees none.
+    """
     p = config.preprocess
-    sos = butter(p.order, (p.low_hz, p.high_hz), btype="bandpass", fs=p.fs, output="sos")
-    taps = 2 * len(sos) + 1 - min(int((sos[:, 2] == 0).sum()), int((sos[:, 5] == 0).sum()))
+    more: dict[str, Any] = {}
+    if acc_scale is not None:
+        more["acc"] = {
+            "kind": p.acc,
+            "channels": p.axes,
+            "scale": acc_scale,
+            "optional": p.acc_dropout > 0,
+            "filter": _filter(p, p.band_hz),
+        }
+    if p.axes:
+        more["windows_with_acc"] = True  # only windows in which it is recorded, too
     return {
+        **more,
         "schema": SCHEMA,
         "input": {"name": onnxfile.WINDOW, "shape": ["batch", channels, p.samples], "dtype": "float32"},
         "output": {"name": onnxfile.LOGITS, "shape": ["batch", config.classes]},
@@ -45,18 +58,26 @@ def preprocess_json(config: DataConfig, channels: int) -> dict[str, Any]:
         "channels": p.channels,
         "normalise": p.normalise,
         "resampler": "polyphase, Kaiser 5.0, 10 periods to each side, ends extended by the line through both",
-        "filter": {
-            "kind": "Butterworth band-pass, forward and back (zero phase)",
-            "order": p.order,
-            "band_hz": [p.low_hz, p.high_hz],
-            "sos": sos.tolist(),
-            "zi": sosfilt_zi(sos).tolist(),
-            "padding": 3 * taps,
-        },
+        "filter": _filter(p, (p.low_hz, p.high_hz)),
         "class_centres_bpm": list(range(config.min_bpm, config.min_bpm + config.classes)),
         "bpm_range": [config.min_bpm, config.min_bpm + config.classes - 1],
         "decoding": "expectation: softmax over the classes, weighted by their centres; not argmax",
         "label_lag_s": _label_lag(config),
+    }
+
+
+def _filter(p: Preprocess, band_hz: tuple[float, float]) -> dict[str, Any]:
+    from scipy.signal import butter, sosfilt_zi
+
+    sos = butter(p.order, band_hz, btype="bandpass", fs=p.fs, output="sos")
+    taps = 2 * len(sos) + 1 - min(int((sos[:, 2] == 0).sum()), int((sos[:, 5] == 0).sum()))
+    return {
+        "kind": "Butterworth band-pass, forward and back (zero phase)",
+        "order": p.order,
+        "band_hz": list(band_hz),
+        "sos": sos.tolist(),
+        "zi": sosfilt_zi(sos).tolist(),
+        "padding": 3 * taps,
     }
 
 
@@ -81,6 +102,7 @@ def evaluate(
     names = ("mae_bpm", "mae_bpm_int8", *STREAMING, *(f"{name}_offline" for name in STREAMING))
     errors: dict[str, list[Any]] = {name: [] for name in names}
     subjects: dict[str, list[Any]] = {}
+    tracked: list[tuple[Any, bool, bool]] = []  # error, whether the interval holds the rate, unsure
     tested = sorted({str(s) for s in data.test.subject})
     for recording in recordings:
         if (subject := subject_label(recording)) not in tested:
@@ -99,6 +121,11 @@ def evaluate(
             errors[name].append(np.abs(live - bpm)[there])
             errors[f"{name}_offline"].append(error[there])
         subjects.setdefault(subject, []).append(error)
+        if "tracker" in fp32.config:
+            said = example.tracked(fp32, windows, starts)
+            tracked += [
+                (abs(e.bpm - b), e.low <= b <= e.high, e.unsure) for e, b in zip(said, bpm, strict=True)
+            ]
     mean = {name: float(np.concatenate(parts).mean()) for name, parts in errors.items()}
     by_subject = {name: np.concatenate(parts) for name, parts in sorted(subjects.items())}
     return {
@@ -108,6 +135,20 @@ def evaluate(
         **{name.replace("mae", "costs"): mean[name] - mean[f"{name}_offline"] for name in STREAMING},
         "mae_by_subject": {name: float(e.mean()) for name, e in by_subject.items()},
         "interval_90": interval(list(by_subject.values())),
+        **_tracked(tracked),
+    }
+
+
+def _tracked(said: Sequence[tuple[Any, bool, bool]]) -> dict[str, Any]:
+    """What the shipped tracker reaches: error, share of rates in their interval, share it is unsure of."""
+    if not said:
+        return {}
+    error, inside, unsure = (np.array(column) for column in zip(*said, strict=True))
+    return {
+        "mae_bpm_tracked": float(error.mean()),
+        "coverage_90_tracked": float(inside.mean()),
+        "unsure": float(unsure.mean()),
+        "mae_bpm_sure": float(error[~unsure].mean()) if not unsure.all() else None,
     }
 
 
@@ -115,10 +156,16 @@ def streamed(model: Any, raw: dict[str, Any], starts: Any, *, causal: bool) -> A
     """BPM of the windows at `starts`, of a recording fed live; NaN where a live stream has none."""
     fs, ppg = float(raw["fs"]), np.asarray(raw["ppg"], np.float64)
     _, allowed = example.starts_of(raw, model.config)
-    live = stream.Stream(model, fs, channels=len(ppg), causal=causal, first_s=float(allowed[0]))
-    step = max(round(CHUNK_S * fs), 1)
-    chunks = (ppg[:, i : i + step] for i in range(0, ppg.shape[1], step))
-    said = {start: bpm for chunk in chunks for start, bpm in live.push(chunk)}
+    moves = {"acc_fs": float(raw["acc_fs"])} if "acc" in raw and "acc" in model.config else {}
+    live = stream.Stream(model, fs, channels=len(ppg), causal=causal, first_s=float(allowed[0]), **moves)
+    seconds = np.arange(0, ppg.shape[1] / fs + CHUNK_S, CHUNK_S)
+    said: dict[float, float] = {}
+    for begin, end in pairwise(seconds):
+        chunk = [ppg[:, round(begin * fs) : round(end * fs)]]
+        if moves:
+            acc_fs = moves["acc_fs"]
+            chunk.append(raw["acc"][:, round(begin * acc_fs) : round(end * acc_fs)])
+        said |= dict(live.push(*chunk))
     return np.array([said.get(float(s), np.nan) for s in starts])
 
 
@@ -146,7 +193,8 @@ def write_recordings(path: Path, recordings: Sequence[Recording], label_lag_s: M
     for i, r in enumerate(recordings):
         name = f"{i:03d}-{r.name.replace('/', '_')}"
         raw = as_dict(r)
-        arrays[f"{name}/ppg"], arrays[f"{name}/hr"] = raw.pop("ppg"), raw.pop("hr")
+        for key in [key for key in ("ppg", "hr", "acc") if key in raw]:
+            arrays[f"{name}/{key}"] = raw.pop(key)
         raw["hr_start_s"] += label_lag_s.get(r.dataset, 0.0)
         meta.append({**raw, "name": name})
     arrays["meta_json"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
@@ -157,22 +205,24 @@ def write_recordings(path: Path, recordings: Sequence[Recording], label_lag_s: M
 def as_dict(recording: Recording) -> dict[str, Any]:
     """A recording as example.py has it."""
     keys = ("name", "dataset", "subject", "ppg", "fs", "hr", "hr_window_s", "hr_stride_s", "hr_start_s")
-    return {key: getattr(recording, key) for key in keys}
+    acc = recording.sensors.get(ACC)
+    moves = {"acc": acc.values, "acc_fs": acc.fs} if acc else {}
+    return {**{key: getattr(recording, key) for key in keys}, **moves}
 
 
 def write_scripts(folder: Path) -> None:
-    """example.py, stream.py and the window grid that both use."""
+    """example.py, stream.py, tracker.py and the window grid."""
     source = Path(shipped.__file__).parent
-    for name in ("example.py", "stream.py", "grid.py"):
+    for name in ("example.py", "stream.py", "tracker.py", "grid.py"):
         shutil.copyfile(source / name, folder / name)
 
 
-def same_as_sweep(test: Mapping[str, Any], mae_bpm: float, windows: int) -> None:
-    """Raise InputError unless the shipped pipeline reproduces the sweep's test error."""
-    off = abs(test["mae_bpm"] - mae_bpm)
+def same_as_sweep(test: Mapping[str, Any], mae_bpm: float, windows: int, name: str = "mae_bpm") -> None:
+    """Raise InputError unless the shipped pipeline reproduces the sweep's test error, `name` in both."""
+    off = abs(test[name] - mae_bpm)
     if off > TOLERANCE_BPM or test["windows"] != windows:
         raise InputError(
-            f"the exported pipeline has an error of {test['mae_bpm']:.4f} BPM on {test['windows']} windows, "
+            f"the exported pipeline has an error of {test[name]:.4f} BPM on {test['windows']} windows, "
             f"the sweep measured {mae_bpm:.4f} on {windows}: the recordings changed since the sweep"
         )
 

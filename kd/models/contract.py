@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from kd.models.conv import Plan
+
 if TYPE_CHECKING:
     from kd.models.layers import Classifier
 
@@ -51,6 +53,7 @@ class Architecture:
     convolutional: whether its stacks gain from trying each of `layers.CONVOLUTIONS`. prunable: whether every
     hidden layer is proportional to `width`, so that removing channels gives a narrower model of its kind.
     recognise: for model files written before their metadata named the architecture; later ones need none.
+    plan: if it is nothing but convolutions one after the other (`kd.models.chain`), which ones.
     """
 
     count: Count
@@ -58,3 +61,4 @@ class Architecture:
     convolutional: bool
     prunable: bool = False
     recognise: Recognise | None = None
+    plan: Plan | None = None

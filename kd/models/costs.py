@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kd.models.sizes import BYTES
 
 # Operators whose result lies in the memory of their input. A change of layout is one of them: a runtime has
-# one layout from end to end. A strided slice is one too: a strided convolution reads what it needs.
-VIEWS = {"unsqueeze", "squeeze", "view", "flatten", "slice", "contiguous", "clone", "reshape", "alias"}
+# one layout from end to end. A strided slice is one too: a strided convolution reads what it needs. So
+# are the zeros before a causal convolution, which reads none.
+VIEWS = {"unsqueeze", "squeeze", "view", "flatten", "slice", "contiguous", "clone", "reshape", "alias", "pad"}
 # Operators that may write their result over an input that nothing needs any more, value by value.
 IN_PLACE = {"batch_norm", "relu", "add"}
 

@@ -13,13 +13,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kd.models.conv import Conv
 from kd.models.norm import BatchNormRelu
 
 CONVOLUTIONS = ("grouped", "matmul")  # how a stack computes them: the same numbers, up to rounding
 
 
-def conv(cin: int, cout: int, kernel: int, stride: int = 1, members: int = 1) -> nn.Conv2d:
+def conv(
+    cin: int,
+    cout: int,
+    kernel: int,
+    stride: int = 1,
+    members: int = 1,
+    *,
+    dilation: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+) -> nn.Conv2d:
     """A 1D convolution over the last axis of (N, cin, 1, L), without bias; an odd kernel, padded by half.
+
+    padding: zeros at both ends, if not half the kernel's reach. groups: of one member's channels.
 
     Written as a 2D one of height 1, since only those have a channels-last layout: a training step of the
     8-block, 16-filter ResNet takes a quarter less time so on one CPU thread, and edge runtimes want it.
@@ -30,8 +43,9 @@ def conv(cin: int, cout: int, kernel: int, stride: int = 1, members: int = 1) ->
         members * cout,
         (1, kernel),
         (1, stride),
-        (0, kernel // 2),
-        groups=members,
+        (0, dilation * (kernel // 2) if padding is None else padding),
+        (1, dilation),
+        groups=members * groups,
         bias=False,
     )
 
@@ -51,7 +65,9 @@ class Convs(nn.Conv2d):
         kernel, pad, cin = self.kernel_size[1], self.padding[1], self.in_channels // self.groups
         x = x.permute(0, 3, 2, 1).unflatten(3, (self.groups, cin)).squeeze(2)  # (N, L, M, cin)
         x = functional.pad(x, (0, 0, 0, 0, pad, pad))  # type: ignore[arg-type]
-        windows = x.unfold(1, kernel, self.stride[1])  # (N, L', M, cin, kernel)
+        apart = self.dilation[1]
+        windows = x.unfold(1, (kernel - 1) * apart + 1, self.stride[1])
+        windows = windows[..., ::apart]  # (N, L', M, cin, kernel)
         n, length = windows.shape[:2]
         rows = windows.permute(2, 0, 1, 4, 3).reshape(self.groups, n * length, kernel * cin)
         weight = self.weight.permute(0, 2, 3, 1).reshape(self.groups, -1, kernel * cin).transpose(1, 2)
@@ -136,6 +152,31 @@ class PostBlock(nn.Module):
         if self.shortcut is not None and self.bn_shortcut is not None:
             x = self.bn_shortcut(self.shortcut(x[..., :: self.stride]))  # sliced as in `Block`
         return torch.relu(y + x)
+
+
+class ConvNorm(nn.Module):
+    """One convolution of a `kd.models.chain`, its norm and ReLU.
+
+    forward: (N, cin, 1, L) -> (N, cout, 1, ceil(L / stride)).
+    """
+
+    def __init__(self, of: Conv, members: int = 1) -> None:
+        super().__init__()
+        self.of = of
+        self.before = of.before if of.causal else 0  # zeros that stand before the first sample
+        self.conv = conv(
+            *(of.cin, of.cout, of.kernel, of.stride, members),
+            dilation=of.dilation,
+            padding=0 if of.causal else None,
+            groups=of.cin if of.depthwise else 1,
+        )
+        self.bn = BatchNormRelu(members * of.cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.before:
+            x = functional.pad(x, (self.before, 0))
+        y: Tensor = self.bn(self.conv(x))
+        return y
 
 
 class Maps(nn.Module):

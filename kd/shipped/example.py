@@ -3,7 +3,8 @@
     python example.py RECORDINGS.npz [--int8] [--all]
 
 RECORDINGS.npz holds NAME/ppg (channels, samples), NAME/hr (windows,) in BPM, and meta_json, a list of {name,
-dataset, subject, fs}. The subjects the model was tested on are evaluated, or with --all every recording. All
+dataset, subject, fs}; for a model that sees an accelerometer NAME/acc (3, samples), too, at the PPG's rate or
+acc_fs. The subjects the model was tested on are evaluated, or with --all every recording. All
 numbers of the pipeline stand in preprocess.json beside this file; `Model` and `heart_rate` are made to be
 imported.
 """
@@ -19,8 +20,10 @@ import numpy as np
 
 if __package__:  # where kdsweep tests it
     from kd.shipped import grid
-else:  # beside grid.py, where it is used
+    from kd.shipped.tracker import Estimate, Tracker
+else:  # beside grid.py and tracker.py, where it is used
     import grid  # type: ignore[no-redef]
+    from tracker import Estimate, Tracker  # type: ignore[no-redef]
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,23 +41,89 @@ class Model:
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.centres = np.array(self.config["class_centres_bpm"])
 
-    def __call__(self, windows: Any) -> Any:
-        """BPM of each window: the expectation over the classes. Never the argmax: int8 logits tie."""
+    def logits(self, windows: Any) -> Any:
+        """What it says of each window (N, classes)."""
         windows = np.ascontiguousarray(windows, np.float32)
         parts = [
             self.session.run(None, {"window": windows[i : i + 256]})[0] for i in range(0, len(windows), 256)
         ]
-        logits = np.concatenate(parts).astype(np.float64)
+        return np.concatenate(parts)
+
+    def tracker(self) -> Tracker:
+        """A heart rate with a memory, its interval, and whether it is unsure, of one window after another.
+
+        KeyError for a model that was exported without one.
+        """
+        return Tracker(self.config["tracker"], self.centres[0], len(self.centres))
+
+    def __call__(self, windows: Any) -> Any:
+        """BPM of each window: the expectation over the classes. Never the argmax: int8 logits tie."""
+        logits = self.logits(windows).astype(np.float64)
         p = np.exp(logits - logits.max(1, keepdims=True))
         return (p / p.sum(1, keepdims=True)) @ self.centres
 
 
-def heart_rate(model: Model, ppg: Any, fs: float) -> tuple[Any, Any]:
-    """Start of each window (W,), seconds, and its BPM (W,), of a raw recording (channels, samples) at fs."""
+def heart_rate(
+    model: Model, ppg: Any, fs: float, acc: Any = None, acc_fs: float | None = None
+) -> tuple[Any, Any]:
+    """Start of each window (W,), seconds, and its BPM (W,), of a raw recording (channels, samples) at fs.
+
+    acc: the accelerometer, (3, samples at acc_fs, by default fs), of which the first sample is the PPG's
+    first; in the units of the recordings that the model was trained on.
+    """
     config = model.config
     rates, window_s = (fs, config["fs"]), config["window_s"]
     starts = grid.unlabelled_starts(np.shape(ppg)[1], window_s, config["stride_s"], *rates)
-    return starts, model(cut(prepared(ppg, fs, config), grid.first_sample(starts, *rates), config))
+    if acc is not None:
+        starts = starts[inside(starts, np.shape(acc)[1], acc_fs or fs, config)]
+    windows = cut(prepared(ppg, fs, config), grid.first_sample(starts, *rates), config)
+    return starts, model(with_acc(windows, starts, acc, acc_fs or fs, config))
+
+
+def inside(starts: Any, samples: int, fs: float, config: dict[str, Any]) -> Any:
+    """Whether windows (W,) lie inside a signal of so many samples at fs."""
+    first = grid.first_sample(starts, fs, config["fs"])
+    return (first >= 0) & (first + config["samples"] <= grid.resampled(samples, fs, config["fs"]))
+
+
+def with_acc(windows: Any, starts: Any, acc: Any, fs: float, config: dict[str, Any]) -> Any:
+    """Windows (W, C, S) with the accelerometer's channels after the PPG's, if the model sees any.
+
+    Zeros where there is no accelerometer. Raises ValueError if the model can't do without.
+    """
+    if "acc" not in config:
+        return windows
+    spec = config["acc"]
+    if acc is None:
+        if not spec["optional"]:
+            raise ValueError("this model sees an accelerometer: give acc (3, samples)")
+        moves = np.zeros((len(windows), spec["channels"], config["samples"]))
+    else:
+        signal = filtered_both_ways(
+            resampled(axes(bridged(np.asarray(acc, np.float64)), spec), fs, config["fs"]), spec["filter"]
+        )
+        first = grid.first_sample(starts, fs, config["fs"])
+        moves = pieces(signal, first, config["samples"]).astype(np.float32) / np.float32(spec["scale"])
+    return np.concatenate([windows, moves], axis=1).astype(np.float32)
+
+
+def axes(acc: Any, spec: dict[str, Any]) -> Any:
+    """What the model sees of an accelerometer (3, samples): its axes, or the length of the vector."""
+    return np.sqrt(np.square(acc).sum(0, keepdims=True)) if spec["kind"] == "magnitude" else acc
+
+
+def tracked(model: Model, windows: Any, starts: Any) -> list[Estimate]:
+    """The same of windows (W, channels, samples) at `starts` (W,), seconds, with a tracker behind the model.
+
+    It forgets where a window is missing.
+    """
+    tracker, found, before = model.tracker(), [], -np.inf
+    for logits, start in zip(model.logits(windows), starts):  # noqa: B905
+        if start - before > 1.5 * model.config["stride_s"]:
+            tracker.reset()
+        found.append(tracker.update(logits))
+        before = start
+    return found
 
 
 def prepared(ppg: Any, fs: float, config: dict[str, Any]) -> Any:
@@ -75,11 +144,14 @@ def cut(signal: Any, first: Any, config: dict[str, Any]) -> Any:
 
     Every window must lie inside.
     """
-    samples = config["samples"]
-    windows = (
-        np.stack([signal[:, i : i + samples] for i in first]) if len(first) else np.zeros((0, 1, samples))
-    )
-    return normalised(windows, config).astype(np.float32)
+    return normalised(pieces(signal, first, config["samples"]), config).astype(np.float32)
+
+
+def pieces(signal: Any, first: Any, samples: int) -> Any:
+    """Windows (W, channels, samples) as they are."""
+    if not len(first):
+        return np.zeros((0, len(signal), samples))
+    return np.stack([signal[:, i : i + samples] for i in first])
 
 
 def normalised(windows: Any, config: dict[str, Any]) -> Any:
@@ -187,6 +259,8 @@ def unpacked(file: str, config: dict[str, Any]) -> list[dict[str, Any]]:
             times = {"hr_window_s": 8.0, "hr_stride_s": 2.0, "hr_start_s": 0.0, **entry}
             times["hr_start_s"] -= config["label_lag_s"].get(entry["dataset"], 0.0)
             found.append({**times, "ppg": archive[f"{name}/ppg"], "hr": archive[f"{name}/hr"]})
+            if f"{name}/acc" in archive:
+                found[-1] |= {"acc": archive[f"{name}/acc"], "acc_fs": entry.get("acc_fs", entry["fs"])}
         return found
 
 
@@ -217,9 +291,15 @@ def labelled_windows(recording: dict[str, Any], config: dict[str, Any]) -> tuple
     keep = (first >= 0) & (first + config["samples"] <= signal.shape[1])
     keep &= grid.count_in(~np.isfinite(ppg).all(axis=0), starts, width, fs) == 0
     keep &= ~np.isnan(bpm)
+    acc, acc_fs = recording.get("acc"), float(recording.get("acc_fs", fs))
+    if acc is not None and config.get("windows_with_acc"):
+        acc = np.asarray(acc, np.float32)
+        keep &= inside(starts, acc.shape[1], acc_fs, config)
+        keep &= grid.count_in(~np.isfinite(acc).all(axis=0), starts, width, acc_fs) == 0
     changes = [grid.count_in(np.diff(c, append=c[-1:]) != 0, starts, width, fs) for c in ppg]
     keep &= np.max(changes, axis=0) >= 2 * width * lowest / 60
-    return cut(signal, first[keep], config), bpm[keep], starts[keep]
+    windows = cut(signal, first[keep], config)
+    return with_acc(windows, starts[keep], acc, acc_fs, config), bpm[keep], starts[keep]
 
 
 def main() -> int:

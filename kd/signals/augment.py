@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import BPM_RANGE, Recording
+from kd.recordings import ACC, BPM_RANGE, Recording
 from kd.shipped import grid
 from kd.signals.filters import bandpassed, bridged
 from kd.signals.preprocess import Preprocess
@@ -26,17 +26,22 @@ class Augment:
         rate grows with it. Fills heart rates that few training subjects had.
     mix_channels: a copy of a recording with several channels is a random convex mix of them (Dirichlet(1))
         instead of their plain mean; only under preprocess.channels = "mean".
+    turn: a copy's accelerometer has its axes swapped and their signs turned at random, as if the device were
+        worn another way; only under preprocess.channels.acc = "xyz".
     """
 
     copies: int = 0  # off: each copy adds a whole training set to every epoch; worth it on real data only
     stretch: tuple[float, float] = (0.7, 1.4)  # ours: half an octave down and up
     mix_channels: bool = True  # ours; free, and the mean is only one of many fair mixes
     seed: int = 0
+    turn: bool = True  # ours; no device is always worn alike
 
     def identity(self, preprocess: Preprocess) -> dict[str, object] | None:
         """The fields that can change a window; None when there are no copies."""
-        mixes = self.mix_channels and preprocess.channels == "mean"
-        return asdict(replace(self, mix_channels=mixes)) if self.copies else None
+        if not self.copies:
+            return None
+        fields = asdict(replace(self, mix_channels=self.mix_channels and preprocess.channels == "mean"))
+        return {key: value for key, value in fields.items() if key != "turn" or preprocess.acc == "xyz"}
 
     def __post_init__(self) -> None:
         if self.copies < 0 or len(self.stretch) != 2 or not 0.25 <= self.stretch[0] <= self.stretch[1] <= 4:
@@ -69,7 +74,10 @@ def augmented(
             weights = rng.dirichlet(np.ones(recording.ppg.shape[0]))
             if augment.mix_channels and preprocess.channels == "mean" and len(weights) > 1:
                 copy = mix(copy, weights.astype(np.float32), preprocess)
-            copies.append(replace(copy, name=f"{recording.name}#{k + 1}"))
+            copy = replace(copy, name=f"{recording.name}#{k + 1}")
+            if augment.turn and preprocess.acc == "xyz":
+                copy = turn(copy, _generator(copy, augment.seed))  # its own: the PPG's draws stay as they are
+            copies.append(copy)
     return copies
 
 
@@ -78,6 +86,7 @@ def stretch(recording: Recording, factor: float) -> Recording:
     return replace(
         recording,
         fs=recording.fs * factor,
+        sensors={k: replace(s, fs=s.fs * factor) for k, s in recording.sensors.items()},
         hr=(recording.hr * np.float32(factor)).astype(np.float32),
         hr_window_s=recording.hr_window_s / factor,
         hr_stride_s=recording.hr_stride_s / factor,
@@ -99,6 +108,16 @@ def mix(recording: Recording, weights: npt.NDArray[np.float32], preprocess: Prep
     mixed = weights @ unit
     mixed[gaps.any(axis=0)] = np.nan
     return replace(recording, ppg=mixed[None].astype(np.float32))
+
+
+def turn(recording: Recording, rng: np.random.Generator) -> Recording:
+    """The recording with its accelerometer's axes in another order, each with its sign or the other."""
+    if (acc := recording.sensors.get(ACC)) is None:
+        return recording
+    order = rng.permutation(len(acc.values))
+    signs = rng.choice(np.array([-1.0, 1.0], np.float32), (len(acc.values), 1))
+    turned = replace(acc, values=signs * acc.values[order])
+    return replace(recording, sensors={**recording.sensors, ACC: turned})
 
 
 def _generator(recording: Recording, seed: int) -> np.random.Generator:

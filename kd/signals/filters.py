@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from kd.recordings import Signal
 from kd.shipped import grid
 from kd.signals.preprocess import Preprocess
 
@@ -26,10 +27,24 @@ def prepared(
     return signal
 
 
-def bandpassed(ppg: FloatArray, fs: float, preprocess: Preprocess) -> FloatArray:
+def acceleration(acc: Signal, preprocess: Preprocess) -> FloatArray:
+    """An accelerometer as windows hold it, not yet scaled: float64 (preprocess.axes, samples at fs).
+
+    Bridged, its magnitude taken where that is asked for, resampled and band-passed.
+    """
+    values = bridged(acc.values, ~np.isfinite(acc.values))
+    if preprocess.acc == "magnitude":
+        values = np.sqrt(np.square(values, dtype=np.float64).sum(0, keepdims=True))
+    return bandpassed(values, acc.fs, preprocess, preprocess.band_hz)
+
+
+def bandpassed(
+    ppg: FloatArray, fs: float, preprocess: Preprocess, band_hz: tuple[float, float] | None = None
+) -> FloatArray:
     """Resample ppg (channels, samples at fs) to preprocess.fs, anti-aliased, and band-pass it, zero-phase.
 
-    The signal must be finite. Returns float64 (channels, samples at fs * grid.ratio(fs, preprocess.fs)).
+    band_hz: another than the PPG's. The signal must be finite. Returns float64 (channels, samples at
+    fs * grid.ratio(fs, preprocess.fs)).
     """
     from scipy.signal import resample_poly, sosfiltfilt
 
@@ -38,7 +53,7 @@ def bandpassed(ppg: FloatArray, fs: float, preprocess: Preprocess) -> FloatArray
     if ratio != 1:
         # Its own FIR is the anti-aliasing filter; "line" keeps a large offset from ringing at the ends.
         signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
-    sos = _bandpass(preprocess.order, preprocess.low_hz, preprocess.high_hz, preprocess.fs)
+    sos = _bandpass(preprocess.order, *(band_hz or (preprocess.low_hz, preprocess.high_hz)), preprocess.fs)
     pad = min(3 * (2 * len(sos) + 1), signal.shape[-1] - 1)  # scipy's, or what a short recording allows
     return np.asarray(sosfiltfilt(sos, signal, axis=-1, padlen=pad))
 

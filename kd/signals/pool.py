@@ -1,7 +1,8 @@
 """All windows of a data config, cut once for every split: streamed to a folder, recording by recording.
 
 A folder holds x.npy (N, channels, samples) and bpm.npy (N,), with copies also copies_x.npy and
-copies_bpm.npy, pool.json, which says whose they are, and signals.json, the recordings' fingerprints.
+copies_bpm.npy, pool.json, which says whose they are, signals.json, the recordings' fingerprints, and
+starts.npy (N,), when each window starts in its recording, seconds.
 Knows no split.
 """
 
@@ -20,17 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.files import load_array, read_json, write_json
+from kd.files import load_array, read_json, save_array, write_json
 from kd.recordings import Recording
 from kd.signals.augment import Augment, augmented
 from kd.signals.fingerprints import fingerprints
 from kd.signals.labels import faults
 from kd.signals.preprocess import Preprocess
-from kd.signals.windows import BESIDE, cut, subject_label
+from kd.signals.windows import BESIDE, cut, kept, subject_label
 
 STALE_S = 24 * 3600.0  # an unfinished folder this old belongs to nobody any more
 REMEDY = "delete this folder"
-SIGNALS = "signals.json"
+SIGNALS, STARTS = "signals.json", "starts.npy"
 Array = npt.NDArray[Any]
 
 
@@ -162,6 +163,7 @@ def build(
     parts: list[Part] = []
     dropped: dict[str, dict[str, int]] = {}
     signals: list[list[str]] = []
+    starts: list[Array] = []
     mislabelled, names = False, ["", "copies_"] if augment.copies else [""]
     with whole(folder) as temporary, contextlib.ExitStack() as stack:
         x, bpm = (
@@ -186,6 +188,7 @@ def build(
             more = sum(count for _, count, _ in written(copies, 1, tested=True))
             outside = labelled and bool(faults(recording, bpm_range).outside)
             signals.append(fingerprints(recording))
+            starts.append(kept(recording, preprocess, bpm_range, lead_s=lead_s, labelled=labelled)[0])
             parts.append(Part(subject_label(recording), recording.dataset, windows, more, outside))
         if not parts:
             raise InputError("no recordings to cut into windows")
@@ -193,6 +196,7 @@ def build(
         content = {"parts": [asdict(r) for r in parts], "dropped": dropped, "mislabelled": mislabelled}
         write_json(temporary / "pool.json", content)
         write_json(temporary / SIGNALS, {"signals": signals})
+        np.save(temporary / STARTS, np.concatenate(starts))
 
 
 def load(folder: Path) -> Pool:
@@ -221,6 +225,17 @@ def signals(folder: Path, recordings: Callable[[], Iterable[Recording]]) -> list
         return [[str(text) for text in part] for part in read_json(path)["signals"]]
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(f"{path}: can't be read ({error}): delete this file") from error
+
+
+def starts(folder: Path, found: Callable[[], Iterable[Array]]) -> Array:
+    """When each window of `folder` starts in its recording, (N,), seconds.
+
+    found: gives them recording by recording, for a folder of a version that kept none.
+    """
+    path = folder / STARTS
+    if not path.exists():
+        save_array(path, np.concatenate(list(found())))
+    return load_array(path, "delete this file")
 
 
 def _arrays(folder: Path, name: str, windows: int) -> tuple[Array, Array]:

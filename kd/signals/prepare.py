@@ -18,22 +18,23 @@ import numpy as np
 
 from kd import datasets
 from kd.errors import InputError
-from kd.files import load_array, read_json, write_json
+from kd.files import load_array, read_json, save_array, write_json
 from kd.recordings import Recording
-from kd.signals import pool, splits, synthetic, unlabelled
+from kd.signals import motion, pool, splits, synthetic, unlabelled
 from kd.signals.augment import Augment
 from kd.signals.pool import ArrayWriter, Pool
-from kd.signals.preprocess import Preprocess
+from kd.signals.preprocess import ACC, PPG, Preprocess
 from kd.signals.splits import SIDES, Split
 from kd.signals.stage import staged
 from kd.signals.unlabelled import Extra, Unlabelled
-from kd.signals.windows import Dropped, WindowSet, make_windows
+from kd.signals.windows import Dropped, WindowSet, kept, make_windows
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
 # 2: labels outside the classes are left out before labels are mixed. Arrays are cached under 2; data whose
 # windows are those of version 1 keep its name, so that points trained on them stay the same points.
 LABELS_VERSION = 2
 WINDOW_KEYS = ("x", "bpm", "subject", "dataset")
+TIME_KEYS = ("recording", "start_s")
 Progress = Callable[[str], None]
 
 
@@ -67,7 +68,8 @@ class DataConfig:
 class Data:
     """What a model is trained and tested on. Arrays are memory maps; `train` holds the augmented copies too.
 
-    A window's index in `train` is its name: teachers' outputs are stored under it.
+    A window's index in `train` is its name: teachers' outputs are stored under it. axes: how many channels,
+    the last of each window, are the accelerometer's; acc_scale: what they were divided by.
     """
 
     train: WindowSet
@@ -78,6 +80,35 @@ class Data:
     min_bpm: int
     classes: int
     unlabelled: Extra | None = None
+    axes: int = 0
+    acc_scale: float = 1.0
+    acc_optional: bool = False  # windows may hold zeros in its place
+
+    def seen_by(self, sensor: str) -> "Data":
+        """The same windows with the channels of one sensor only, PPG or ACC; "" = all. Copies nothing."""
+        if not sensor or (sensor == PPG and not self.axes):
+            return self
+        if sensor == ACC and not self.axes:
+            raise InputError("the windows have no accelerometer: set data.preprocess.channels.acc")
+        at = slice(0, -self.axes) if sensor == PPG else slice(-self.axes, None)
+
+        def of(windows: WindowSet) -> WindowSet:
+            return dataclasses.replace(windows, x=windows.x[:, at])
+
+        more = self.unlabelled
+        return dataclasses.replace(
+            self,
+            train=of(self.train),
+            val=of(self.val),
+            test=of(self.test),
+            unlabelled=more and dataclasses.replace(more, windows=of(more.windows), x=more.x[:, at]),
+            axes=self.axes if sensor == ACC else 0,
+        )
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """What result.json says of them: what a model must be given in use, too."""
+        return {"acc_scale": self.acc_scale} if self.axes else {}
 
     @property
     def taught_x(self) -> pool.Array:
@@ -143,6 +174,8 @@ def prepare(
     folder = Path(cache_dir) / "windows" / names[LABELS_VERSION]
     if not folder.exists():
         _divide(pool_of(config, cache_dir, progress), config, folder, Path(cache_dir), progress)
+    if not (folder / f"test_{TIME_KEYS[-1]}.npy").exists():
+        _add_times(config, folder, Path(cache_dir), progress)
     if node_dir is not None:
         folder = staged(folder, node_dir, progress or (lambda line: None))
     return _load(folder, names, config)
@@ -156,12 +189,19 @@ def windows_of(
     options: Mapping[str, Any] | None = None,
     min_bpm: int = 30,
     classes: int = 180,
+    acc_scale: float = 1.0,
     progress: Progress | None = None,
 ) -> tuple[WindowSet, Dropped]:
-    """All labelled windows of the recordings at `path`, unsplit: to evaluate a trained model on."""
-    bpm_range = _range(min_bpm, classes)
+    """All labelled windows of the recordings at `path`, unsplit: to evaluate a trained model on.
+
+    acc_scale: what the model's accelerometer was divided by (`Data`).
+    """
+    bpm_range, p = _range(min_bpm, classes), preprocess or Preprocess()
     _, recordings = datasets.load(path, format, options, bpm_range=bpm_range)
-    return make_windows(recordings, preprocess or Preprocess(), bpm_range=bpm_range, progress=progress)
+    windows, dropped = make_windows(recordings, p, bpm_range=bpm_range, progress=progress)
+    if p.axes:
+        windows = dataclasses.replace(windows, x=motion.scaled(windows.x, p.axes, acc_scale))
+    return windows, dropped
 
 
 def load_recordings(config: DataConfig, progress: Progress | None = None) -> list[Recording]:
@@ -256,6 +296,7 @@ def unlabelled_rows(
         lodo=config.split.scheme == "lodo",
         fs=config.preprocess.fs,
         bpm_range=config.bpm_range,
+        axes=config.preprocess.axes,
     )
 
 
@@ -273,6 +314,9 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
     more, left_out = unlabelled_rows(cut, config, side_of, cache_dir, progress)
     without = unlabelled_pool(config, cache_dir).originals[0] if more else np.zeros(0)
     parts = [*cut.parts, *(part for part, _ in more)]
+    axes, dropout = config.preprocess.axes, config.preprocess.acc_dropout
+    trained = {subject for subject, at in side_of.items() if at == "train"}
+    scale = motion.scale_of(cut.select(trained, copies=False), axes) if axes else 1.0
     wide = [f"<U{max(len(getattr(part, key)) for part in parts)}" for key in ("subject", "dataset")]
     with pool.whole(folder) as temporary:
         for side in SIDES:
@@ -284,21 +328,53 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
                 chosen = cut.select(subjects, copies=side == "train")
                 besides = ((part, without[at], np.full(len(at), np.nan, np.float32)) for part, at in more)
                 for part, x, bpm in itertools.chain(chosen, besides if side == "train" else ()):
+                    if axes:
+                        x = motion.scaled(x, axes, scale)
+                        if dropout and side == "train":
+                            x[motion.left_out(part, len(x), dropout), -axes:] = 0.0
                     owner = np.full(len(bpm), part.subject, wide[0]), np.full(len(bpm), part.dataset, wide[1])
                     for file, rows in zip(files, (x, bpm, *owner), strict=True):
                         file.append(rows)
         write_json(temporary / "dropped.json", cut.dropped)
         said: dict[str, Any] = {"version": LABELS_VERSION if mislabelled else 1}
+        if axes:
+            said["acc_scale"] = scale
         if config.unlabelled is not None:
             said |= {"unlabelled": sum(len(at) for _, at in more), "left_out": left_out}
         write_json(temporary / "labels.json", said)
+
+
+def _add_times(config: DataConfig, folder: Path, cache_dir: Path, progress: Progress | None) -> None:
+    """Write when windows of each side start, and in which recording, also where versions before didn't."""
+    cut, how = pool_of(config, cache_dir, progress), (config.preprocess, config.bpm_range)
+    starts = pool.starts(
+        _pool_folder(config, cache_dir),
+        lambda: (kept(r, *how, lead_s=config.lead_s)[0] for r in each_recording(config, progress)),
+    )
+    number = np.repeat(np.arange(len(cut.parts), dtype=np.int32), [part.windows for part in cut.parts])
+    if not len(starts) == len(number) == len(cut.originals[1]):
+        raise InputError(
+            f"{_pool_folder(config, cache_dir)}: {len(starts)} windows have a time, not {len(number)}: "
+            "delete this folder"
+        )
+    side_of = splits.assign_subjects(list(cut.windows), config.split, cut.windows)
+    for side in SIDES:
+        here = np.array([side_of.get(part.subject) == side for part in cut.parts])[number]
+        windows = len(load_array(folder / f"{side}_bpm.npy", "it must be made again"))
+        found = np.full(windows, -1, np.int32), np.full(windows, np.nan)
+        for key, array, values in zip(TIME_KEYS, found, (number[here], starts[here]), strict=True):
+            array[: len(values)] = values  # copies, and windows without labels, come after
+            save_array(folder / f"{side}_{key}.npy", array)
 
 
 def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
     try:
         sides = {
             side: WindowSet(
-                *(load_array(folder / f"{side}_{key}.npy", "it must be made again") for key in WINDOW_KEYS)
+                *(
+                    load_array(folder / f"{side}_{key}.npy", "it must be made again")
+                    for key in (*WINDOW_KEYS, *TIME_KEYS)
+                )
             )
             for side in SIDES
         }
@@ -308,7 +384,7 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
         extra = None
         if config.unlabelled is not None:
             taught, end = sides["train"], len(sides["train"]) - labels["unlabelled"]
-            sides["train"] = WindowSet(*(getattr(taught, key)[:end] for key in WINDOW_KEYS))
+            sides["train"] = WindowSet(*(getattr(taught, key)[:end] for key in (*WINDOW_KEYS, *TIME_KEYS)))
             without = WindowSet(*(getattr(taught, key)[end:] for key in WINDOW_KEYS))
             sure = config.unlabelled.keep if config.unlabelled.gate == "entropy" else 1.0
             extra = Extra(without, taught.x, sure, labels["left_out"])
@@ -323,6 +399,9 @@ def _load(folder: Path, names: Mapping[int, str], config: DataConfig) -> Data:
         min_bpm=config.min_bpm,
         classes=config.classes,
         unlabelled=extra,
+        axes=config.preprocess.axes,
+        acc_scale=float(labels.get("acc_scale", 1.0)),
+        acc_optional=config.preprocess.acc_dropout > 0,
     )
 
 
@@ -333,7 +412,7 @@ def _named(
     identity = {
         "version": PREPARE_VERSION,
         "source": _source_identity(config, cache_dir),
-        "preprocess": dataclasses.asdict(config.preprocess),
+        "preprocess": config.preprocess.identity,
         "split": split,
         "augment": config.augment.identity(config.preprocess),
         "min_bpm": config.min_bpm,
@@ -364,7 +443,7 @@ def _source_identity(config: DataConfig, cache_dir: Path | None) -> dict[str, An
     return {
         "source": name,
         "options": datasets.full_options(name, config.options),
-        "content": datasets.fingerprint(path, name, cache_dir),
+        "content": datasets.fingerprint(path, name, cache_dir, sensors=bool(config.preprocess.axes)),
     }
 
 

@@ -1,8 +1,10 @@
-"""Synthetic wrist PPG with exact labels, so that nothing needs a download. Called synthetic wherever shown.
+"""Synthetic wrist PPG and accelerometer with exact labels, so that nothing needs a download. Called synthetic
+wherever shown.
 
 Each subject has a pulse shape, a session of rest, exercise and recovery, heart-rate variability, breathing,
 changing perfusion, a sensor with noise and limits, and motion locked to a step cadence whose harmonics cross
-the heart rate: what makes wrist PPG hard, and what generators with band-limited motion leave out.
+the heart rate: what makes wrist PPG hard, and what generators with band-limited motion leave out. The
+accelerometer sees the same motion: the same swing and gestures, in other mixtures on its axes.
 """
 
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import ACC, Recording, Signal
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -86,8 +88,8 @@ def _subject(config: Synthetic, k: int) -> Recording:
     breathing = _breathing(rng, effort, t)
     beats = _beats(rng, hr, breathing, t)
     pulse = _pulse(rng, beats, hr, breathing, t)
-    motion = config.motion * _motion(rng, stepping, cadence, t)
-    signal = pulse + motion + _baseline(rng, breathing, t)
+    motion = _motion(rng, stepping, cadence, t)
+    signal = pulse + config.motion * motion.in_ppg + _baseline(rng, breathing, t)
     signal += config.noise * rng.uniform(0.08, 0.3) * rng.standard_normal(len(t))
     limit = rng.uniform(3.0, 6.0)  # the sensor's range, in RMS of the pulse: strong motion is clipped
     signal = np.clip(signal, -limit, limit)
@@ -99,6 +101,7 @@ def _subject(config: Synthetic, k: int) -> Recording:
         ppg=signal[None].astype(np.float32),
         fs=fs,
         hr=beat_hr(beats, 2.0 * np.arange(labels), 8.0),
+        sensors={ACC: Signal(_acceleration(config, k, motion, t), fs)},
     )
 
 
@@ -170,19 +173,51 @@ def _pulse(
     return wave * perfusion
 
 
-def _motion(rng: np.random.Generator, stepping: FloatArray, cadence: FloatArray, t: FloatArray) -> FloatArray:
-    """Motion in the signal: the arm's swing (half the cadence), its harmonics, and gestures at any time."""
+@dataclass(frozen=True)
+class _Motion:
+    """What moves a wrist: phases (harmonics, samples) of the swing, its amplitude and gestures (samples,)."""
+
+    in_ppg: FloatArray  # (samples,)
+    phases: FloatArray
+    amplitude: FloatArray
+    gestures: FloatArray
+
+
+def _motion(rng: np.random.Generator, stepping: FloatArray, cadence: FloatArray, t: FloatArray) -> _Motion:
+    """Motion: the arm's swing (half the cadence), its harmonics, and gestures at any time."""
     seconds = len(stepping)
     # The gait follows the belt within a few steps and is never exact: a comb of narrow, moving lines.
     swing = 0.5 * _smooth(cadence, 1.5) * (1 + _wander(rng, seconds, 0.015, 8.0))
     phase = 2 * np.pi * _integral(swing, t)
     strength = np.array([0.7, 1.0, 0.35, 0.45, 0.15, 0.2]) * rng.lognormal(0.0, 0.35, 6)
     comb = np.zeros(len(t))
+    phases = np.zeros((len(strength), len(t)))
     for k, a in enumerate(strength, start=1):
         drift = _at(_wander(rng, seconds, 0.5, 10.0), t)  # how the arm moves changes over seconds
-        comb += a * np.cos(k * phase + rng.uniform(0, 2 * np.pi) + drift)
+        phases[k - 1] = k * phase + rng.uniform(0, 2 * np.pi) + drift
+        comb += a * np.cos(phases[k - 1])
     amplitude = _at(_smooth(stepping, 2.0) * np.exp(_wander(rng, seconds, 0.25, 6.0)), t)
-    return rng.uniform(1.2, 2.2) * amplitude * comb + _gestures(rng, seconds, t)
+    in_ppg = rng.uniform(1.2, 2.2) * amplitude * comb
+    gestures = _gestures(rng, seconds, t)
+    return _Motion(in_ppg + gestures, phases, amplitude, gestures)
+
+
+def _acceleration(config: Synthetic, k: int, motion: _Motion, t: FloatArray) -> npt.NDArray[np.float32]:
+    """The wrist's acceleration in g, (3, samples): gravity, the motion that is in the PPG, and noise.
+
+    Each axis has each harmonic with a strength and a delay of its own: no sum of axes is what the PPG has.
+    """
+    rng = np.random.default_rng([config.seed, k, 1])  # its own: the PPG's draws stay as they were
+    down = rng.standard_normal(3)
+    acc = np.tile(down[:, None] / np.linalg.norm(down), len(t))
+    for axis in acc:
+        axis += _at(_wander(rng, int(t[-1]) + 2, 0.1, 20.0), t)  # the hand turns
+        strength = np.array([0.5, 0.6, 0.25, 0.3, 0.1, 0.15]) * rng.lognormal(0.0, 0.4, len(motion.phases))
+        delay = rng.uniform(0, 2 * np.pi, len(motion.phases))
+        swing = sum(a * np.cos(p + d) for a, p, d in zip(strength, motion.phases, delay, strict=True))
+        axis += config.motion * (motion.amplitude * swing + rng.normal(0, 0.2) * motion.gestures)
+        axis += 0.01 * config.noise * rng.standard_normal(len(t))
+    return acc.astype(np.float32)
 
 
 def _gestures(rng: np.random.Generator, seconds: int, t: FloatArray) -> FloatArray:

@@ -99,11 +99,13 @@ def chosen(
     lodo: bool,
     fs: float,
     bpm_range: tuple[float, float],
+    axes: int = 0,
 ) -> tuple[list[tuple[Part, Array]], dict[str, int]]:
     """Which windows (n,) of `found` are trained on, recording by recording; reason -> windows left out.
 
     found, cut: windows without and with labels, and the fingerprints of their recordings. Others as of
-    `held_out` and `quality`. Raises InputError when nothing is left.
+    `held_out` and `quality`, which sees the PPG alone: the last `axes` channels are none of it. Raises
+    InputError when nothing is left.
     """
     parts, where = found[0].parts, f"data.unlabelled ({config.path or config.source})"
     x = found[0].originals[0]
@@ -127,7 +129,8 @@ def chosen(
             "validated or tested on: add recordings of others, or leave data.unlabelled out"
         )
     if config.gate == "quality":
-        clear = best(np.concatenate([quality(x[at], fs, bpm_range) for _, at in rows]), config.keep)
+        ppg = x[:, : x.shape[1] - axes]
+        clear = best(np.concatenate([quality(ppg[at], fs, bpm_range) for _, at in rows]), config.keep)
         ends = np.cumsum([len(at) for _, at in rows])
         rows = [(p, at[clear[end - len(at) : end]]) for (p, at), end in zip(rows, ends, strict=True)]
         left_out[POOR] = int((~clear).sum())

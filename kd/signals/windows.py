@@ -3,16 +3,18 @@
 kd.shipped.grid says where windows start and which label is theirs; here they are cut, checked and counted.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kd.errors import InputError
-from kd.recordings import BPM_RANGE, Recording
+from kd.recordings import ACC, BPM_RANGE, Recording, Signal
 from kd.shipped import grid
 from kd.signals import filters
 from kd.signals.preprocess import Preprocess
@@ -31,21 +33,52 @@ LEAD = "a teacher's longer window reaches outside the recording"
 class WindowSet:
     """Windows with their labels.
 
-    x: float32 (N, channels, samples). bpm: float32 (N,). subject: str (N,), "dataset/subject", so that it is
-    unique across data sets. dataset: str (N,).
+    x: float32 (N, channels, samples), the accelerometer's channels after the PPG's. bpm: float32 (N,).
+    subject: str (N,), "dataset/subject", so that it is unique across data sets. dataset: str (N,).
+    recording: int32 (N,), which one of the data, -1 for copies and windows without labels, which lie on no
+    time line; start_s: float64 (N,), seconds in it. Both None where time isn't known.
     """
 
     x: npt.NDArray[np.float32]
     bpm: npt.NDArray[np.float32]
     subject: npt.NDArray[np.str_]
     dataset: npt.NDArray[np.str_]
+    recording: npt.NDArray[np.int32] | None = None
+    start_s: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.bpm)
 
     def take(self, indices: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "WindowSet":
         """The windows at `indices`, in that order."""
-        return WindowSet(self.x[indices], self.bpm[indices], self.subject[indices], self.dataset[indices])
+
+        def some(array: Any) -> Any:
+            return None if array is None else array[indices]
+
+        return WindowSet(*(some(getattr(self, f.name)) for f in fields(self)))
+
+    @property
+    def stride_s(self) -> float:
+        """From one window to the next, as far as they tell: the shortest step in a recording; inf if none."""
+        _, step, same = self._in_time()
+        return float(step[same].min(initial=math.inf))
+
+    def runs(self) -> list[npt.NDArray[np.intp]]:
+        """The windows that follow each other by a stride in one recording, (n,) each; [] if time isn't known.
+
+        A window that was dropped ends a run.
+        """
+        order, step, same = self._in_time()
+        parts = np.split(order, np.flatnonzero(~same | (step > 1.5 * self.stride_s)) + 1)
+        return [part for part in parts if len(part)]
+
+    def _in_time(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Windows by recording and time; the steps between them, s, and which are within a recording."""
+        if self.recording is None or self.start_s is None:
+            return np.zeros(0, np.intp), np.zeros(0), np.zeros(0, bool)
+        timed = np.flatnonzero(self.recording >= 0)
+        order = timed[np.lexsort((self.start_s[timed], self.recording[timed]))]
+        return order, np.diff(self.start_s[order]), np.diff(self.recording[order]) == 0
 
 
 @dataclass(frozen=True)
@@ -91,12 +124,14 @@ def make_windows(
     Raises InputError if recordings disagree in channels under channels="all", or one makes no sense.
     """
     parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
+    starts: list[npt.NDArray[np.float64]] = []
     dropped: dict[str, dict[str, int]] = {}
     owners: list[tuple[str, str]] = []
     for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested, lead_s=lead_s):
         if progress and len(parts) % 10 == 0:
             progress(f"cutting windows: recording {len(parts) + 1}")
         parts.append((x, bpm))
+        starts.append(kept(recording, preprocess, bpm_range, tested=tested, lead_s=lead_s)[0])
         owners.append((subject_label(recording), recording.dataset))
         if reasons:
             dropped[f"{recording.dataset}/{recording.name}"] = reasons
@@ -108,6 +143,8 @@ def make_windows(
         np.concatenate([bpm for _, bpm in parts]),
         np.repeat(np.array([subject for subject, _ in owners]), sizes),
         np.repeat(np.array([dataset for _, dataset in owners]), sizes),
+        np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        np.concatenate(starts),
     )
     return windows, Dropped(dropped)
 
@@ -128,7 +165,10 @@ def cut(
     Other arguments and errors as of `make_windows`, which holds them all.
     """
     channels: int | None = None
+    recordings = iter(recordings)
     for recording in recordings:
+        if preprocess.axes and not preprocess.acc_dropout and ACC not in recording.sensors:
+            _refuse_without_acc(itertools.chain([recording], recordings), preprocess)
         x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested, lead_s, labelled)
         if preprocess.channels == "all" and channels not in (None, found := recording.ppg.shape[0]):
             raise InputError(
@@ -165,13 +205,36 @@ def _windows(
     )
     if not _holds_one(recording, preprocess, labelled):
         channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
-        return np.zeros((0, channels, preprocess.samples), np.float32), bpm, reasons
+        return np.zeros((0, channels + preprocess.axes, preprocess.samples), np.float32), bpm, reasons
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
     signal = filters.prepared(ppg, ~np.isfinite(ppg), recording.fs, preprocess)
-    return (
-        _cut(signal, grid.first_sample(starts, recording.fs, preprocess.fs), preprocess),
-        bpm,
-        reasons,
+    x = _cut(signal, grid.first_sample(starts, recording.fs, preprocess.fs), preprocess)
+    if preprocess.axes:
+        x = np.concatenate([x, _acceleration(recording, starts, preprocess)], axis=1)
+    return x, bpm, reasons
+
+
+def _acceleration(
+    recording: Recording, starts: npt.NDArray[np.float64], preprocess: Preprocess
+) -> npt.NDArray[np.float32]:
+    """The accelerometer in the windows that begin at starts (N,), not yet scaled; zeros without one."""
+    acc = recording.sensors.get(ACC)
+    if acc is None or not len(starts):
+        return np.zeros((len(starts), preprocess.axes, preprocess.samples), np.float32)
+    signal = filters.acceleration(acc, preprocess)
+    return np.ascontiguousarray(
+        _cut_out(signal, grid.first_sample(starts, acc.fs, preprocess.fs), preprocess.samples), np.float32
+    )
+
+
+def _refuse_without_acc(recordings: Iterable[Recording], preprocess: Preprocess) -> None:
+    """Raise InputError naming those that have no accelerometer."""
+    without = [f"{r.dataset}/{r.name}" for r in recordings if ACC not in r.sensors]
+    more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+    raise InputError(
+        f"preprocess.channels.acc is {preprocess.acc}, but {', '.join(without[:5])}{more} have no "
+        "accelerometer: leave these out, set it to none, or give acc_dropout, which makes a model that works "
+        "with and without"
     )
 
 
@@ -197,23 +260,26 @@ def kept(
     Filters nothing. Arguments as of `cut`. Raises InputError for a recording that makes no sense.
     """
     _check(recording)
-    window_s, rates = preprocess.window_s, (recording.fs, preprocess.fs)
+    window_s = preprocess.window_s
     labels = labels_of(recording) if labelled else whole_signal(recording, preprocess)
     starts = grid.labelled_starts(labels, window_s, preprocess.stride_s)
     if not _holds_one(recording, preprocess, labelled):
         return np.zeros(0), np.zeros(0, np.float32), {NOT_COVERED: len(starts)} if len(starts) else {}
 
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
-    missing = ~np.isfinite(ppg)
-    first = grid.first_sample(starts, *rates)
-    fits = (first >= 0) & (first + preprocess.samples <= grid.resampled(recording.ppg.shape[1], *rates))
+    acc = recording.sensors.get(ACC) if preprocess.axes else None
+    fits = _fits(starts, recording.ppg.shape[1], recording.fs, preprocess)
+    if acc is not None:
+        fits &= _fits(starts, acc.values.shape[1], acc.fs, preprocess)
     mixed = bpm = np.full(len(starts), np.nan, np.float32)
     if labelled:
         every, centres = grid.readings(recording.hr, -math.inf, math.inf), starts + window_s / 2
         # with labels outside the classes: only to say what is lost
         mixed = grid.labels_at(every, labels, centres)
         bpm = mixed if tested else grid.labels_at(grid.readings(every, *bpm_range), labels, centres)
-    has_gap = grid.count_in(np.any(missing, axis=0), starts, window_s, recording.fs) > 0
+    has_gap = _has_gap(Signal(ppg, recording.fs), starts, window_s)
+    if acc is not None:
+        has_gap |= _has_gap(acc, starts, window_s)
     # Even at 30 BPM a pulse rises and falls 4 times in 8 s; a sensor that is off, or at its limit, doesn't.
     moves = [np.diff(channel, append=channel[-1:]) != 0 for channel in ppg]
     changes = np.stack([grid.count_in(m, starts, window_s, recording.fs) for m in moves])
@@ -239,12 +305,37 @@ def kept(
     return starts[keep], bpm[keep], reasons
 
 
+def _fits(
+    starts: npt.NDArray[np.float64], samples: int, fs: float, preprocess: Preprocess
+) -> npt.NDArray[np.bool_]:
+    """Whether windows (N,) lie inside a signal of so many samples at fs."""
+    first = grid.first_sample(starts, fs, preprocess.fs)
+    inside: npt.NDArray[np.bool_] = (first >= 0) & (
+        first + preprocess.samples <= grid.resampled(samples, fs, preprocess.fs)
+    )
+    return inside
+
+
+def _has_gap(signal: Signal, starts: npt.NDArray[np.float64], window_s: float) -> npt.NDArray[np.bool_]:
+    """Whether a sample is missing in windows (N,), of any channel."""
+    missing = np.any(~np.isfinite(signal.values), axis=0)
+    gaps: npt.NDArray[np.bool_] = grid.count_in(missing, starts, window_s, signal.fs) > 0
+    return gaps
+
+
+def _cut_out(
+    signal: npt.NDArray[np.floating], first: npt.NDArray[np.int64], samples: int
+) -> npt.NDArray[np.floating]:
+    """Windows (N, channels, samples) of a signal that start at its samples `first` (N,)."""
+    view = np.lib.stride_tricks.sliding_window_view(signal, samples, axis=-1)  # (C, starts, S)
+    return view[:, first].transpose(1, 0, 2)  # (N, C, S)
+
+
 def _cut(
     signal: npt.NDArray[np.floating], first: npt.NDArray[np.int64], preprocess: Preprocess
 ) -> npt.NDArray[np.float32]:
-    """Windows (N, channels, samples) of a prepared signal that start at its samples `first` (N,)."""
-    view = np.lib.stride_tricks.sliding_window_view(signal, preprocess.samples, axis=-1)  # (C, starts, S)
-    x = view[:, first].transpose(1, 0, 2)  # (N, C, S)
+    """The same of a prepared PPG signal, normalised."""
+    x = _cut_out(signal, first, preprocess.samples)
     if preprocess.normalise == "zscore":
         x = x - x.mean(axis=-1, keepdims=True)
         x /= np.maximum(x.std(axis=-1, keepdims=True), 1e-12)

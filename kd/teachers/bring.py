@@ -34,7 +34,7 @@ from kd.teachers.source import Source
 from kd.training import metrics
 from kd.training.member import Diverged, Row
 from kd.training.teacher import MODEL, Forward, outputs, write_teacher_outputs
-from kd.training.train import device_name, evaluate
+from kd.training.train import device_name, evaluate, track
 
 IDENTITY = "brought"  # the one key of the metadata of a brought teacher's model file
 
@@ -151,8 +151,10 @@ class Bringing:
         self.folder.mkdir(parents=True, exist_ok=True)
         errors: dict[str, Any] = {}
         if self._judged:
-            errors = evaluate(forward, self.data.test, self._indices("test"), centres)
-            val = metrics.decode_expectation(outputs(forward, self._indices("val"))[0], centres).numpy()
+            errors, logits = evaluate(forward, self.data.test, self._indices("test"), centres)
+            on_val = outputs(forward, self._indices("val"))[0]
+            errors |= track(self.data, on_val.float().numpy(), logits, self.folder)
+            val = metrics.decode_expectation(on_val, centres).numpy()
             errors["val_mae_bpm"] = metrics.error_figures(val, self.data.val.bpm)["mae_bpm"]
         modules = {f"head{n}": head for n, head in enumerate(heads.values())}
         self._write_model({"tuned": tuned} if self._tuning else modules)

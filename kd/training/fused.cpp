@@ -27,7 +27,8 @@ typedef float vec __attribute__((vector_size(4 * V), aligned(4 * V)));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4 * V)));
 constexpr int LT = 2 * V, HALO = 2, KERNEL = 5;
 constexpr float EPS = 1e-5f, MOMENTUM = 0.1f;                         // torch's BatchNorm
-enum { RESNET, MLP, POST };  // architectures, as fused.py numbers them; POST: a ResNet of post-activation blocks
+// architectures, as fused.py numbers them; POST: a ResNet of post-activation blocks, CHAIN: of kd.models.chain
+enum { RESNET, MLP, POST, CHAIN };
 constexpr double BETA1 = 0.9, BETA2 = 0.999;  // kd.training.adamw
 constexpr float ADAM_EPS = 1e-8f;
 
@@ -98,6 +99,12 @@ struct Shape {  // as fused.py lays it out, all int64
   int64_t connector_bias;
 };
 struct Layer { int64_t in, out; Weight weight; Norm norm; };  // of an MLP
+struct Link {  // a convolution of a CHAIN; before: how far its first tap reaches back
+  int64_t in, out, kernel, stride, dilation, before, depthwise;
+  Weight weight;
+  Norm norm;
+  int reach() const { return (int)std::max(before, (kernel - 1) * dilation - before); }
+};
 
 struct Epoch {
   const float *x, *bpm, *centres, *teacher_logits, *teacher_features, *coefficients;
@@ -113,13 +120,14 @@ struct Saved { std::vector<float> mean, inverse, scale, bias; };  // of a norm, 
 struct BlockMaps { Map in, pre, mid, post, out, d_out, d_post, d_mid, d_pre; Saved s1, s2; };
 // raw: what a norm takes. conv1 gives raw1, and after its norm mid; conv2 gives raw2, the shortcut raw3.
 struct PostMaps { Map in, raw1, mid, raw2, raw3, kept, out, d_out, d_raw2, d_raw3, d_mid, d_raw1; Saved s1, s2, s3; };
-struct LayerMaps { Map in, mid, out, d_out, d_mid; Saved s; };
+struct LayerMaps { Map in, mid, out, d_out, d_mid; Saved s; };  // of an MLP's layer, or of a CHAIN's convolution
 
 struct Net {
   Shape s;
   int tiles, threads;
   std::vector<Block> blocks;
   std::vector<Layer> layers;
+  std::vector<Link> links;
   std::vector<BlockMaps> maps;
   std::vector<LayerMaps> lmaps;
   std::vector<PostMaps> pmaps;
@@ -287,6 +295,90 @@ static void backward5(Net& N, const float* flat, const Weight& w, const Map& dy,
 }
 static void backward1(Net& N, const float* flat, const Weight& w, const Map& dy, const Map& dx, int s, bool add) {
   conv<1>(N, dy, dx, dy.channels, dx.channels, dy.length, 1, 0, s, 0, add, [&](int c, int o, int) { return *w.at(flat, o, c, 0); });
+}
+
+// Convolutions of a CHAIN: where there is no kernel for their taps, one tap after the other. Their maps have halos
+// as wide as taps reach; gradients are added where they belong, whatever comes to lie in a halo is never read.
+
+static void forward_taps(Net& N, const float* flat, const Link& l, const Map& x, const Map& y) {
+  int in = x.channels, out = y.channels, n = y.length, s = (int)l.stride, off = -(int)l.before;
+  auto weight = [&](int o, int c, int k) { return *l.weight.at(flat, o, c, k); };
+  if (l.kernel == 3 && l.dilation == 1) return conv<3>(N, x, y, in, out, n, s, off, 1, 0, false, weight);
+  if (l.kernel == 5 && l.dilation == 1) return conv<5>(N, x, y, in, out, n, s, off, 1, 0, false, weight);
+  for (int k = 0; k < l.kernel; k++, off += (int)l.dilation)
+    conv<1>(N, x, y, in, out, n, s, off, 1, 0, k > 0, [&](int o, int c, int) { return weight(o, c, k); });
+}
+static void backward_taps(Net& N, const float* flat, const Link& l, const Map& dy, const Map& dx) {
+  std::memset(dx.data, 0, sizeof(float) * dx.tiles * dx.channels * dx.channel());
+  int in = dy.channels, out = dx.channels, at = -(int)l.before;
+  for (int k = 0; k < l.kernel; k++, at += (int)l.dilation)
+    conv<1>(N, dy, dx, in, out, dy.length, 1, 0, (int)l.stride, at, true, [&](int c, int o, int) { return *l.weight.at(flat, o, c, k); });
+}
+static void taps_gradient(Net& N, const Link& l, const Map& x, const Map& dy, float* gradient) {
+  int in = x.channels, out = dy.channels, n = dy.length, s = (int)l.stride, off = -(int)l.before;
+  if (l.kernel == 3 && l.dilation == 1) return weight_gradient<3>(N, x, dy, in, out, n, s, off, l.weight, gradient);
+  if (l.kernel == 5 && l.dilation == 1) return weight_gradient<5>(N, x, dy, in, out, n, s, off, l.weight, gradient);
+  Weight w = l.weight;
+  for (int k = 0; k < l.kernel; k++, off += (int)l.dilation, w.start += w.tap)
+    weight_gradient<1>(N, x, dy, in, out, n, s, off, w, gradient);
+}
+
+// Each channel alone; KK taps, or any number if that is 0.
+template <int KK>
+static void forward_each(Net& N, const float* flat, const Link& l, const Map& x, const Map& y) {
+  int threads = N.threads, jobs = x.tiles * x.channels, K = KK ? KK : (int)l.kernel;
+  PARALLEL
+  for (int job = 0; job < jobs; job++) {
+    int t = job / x.channels, c = job % x.channels;
+    const float* from = x.at(t, c) - l.before * LT;
+    float* to = y.at(t, c);
+    for (int i = 0; i < y.length; i++, to += LT, from += l.stride * LT) {
+      vec a = {}, b = {};
+      for (int k = 0; k < K; k++) {
+        float w = *l.weight.at(flat, c, 0, k);
+        a += w * load(from + k * LT);
+        b += w * load(from + k * LT + V);
+      }
+      store(to, a);
+      store(to + V, b);
+    }
+  }
+}
+template <int KK>
+static void backward_each(Net& N, const float* flat, const Link& l, const Map& dy, const Map& dx) {
+  int threads = N.threads, jobs = dx.tiles * dx.channels, K = KK ? KK : (int)l.kernel;
+  std::memset(dx.data, 0, sizeof(float) * dx.tiles * dx.channels * dx.channel());
+  PARALLEL
+  for (int job = 0; job < jobs; job++) {
+    int t = job / dx.channels, c = job % dx.channels;
+    const float* from = dy.at(t, c);
+    float* to = dx.at(t, c) - l.before * LT;
+    for (int i = 0; i < dy.length; i++, from += LT, to += l.stride * LT) {
+      vec a = load(from), b = load(from + V);
+      for (int k = 0; k < K; k++) {
+        float w = *l.weight.at(flat, c, 0, k);
+        store(to + k * LT, load(to + k * LT) + w * a);
+        store(to + k * LT + V, load(to + k * LT + V) + w * b);
+      }
+    }
+  }
+}
+template <int KK>
+static void each_gradient(Net& N, const Link& l, const Map& x, const Map& dy, float* gradient) {
+  int threads = N.threads, C = x.channels, K = KK ? KK : (int)l.kernel;
+  PARALLEL
+  for (int c = 0; c < C; c++) {
+    std::vector<vec> a(K, vec{});
+    for (int t = 0; t < x.tiles; t++) {
+      const float *from = x.at(t, c) - l.before * LT, *d = dy.at(t, c);
+      for (int i = 0; i < dy.length; i++, d += LT, from += l.stride * LT)
+        for (int h = 0; h < LT; h += V) {
+          vec dv = load(d + h);
+          for (int k = 0; k < K; k++) a[k] += dv * load(from + k * LT + h);
+        }
+    }
+    for (int k = 0; k < K; k++) *l.weight.at(gradient, c, 0, k) = horizontal(a[k]);
+  }
 }
 
 // batch norm, and ReLU unless `relu` is false
@@ -470,6 +562,19 @@ static void post_blocks(Net& N, const float* flat, Normalise norm) {
 }
 
 template <class Normalise>
+static void chain(Net& N, const float* flat, Normalise norm) {
+  for (size_t i = 0; i < N.links.size(); i++) {
+    const Link& l = N.links[i];
+    LayerMaps& m = N.lmaps[i];
+    if (l.depthwise)
+      (l.kernel == 9 ? forward_each<9> : forward_each<0>)(N, flat, l, m.in, m.mid);
+    else
+      forward_taps(N, flat, l, m.in, m.mid);
+    norm(l.norm, m.mid, m.out, m.s, true);
+  }
+}
+
+template <class Normalise>
 static void features(Net& N, const float* flat, Normalise norm) {
   if (N.s.arch == MLP) {
     for (size_t i = 0; i < N.layers.size(); i++) {
@@ -481,6 +586,8 @@ static void features(Net& N, const float* flat, Normalise norm) {
   }
   if (N.s.arch == POST)
     post_blocks(N, flat, norm);
+  else if (N.s.arch == CHAIN)
+    chain(N, flat, norm);
   else
     pre_blocks(N, flat, norm);
   for (int t = 0; t < N.tiles; t++)
@@ -554,6 +661,21 @@ static void backward_post_blocks(Net& N, const float* flat, float* gradient) {
   norm_backward(N, flat, gradient, N.s.last, N.stem, N.d_first, N.d_stem, N.s_last, nullptr);
 }
 
+static void backward_chain(Net& N, const float* flat, float* gradient) {
+  for (int i = (int)N.links.size() - 1; i >= 0; i--) {
+    const Link& l = N.links[i];
+    LayerMaps& m = N.lmaps[i];
+    norm_backward(N, flat, gradient, l.norm, m.mid, m.d_out, m.d_mid, m.s, nullptr);
+    if (l.depthwise) {
+      (l.kernel == 9 ? each_gradient<9> : each_gradient<0>)(N, l, m.in, m.d_mid, gradient);
+      if (i) (l.kernel == 9 ? backward_each<9> : backward_each<0>)(N, flat, l, m.d_mid, N.lmaps[i - 1].d_out);
+    } else {
+      taps_gradient(N, l, m.in, m.d_mid, gradient);
+      if (i) backward_taps(N, flat, l, m.d_mid, N.lmaps[i - 1].d_out);
+    }
+  }
+}
+
 // From the gradient of the features to that of every weight.
 static void backward(Net& N, const float* flat, float* gradient) {
   if (N.s.arch == MLP) {
@@ -573,6 +695,7 @@ static void backward(Net& N, const float* flat, float* gradient) {
         float* p = N.d_last.at(t, f) + h;
         for (int l = 0; l < L; l++) store(p + l * LT, d);
       }
+  if (N.s.arch == CHAIN) return backward_chain(N, flat, gradient);
   if (N.s.arch == POST)
     backward_post_blocks(N, flat, gradient);
   else
@@ -797,7 +920,7 @@ extern "C" {
 // What fused.py checks before it trusts a compiled file.
 int64_t kds_lanes() { return LT; }
 
-void* kds_make(const Shape* shape, const Block* blocks, const Layer* layers) {
+void* kds_make(const Shape* shape, const Block* blocks, const Layer* layers, const Link* links) {
   Net* N = new Net;
   N->s = *shape;
   N->threads = (int)shape->threads;
@@ -818,7 +941,27 @@ void* kds_make(const Shape* shape, const Block* blocks, const Layer* layers) {
     N->connected = N->map((int)shape->connected, 1, 0);
     N->d_connected = N->map((int)shape->connected, 1, 0);
   }
-  if (shape->arch == POST) {
+  if (shape->arch == CHAIN) {
+    int L = (int)shape->samples;
+    N->input = N->map((int)shape->channels, L, links[0].reach());
+    Map in = N->input;
+    for (int i = 0; i < shape->depth; i++) {
+      const Link& l = links[i];
+      int to = (L + (int)l.stride - 1) / (int)l.stride, co = (int)l.out;
+      int halo = i + 1 < shape->depth ? links[i + 1].reach() : 0;
+      LayerMaps m;
+      m.in = in;
+      for (Map* each : {&m.mid, &m.d_mid}) *each = N->map(co, to, 0);
+      for (Map* each : {&m.out, &m.d_out}) *each = N->map(co, to, halo);
+      m.s = saved(co);
+      in = m.out;
+      L = to;
+      N->links.push_back(l);
+      N->lmaps.push_back(m);
+    }
+    N->last = N->lmaps.back().out;
+    N->d_last = N->lmaps.back().d_out;
+  } else if (shape->arch == POST) {
     int L = (int)shape->samples;
     N->input = N->map((int)shape->channels, L, HALO);
     N->stem = N->map((int)blocks[0].in, L, 0);

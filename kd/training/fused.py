@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd.models.architectures import architecture
 from kd.models.resnet1d import filters, stride
 from kd.training.stack import Shape, Stack
 from kd.training.terms import TERMS, Weights
 
 KNOWN_TERMS = {"cross_entropy", "hard", "soft", "decoupled", "feature"}
-ARCHITECTURES = ("resnet1d", "mlp", "resnet1d-post")  # as fused.cpp numbers them
+ARCHITECTURES = ("resnet1d", "mlp", "resnet1d-post")  # as fused.cpp numbers them; then those of a plan
 INT, FLOAT, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 
@@ -35,6 +36,13 @@ class _Block(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = [("inner", INT), ("out", INT), ("weight", _Weight), ("norm", _Norm)]
+
+
+class _Link(ctypes.Structure):
+    _fields_ = [
+        *((name, INT) for name in ("inner", "out", "kernel", "stride", "dilation", "before", "depthwise")),
+        *(("weight", _Weight), ("norm", _Norm)),
+    ]
 
 
 class _Shape(ctypes.Structure):
@@ -79,7 +87,8 @@ class _Epoch(ctypes.Structure):
 def fits(shape: Shape, weights: Weights) -> bool:
     """Whether the engine knows this architecture and these loss terms."""
     others = [weights.of(term) for name, term in TERMS.items() if name not in KNOWN_TERMS]
-    return shape.arch in ARCHITECTURES and not any(any(values) for values in others)
+    known = shape.arch in ARCHITECTURES or architecture(shape.arch).plan is not None
+    return known and not any(any(values) for values in others)
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -121,11 +130,13 @@ class FusedStack(Stack):
                 statistics[f"{name}.running_var"].start,
             )
 
+        plan = architecture(shape.arch).plan
+        convs = plan(shape.depth, shape.width, shape.channels) if plan else ()
         made = _Shape(
-            arch=ARCHITECTURES.index(shape.arch),
+            arch=len(ARCHITECTURES) if plan else ARCHITECTURES.index(shape.arch),
             channels=shape.channels,
             samples=shape.samples,
-            depth=shape.depth,
+            depth=len(convs) or shape.depth,
             features=layout["fc.weight"].shape[1],
             classes=shape.classes,
             batch=self.batch,
@@ -137,7 +148,12 @@ class FusedStack(Stack):
             made.connected, made.connector = width, weight(f"connector{width}")
             made.connector_bias = layout[f"connector{width}.bias"].start
         blocks, layers = (_Block * shape.depth)(), (_Layer * shape.depth)()
-        if shape.arch == "mlp":
+        links = (_Link * len(convs))()
+        if plan:
+            for i, c in enumerate(convs):
+                numbers = (c.cin, c.cout, c.kernel, c.stride, c.dilation, c.before, int(c.depthwise))
+                links[i] = _Link(*numbers, weight(f"convs.{i}.conv"), norm(f"convs.{i}.bn"))
+        elif shape.arch == "mlp":
             inputs = [shape.channels * shape.samples, *[shape.width] * (shape.depth - 1)]
             for i in range(shape.depth):
                 linear, bn = f"hidden.{3 * i}", f"hidden.{3 * i + 1}"
@@ -156,7 +172,7 @@ class FusedStack(Stack):
                     *(weight(f"{name}.conv1"), weight(f"{name}.conv2")),
                     *(weight(f"{name}.shortcut") if has else _Weight(), int(has)),
                 )
-        return int(self._library.kds_make(ctypes.byref(made), blocks, layers))
+        return int(self._library.kds_make(ctypes.byref(made), blocks, layers, links))
 
     def __del__(self) -> None:
         if getattr(self, "_net", None):

@@ -60,6 +60,7 @@ def choose(
     here fails no point: they are trained one by one then, and `say` is told why.
     """
     try:
+        data = data.seen_by(spec.recipe.channels)
         channels, samples = data.train.x.shape[1:]
         shape = Shape(spec.arch, spec.depth, spec.width, channels, samples, data.classes)
         centres = metrics.class_centres(data.min_bpm, data.classes).to(device)

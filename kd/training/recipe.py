@@ -43,6 +43,10 @@ class Recipe:
     warmup_epochs: float = 1.0  # wsd: instead of warmup_fraction; MiniCPM's is short and fixed, too
     cooldown_fraction: float = 0.2  # wsd: share of the epochs; Hägele et al.: 20 % is about as good as cosine
 
+    # The one sensor whose channels it sees, "ppg" or "acc"; "" = all there are in the windows. Teachers may
+    # see what students don't (learning with privileged information, Vapnik and Vashist 2009).
+    channels: str = ""
+
     @property
     def cooldown_from(self) -> int:
         """Epochs before the cooldown of wsd begins."""

@@ -68,7 +68,7 @@ def together(spec: Spec) -> tuple[object, ...]:
     recipe = spec.recipe
     return (
         (spec.arch, spec.depth, spec.width),
-        (recipe.batch_size, recipe.windows_per_epoch, recipe.label_sigma_bpm),
+        (recipe.batch_size, recipe.windows_per_epoch, recipe.label_sigma_bpm, recipe.channels),
         spec.strategy_args.get("unlabelled_share", 0.0),
     )
 

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kd.files import sha256, write_atomically
+from kd.files import sha256, write_atomically, write_json
 from kd.models import sizes, weights
 from kd.models.architectures import build
 from kd.signals.prepare import Data
 from kd.signals.windows import WindowSet
-from kd.training import metrics
+from kd.training import metrics, tracking
 from kd.training.fused import FusedStack, fits
 from kd.training.member import CHECKPOINT, HISTORY, Diverged, Member, Row
 from kd.training.objective import Labels
@@ -65,6 +66,7 @@ class Runs:
         stems: Sequence[Stem | None] | None = None,
     ) -> None:
         self._engine = engine
+        data = data.seen_by(specs[0].recipe.channels)
         self.data, self.device, self.checkpoint_every_s = data, torch.device(device), checkpoint_every_s
         self._dtype, self._convolution = dtype, convolution
         from_folders = list(teacher_folders or [None] * len(specs))
@@ -199,13 +201,21 @@ class Runs:
             return compute(x.to(self.device, self._dtype))  # test windows are never all on the device
 
         with self.stack.precise():
-            errors = evaluate(forward, test, as_tensor(test.x), self.labels.centres)
+            errors, logits = evaluate(forward, test, as_tensor(test.x), self.labels.centres)
+            val = torch.cat([part.float() for part, _ in batches(forward, self._val_x)])
+            errors |= track(self.data, val.cpu().numpy(), logits, member.folder)
+            if self.data.axes and self.data.acc_optional:
+                x = as_tensor(np.array(test.x))
+                x[:, -self.data.axes :] = 0
+                without, _ = evaluate(forward, test, x, self.labels.centres)
+                errors["mae_bpm_without_acc"] = without["mae_bpm"]
             taught = self.x if member.spec.role == "teacher" else None
             write(model, self.shape, member.folder, taught, forward)
         if member.teacher is not None:
             member.teacher.check_unchanged()
         member.train_seconds += time.monotonic() - start
-        found = {**figures(member, self.shape, model, errors), "engine": self.stack.engine}
+        found = {**figures(member, self.shape, model, errors), **self.data.scales}
+        found["engine"] = self.stack.engine
         if member.teacher is not None and member.spec.strategy_args.get("unlabelled_share"):
             found["unlabelled_windows"] = len(member.teacher.besides)
         if member.pretrained:
@@ -261,7 +271,7 @@ class Runs:
         self.stack = self._stack_of(left, [member.restart(self.stack) for member in left])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return as_tensor(array).to(self.device, self._dtype)
+        return as_tensor(np.ascontiguousarray(array)).to(self.device, self._dtype)
 
 
 class Run(Runs):
@@ -319,22 +329,49 @@ class Run(Runs):
         return row
 
 
-def evaluate(forward: Forward, test: WindowSet, x: Tensor, centres: Tensor) -> dict[str, Any]:
-    """A model's errors in BPM on the windows `test`; x: the same (N, C, S), as the model takes them.
+def evaluate(
+    forward: Forward, test: WindowSet, x: Tensor, centres: Tensor
+) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    """A model's errors in BPM on the windows `test`, and its logits (N, K); x: these windows (N, C, S).
 
     Decoded by expectation over the class centres (K,); `mae_bpm_argmax` by the most likely class.
     """
     decoded = [
-        (metrics.decode_expectation(logits, centres), metrics.decode_argmax(logits, centres))
+        (metrics.decode_expectation(logits, centres), metrics.decode_argmax(logits, centres), logits.float())
         for logits, _ in batches(forward, x)
     ]
-    predicted, argmax = (torch.cat(parts).cpu().numpy() for parts in zip(*decoded, strict=True))
-    return {
+    predicted, argmax, logits = (torch.cat(parts).cpu().numpy() for parts in zip(*decoded, strict=True))
+    errors = {
         **metrics.error_figures(predicted, test.bpm),
         "mae_bpm_argmax": metrics.error_figures(argmax, test.bpm)["mae_bpm"],
         "subjects": BySubject(test).figures(predicted),
         "mae_by_subject": metrics.mae_by(test.subject, predicted, test.bpm),
         "mae_by_dataset": metrics.mae_by(test.dataset, predicted, test.bpm),
+    }
+    return errors, logits
+
+
+def track(
+    data: Data, val: npt.NDArray[np.float32], test: npt.NDArray[np.float32], folder: Path
+) -> dict[str, Any]:
+    """The errors of a model with a tracker behind it, {} of data without time; writes tracker.json.
+
+    val: the logits (V, K) of the validation windows, which the tracker is chosen on; test: (N, K).
+    """
+    config = tracking.fit(data.train, data.val, val, data.min_bpm)
+    if config is None or not data.test.runs():
+        return {}
+    found = tracking.measure(config, data.test, test, data.min_bpm)
+    bpm, smoothed, step = found.pop("bpm"), found.pop("smoothed_bpm"), found["step"] or {}
+    write_json(folder / tracking.FILE, {"tracker": config, **found})
+    return {
+        "mae_bpm_tracked": metrics.error_figures(bpm, data.test.bpm)["mae_bpm"],
+        "mae_bpm_smoothed": metrics.error_figures(smoothed, data.test.bpm)["mae_bpm"],
+        "mae_by_subject_tracked": metrics.mae_by(data.test.subject, bpm, data.test.bpm),
+        "coverage_90": found["window"]["coverage_90"],
+        "coverage_90_tracked": found["tracked"]["coverage_90"],
+        "unsure": found["tracked"]["unsure"],
+        **{key: step.get(key) for key in ("step_63_s", "step_5_bpm_s")},
     }
 
 

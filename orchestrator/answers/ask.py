@@ -14,7 +14,8 @@ from orchestrator.answers.candidates import Budget
 from orchestrator.answers.smallest import smallest
 from orchestrator.answers.suggest import to_decide
 from orchestrator.edge.latency import with_costs
-from orchestrator.laws.document import read_document
+from orchestrator.laws.document import laws_file, read_document
+from orchestrator.store.metric import headline
 from orchestrator.words import quoted
 
 CONFIDENCE = 0.8  # probability that a new run reaches an error, where none is given
@@ -26,16 +27,18 @@ def ask(
     max_mae: float | None = None,
     confidence: float | None = None,
     recipe: str | None = None,
+    tracked: bool | None = None,
 ) -> dict[str, Any]:
     """What `kdsweep query --json` prints: the best student within a budget, or the smallest for an error.
 
     max_mae: BPM.
-    recipe: that the laws must be of.
+    recipe: that the laws must be of. tracked: errors with the tracker behind students, or without; None: as
+    the sweep's metric has it.
     Raises InputError when the laws are missing, and for a budget that can't be asked about.
     """
     if confidence is not None and max_mae is None:
         raise InputError("--confidence needs --max-mae: add a target error, for example --max-mae 6")
-    document = read_document(folder / "laws.json", budget.device, recipe)
+    document = read_document(laws_file(folder, headline(folder), tracked), budget.device, recipe)
     if max_mae is None:
         result = answer(document, budget)
     else:
@@ -58,7 +61,6 @@ def suggest_space(
     budget: Budget,
     gpu_hours: float,
     out: Path | None = None,
-    seed: int = 0,
     recipe: str | None = None,
 ) -> dict[str, Any]:
     """What `kdsweep suggest --json` prints; the suggested search space is written to `file` in it.
@@ -76,7 +78,7 @@ def suggest_space(
     document = read_document(folder / "laws.json", budget.device, recipe)
     space = space_like(document, [space for _, space in load_spaces(folder)], str(folder))
     share = gpu_share(space, document["made"]["device"])
-    suggestion = suggest(document, budget, gpu_hours / share, rng=seed)
+    suggestion = suggest(document, budget, gpu_hours / share)
     file = out or folder / "suggested.yaml"
     command = f"kdsweep run {quoted(file)} --out {quoted(folder)}"
     said = describe(document, suggestion, share)

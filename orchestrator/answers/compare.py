@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.laws.arms import canonical
 from orchestrator.store.store import Store
-from orchestrator.words import pretrained
+from orchestrator.words import pretrained, seeing
 
 Key = tuple[Any, ...]
 Points = dict[Key, list[dict[str, Any]]]
@@ -42,7 +42,9 @@ def _points(results: Iterable[dict[str, Any]]) -> Points:
     """Results by identity."""
     found = list(results)
     by_id = {
-        r["id"]: f"{r['arch']} {r['depth']}x{r['width']}" + pretrained(r.get("strategy_args") or {})
+        r["id"]: f"{r['arch']} {r['depth']}x{r['width']}"
+        + pretrained(r.get("strategy_args") or {})
+        + seeing(r.get("recipe") or {})
         for r in found
     }
     points: Points = {}

@@ -49,7 +49,8 @@ def space_like(document: dict[str, Any], spaces: Sequence[SearchSpace], sweep: s
         raise InputError(f"{sweep} has no space.yaml: run the search space into this directory again")
     wanted = (document.get("group") or {}).get("recipe")
     for space in reversed(spaces):
-        if not wanted or {k: str(v) for k, v in space.recipe("student").items()} == wanted:
+        said = {k: v for k, v in (wanted or {}).items() if k != "channels"}  # of a block, not of all
+        if not wanted or {k: str(v) for k, v in space.recipe("student").items()} == said:
             return space
     return spaces[-1]
 
@@ -61,6 +62,7 @@ def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggest
     teacher that is trained is not trained again.
     """
     picks = [_pick(document, pick, 1.0) for pick in suggestion.picks]
+    seen = ((document.get("group") or {}).get("recipe") or {}).get("channels")
     rows: dict[str, list[int]] = {}  # a block without its widths -> widths
     for pick in picks:
         block: dict[str, Any] = {"arch": pick["arch"], "depth": pick["depth"], "init": pick["init"]}
@@ -69,6 +71,8 @@ def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggest
         block |= {"strategies": {pick["strategy"]: changed}, "seeds": pick["seed"]}
         if pick["teacher"]:
             block["teachers"] = pick["teacher"]
+        if seen:
+            block["channels"] = seen
         rows.setdefault(json.dumps(block), []).append(pick["width"])
     students = [{**json.loads(block), "width": sorted(widths)} for block, widths in rows.items()]
     used = sorted({pick["teacher"] for pick in picks if pick["teacher"]})
@@ -82,6 +86,8 @@ def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggest
             block = {**{k: point[k] for k in ("arch", "depth", "width")}, "seeds": point["seed"]}
             if epochs := point.get(PRETRAIN):
                 block["pretrain"] = {"method": METHOD, "epochs": epochs}
+            if point.get("channels"):
+                block["channels"] = point["channels"]
             teachers.append(block)
     teachers += [brought[n].model_dump(mode="json", exclude_defaults=True) for n in dict.fromkeys(names)]
     kept = space.model_dump(mode="json", exclude_defaults=True)

@@ -10,15 +10,11 @@ from kd.errors import InputError
 from orchestrator.answers.ask import expectation, train_in_words
 from orchestrator.answers.candidates import Budget
 from orchestrator.laws.arms import strategy_label
+from orchestrator.store.metric import METRICS
 
 Row = Sequence[str]
 RUN = "another training run, these people"
 NEW = "new people like these"
-METRICS = {
-    "by-subject": "mean over subjects",
-    "by-window": "mean over windows",
-    "p90-subject": "90th percentile of subjects",
-}
 
 
 @dataclass(frozen=True, repr=False)

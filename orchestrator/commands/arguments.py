@@ -107,3 +107,8 @@ SWEEP, SPACE, SITE, POINT = Sweep(), Space(), Site(), Point()
 RECIPE = click.option(
     "--recipe", help="Students of this recipe, by hash or key=value, where a sweep has several."
 )  # of `fit`, `query`, `suggest` and `report`
+TRACKED = click.option(
+    "--tracked/--untracked",
+    default=None,
+    help="Errors with the tracker behind students, or of single windows.  [default: the sweep's metric]",
+)  # of `fit` and `query`

@@ -212,7 +212,7 @@ def _findings(
     found = {
         "path": config.path,
         "format": name,
-        "settings": {**asdict(config.preprocess), "bpm_range": [lowest, highest]},
+        "settings": {**config.preprocess.identity, "bpm_range": [lowest, highest]},
         "jump_bpm_per_s": JUMP_BPM_PER_S,
         **summary(recordings, windows),
         "datasets": {
@@ -251,6 +251,13 @@ def _summary(recordings: "list[Recording]", windows: "WindowSet") -> dict[str, A
         "subjects": len({subject_label(r) for r in recordings}),
         "channels": sorted({r.ppg.shape[0] for r in recordings}),
         "fs_hz": sorted({r.fs for r in recordings}),
+        "sensors": {
+            name: {
+                "recordings": sum(name in r.sensors for r in recordings),
+                "fs_hz": sorted({r.sensors[name].fs for r in recordings if name in r.sensors}),
+            }
+            for name in sorted({name for r in recordings for name in r.sensors})
+        },
         "hours": round(sum(r.seconds for r in recordings) / 3600, 3),
         "windows": len(windows),
         "hr_bpm": _heart_rates(windows.bpm),
@@ -297,6 +304,7 @@ def in_words(found: dict[str, Any]) -> str:
             f"{s['windows']:7,}  {_range(s['channels']):>8}  {_range(s['fs_hz']):>4}  "
             + (f"{hr['min']:.0f} to {hr['max']:.0f}, median {hr['median']:.0f}" if hr else "no window")
         )
+    lines += _sensors_in_words(rows)
     lines += ["", *_labels_in_words(found, rows, wide)]
     if "split" in found:
         lines += ["", *_split_in_words(found, rows, wide)]
@@ -318,6 +326,16 @@ def in_words(found: dict[str, Any]) -> str:
 
 def _most_first(dropped: dict[str, Any]) -> list[tuple[str, int]]:
     return sorted(dropped["by_reason"].items(), key=lambda item: -item[1])
+
+
+def _sensors_in_words(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Which recordings have more than PPG, a line a data set and sensor."""
+    return [
+        f"{name}: {sensor} in {found['recordings']:,} of {s['recordings']:,} recordings, "
+        f"{_range(found['fs_hz'])} Hz"
+        for name, s in rows
+        for sensor, found in s["sensors"].items()
+    ]
 
 
 def _labels_in_words(found: dict[str, Any], rows: list[tuple[str, dict[str, Any]]], wide: int) -> list[str]:

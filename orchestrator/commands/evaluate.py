@@ -75,6 +75,13 @@ def in_words(found: dict[str, Any]) -> str:
             f"{f['within_5_bpm']:8.0%}  {f['baselines']['fft_peak']['mae_bpm']:8.2f}  "
             f"{f['baselines']['constant']['mae_bpm']:8.2f}"
         )
+    if t := found["tracked"]:
+        sure = "" if t["mae_bpm_sure"] is None else f", {t['mae_bpm_sure']:.2f} of the others"
+        lines += [
+            "",
+            f"with its tracker: {t['mae_bpm']:.2f} BPM, {t['coverage_90']:.0%} inside the 90 % interval; "
+            f"unsure of {t['unsure']:.0%}{sure}",
+        ]
     by_subject = sorted(found["by_subject"].items(), key=lambda item: item[1]["mae_bpm"])
     lines += ["", "subject, MAE in BPM (windows)"]
     known = set(found["trained_on"])

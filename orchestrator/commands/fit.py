@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from kd.errors import InputError
-from orchestrator.commands.arguments import RECIPE, SWEEP
+from orchestrator.commands.arguments import RECIPE, SWEEP, TRACKED
 from orchestrator.commands.echo import echo
 from orchestrator.store.find import sweep_folder
 from orchestrator.tracking.reader import Source, from_folder, from_mlflow
@@ -23,6 +23,7 @@ from orchestrator.tracking.reader import Source, from_folder, from_mlflow
     help="Output directory.  [default: SWEEP; with --tracking-uri sweeps/EXPERIMENT]",
 )
 @RECIPE
+@TRACKED
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--formulas", is_flag=True, help="Show the two exponentials' parameters, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print laws.json instead of the table.")
@@ -33,11 +34,13 @@ def fit(
     sweep_id: str | None,
     out: Path | None,
     recipe: str | None,
+    tracked: bool | None,
     seed: int,
     formulas: bool,
     as_json: bool,
 ) -> None:
     """Fit the scaling laws of SWEEP, or of a sweep in MLflow; write laws.json and laws.png, print a table."""
+    from orchestrator.laws.document import laws_file
     from orchestrator.laws.table import print_table
     from orchestrator.laws.write import write_laws
     from orchestrator.space.spaces import write_documents
@@ -48,14 +51,15 @@ def fit(
     # `query` and `suggest` find all they need beside laws.json; a directory with points has its own spaces
     if (out or not sweep) and not (folder / "points").is_dir():
         write_documents(folder, source.space)
-    document = write_laws(source, folder, seed, recipe)
+    document = write_laws(source, folder, seed, recipe, tracked)
+    file = laws_file(folder, source.headline, tracked)
     if as_json:
-        click.echo((folder / "laws.json").read_text(encoding="utf-8"))
+        click.echo(file.read_text(encoding="utf-8"))
     else:
         print_table(document, formulas)
     for note in document["notes"]:
         echo(f"note: {note}", err=True)
-    echo(f"{folder / 'laws.json'} and {folder / 'laws.png'} written", err=True)
+    echo(f"{file} and {file.with_suffix('.png')} written", err=True)
 
 
 def _source(

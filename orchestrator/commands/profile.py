@@ -58,6 +58,12 @@ LIMITS = {  # as in `kdsweep query` -> figure of result.json, its units per unit
     show_default=True,
     help="With --target: of the C.",
 )
+@click.option(
+    "--cmsis-nn",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="With --target and --precision int8: a checkout of CMSIS-NN, to do the products.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be measured, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json instead of the table.")
 def profile(
@@ -70,6 +76,7 @@ def profile(
     mcu_env: Path | None,
     targets: Sequence[str],
     precision: str,
+    cmsis_nn: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -109,10 +116,9 @@ def profile(
     if mcu:
         environment(mcu_env or default_environment(), say)  # fail before the long part, not after
     if targets:
-        from kd.edge.emulate import require_tools
-        from orchestrator.edge.firmware import profile_targets
+        from orchestrator.edge.firmware import profile_targets, require
 
-        require_tools()
+        require(precision, cmsis_nn)
     opened = open_space(str(store.path), [], None, say)
     data = opened.prepared
     document = profile_points(store, ids, data, runs=runs, shapes=shapes, again=again, say=say)
@@ -121,7 +127,9 @@ def profile(
         chosen = choose(results, named or ["front"], limits, refitted)
         document = profile_mcu(store, chosen, data, mcu_env or default_environment(), say)
     if targets:
-        document = profile_targets(opened, ids, targets, precision=precision, again=again, say=say)
+        document = profile_targets(
+            opened, ids, targets, precision=precision, cmsis_nn=cmsis_nn, again=again, say=say
+        )
     if as_json:
         click.echo(json.dumps(document))
     else:
@@ -179,7 +187,7 @@ def print_targets(document: dict[str, Any], console: Any) -> None:
     from orchestrator.words import escaped
 
     points = sorted(document["points"].items(), key=lambda item: (item[1]["params"], item[0]))
-    kept = ("targets", "targets_int8")
+    kept = ("targets", "targets_int8", "targets_int8_cmsis_nn")
     rows = [(id, p, record) for id, p in points for name in kept for record in (p.get(name) or {}).values()]
     if not rows:
         return
@@ -196,7 +204,8 @@ def print_targets(document: dict[str, Any], console: Any) -> None:
         sizes = [record[key] for key in ("arena_bytes", "static_bytes", "stack_bytes", "flash_bytes_c")]
         window, sample, *sizes_said = (f"{n:,}" for n in counts + sizes)
         per_mac = f"{record['instructions'] / p['macs']:.2f}"
-        cells = (id, _what(p), record["cpu"], record["precision"], window, per_mac, sample, *sizes_said)
+        precision = record["precision"] + (", CMSIS-NN" if record.get("kernels") == "CMSIS-NN" else "")
+        cells = (id, _what(p), record["cpu"], precision, window, per_mac, sample, *sizes_said)
         table.add_row(*map(escaped, cells))
     console.print(table)
 

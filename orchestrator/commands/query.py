@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from orchestrator.commands.arguments import RECIPE, SWEEP
+from orchestrator.commands.arguments import RECIPE, SWEEP, TRACKED
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -66,17 +66,19 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
     help="With --max-mae: probability that a new run reaches it.  [default: 0.8]",
 )
 @RECIPE
+@TRACKED
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def query(
     sweep: str,
     max_mae: float | None,
     confidence: float | None,
     recipe: str | None,
+    tracked: bool | None,
     as_json: bool,
     **limits: Any,
 ) -> None:
     """Find the best student of SWEEP within a budget, trained or not, and predict its error."""
     from orchestrator.api import open_sweep
 
-    found = open_sweep(sweep).query(max_mae, confidence, recipe=recipe, **limits)
+    found = open_sweep(sweep).query(max_mae, confidence, recipe=recipe, tracked=tracked, **limits)
     click.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else repr(found))

@@ -42,16 +42,17 @@ SHOWN = {
     "params": "params",
     "error_bpm": "error",
     "mae_bpm": "MAE",
+    "mae_bpm_tracked": "tracked",
     "rmse_bpm": "RMSE",
     "within_5_bpm": "within 5",
     "train_seconds": "train s",
 }
 BY_SUBJECT = {"point": "point", "subject": "subject", "mae_bpm": "MAE", "rmse_bpm": "RMSE"}
 BY_SUBJECT |= {"within_5_bpm": "within 5", "windows": "windows"}
-SPARE = ("MAE", "RMSE", "train s", "within 5", "role", "init", "seed", "teacher")
+SPARE = ("MAE", "tracked", "RMSE", "train s", "within 5", "role", "init", "seed", "teacher")
 FORMS = {"params": ",", "windows": ",", "within_5_bpm": ".0%", "train_seconds": ".1f"}
-FORMS |= dict.fromkeys(("error_bpm", "mae_bpm", "rmse_bpm"), ".2f")
-NUMBERS = ("fold", "seed", "params", "error", "MAE", "RMSE", "within 5", "train s", "windows")
+FORMS |= dict.fromkeys(("error_bpm", "mae_bpm", "mae_bpm_tracked", "rmse_bpm"), ".2f")
+NUMBERS = ("fold", "seed", "params", "error", "MAE", "tracked", "RMSE", "within 5", "train s", "windows")
 
 
 @click.command()
@@ -127,10 +128,10 @@ def _print(rows: Sequence[dict[str, Any]], judge: Headline, by: str | None) -> N
         cells = [[_cell(row, key) for key in names] for row in rows]
         print_table(list(names.values()), cells, numbers=NUMBERS)
         return
-    folds = any(row["fold"] is not None for row in rows)
-    shown = {key: name for key, name in SHOWN.items() if folds or key != "fold"}
+    without = {key for key in ("fold", "mae_bpm_tracked") if all(row[key] is None for row in rows)}
+    shown = {key: name for key, name in SHOWN.items() if key not in without}
     print_table(list(shown.values()), [_cells(row, shown) for row in rows], numbers=NUMBERS, spare=SPARE)
-    echo(f"error: BPM, {judge}; MAE: BPM, mean over windows")
+    echo(f"error: BPM, {judge}; MAE and tracked: BPM, mean over windows")
 
 
 def _cells(row: dict[str, Any], names: Iterable[str]) -> list[str]:

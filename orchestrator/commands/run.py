@@ -143,6 +143,8 @@ def print_results(
     rows = ordered[:most]
     folds = ["" if r.get("fold") is None else str(r["fold"]) for r in rows]
     teachers = [r.get("teacher") or "" for r in rows]
+    found = [headline.if_tracked(r) for r in rows]
+    tracked = ["" if error is None else f"{error:.2f}" for error in found]
     show(
         console(),
         [
@@ -153,6 +155,7 @@ def print_results(
             *([Column("fold", folds, right=True)] if any(folds) else []),
             Column("params", [f"{r['params']:,}" for r in rows], right=True),
             Column("error BPM", [f"{headline(r):.2f}" for r in rows], right=True),
+            *([Column("tracked", tracked, 2, right=True)] if any(tracked) else []),
             Column("RMSE", [f"{r['rmse_bpm']:.2f}" for r in rows], 3, right=True),
             Column("within 5", [f"{100 * r['within_5_bpm']:.0f} %" for r in rows], 2, right=True),
             Column("train s", [f"{r['train_seconds']:.1f}" for r in rows], 4, right=True),

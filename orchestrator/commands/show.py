@@ -57,6 +57,7 @@ def in_words(found: dict[str, Any]) -> str:
                 f"over windows MAE {r['mae_bpm']:.2f}{_more(r)}",
             )
         )
+        lines += _tracked(r)
         best = f", best after {r['best_epoch']}" if "best_epoch" in r else ""
         if r.get("continued_epochs"):
             best += f", the first {r['continued_epochs']} by a shorter training"
@@ -99,6 +100,21 @@ def _more(r: dict[str, Any]) -> str:
     """Its other errors on the test subjects, as far as the result has them."""
     rmse = f", RMSE {r['rmse_bpm']:.2f}" if r.get("rmse_bpm") is not None else ""
     return rmse + (f", {r['within_5_bpm']:.0%} within 5 BPM" if r.get("within_5_bpm") is not None else "")
+
+
+def _tracked(r: dict[str, Any]) -> list[str]:
+    """What the tracker makes of it, and how sure it is, as far as the result has that."""
+    if r.get("mae_bpm_tracked") is None:
+        return []
+    slow = ("step_63_s", "63 % of a step"), ("step_5_bpm_s", "5 BPM of it")
+    late = (f"{what} after {r[key]:g} s" for key, what in slow if r.get(key) is not None)
+    parts = [
+        f"over windows MAE {r['mae_bpm_tracked']:.2f} BPM",
+        *late,
+        f"{r['coverage_90_tracked']:.0%} in its 90 % interval",
+        f"unsure of {r['unsure']:.0%}",
+    ]
+    return [_line("tracked", ", ".join(parts))]
 
 
 def _size(p: dict[str, Any]) -> str:

@@ -74,6 +74,7 @@ def _table(points: list[dict[str, Any]]) -> None:
     from orchestrator.commands.tables import Column, console, show
 
     errors = ["" if p["error_bpm"] is None else f"{p['error_bpm']:.2f}" for p in points]
+    tracked = ["" if p.get("tracked_bpm") is None else f"{p['tracked_bpm']:.2f}" for p in points]
     folds = ["" if p["fold"] is None else str(p["fold"]) for p in points]
     show(
         console(),
@@ -85,6 +86,7 @@ def _table(points: list[dict[str, Any]]) -> None:
             Column("seed", [str(p["seed"]) for p in points], 1),
             Column("state", [p["state"] for p in points]),
             Column("error BPM", errors, right=True),
+            *([Column("tracked", tracked, 2, right=True)] if any(tracked) else []),
         ],
     )
 
@@ -125,6 +127,7 @@ def in_words(now: dict[str, Any]) -> str:
         lines.append(
             f"  best     {kind:8} {best['error_bpm']:6.2f} BPM  {best['model']}  {best['params']:,} params  "
             + (f"over {best['folds']} of {len(now['folds'])} folds" if best["folds"] else best["point"])
+            + (f"  tracked {best['tracked_bpm']:.2f} BPM" if best.get("tracked_bpm") is not None else "")
         )
     if now["best"]:
         lines.append(f"           errors: {now['metric_words']}")

@@ -32,21 +32,19 @@ NUMBERS = ("params", "seed", "GPU-hours", "gain, BPM")
     help="Search space to write.  [default: SWEEP/suggested.yaml]",
 )
 @RECIPE
-@click.option("--seed", default=0, show_default=True, help="Seed of the simulations.")
 @click.option("--json", "as_json", is_flag=True, help="Print the suggestion as JSON.")
 def suggest(
     sweep: str,
     gpu_hours: float,
     out: Path | None,
     recipe: str | None,
-    seed: int,
     as_json: bool,
     **limits: Any,
 ) -> None:
     """Suggest points to train next, ranked by the reduction in expected regret of the query per GPU-hour."""
     from orchestrator.api import open_sweep
 
-    found = open_sweep(sweep).suggest(gpu_hours, out, seed, recipe=recipe, **limits)
+    found = open_sweep(sweep).suggest(gpu_hours, out, recipe=recipe, **limits)
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False))
     else:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import InputError
+from kd.signals.preprocess import Preprocess
 from kd.signals.windows import WindowSet
+from orchestrator.edge.seen import preprocess_for
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
 from orchestrator.store.metric import headline, mae_by_subject
@@ -28,7 +30,8 @@ def evaluate_point(
     The windows are cut as the sweep's own, and only labels within its classes count. baselines: the peak of
     the spectrum (fft_peak), and always the median of these very labels (constant), the best that a single
     number can do. subjects_of_the_sweep: those here that the point was tested on. trained_on: those here that
-    a refitted student was trained on, and `refitted` what it says of itself, else "". Raises InputError.
+    a refitted student was trained on, and `refitted` what it says of itself, else "". tracked: what its
+    tracker reaches and how sure it is, None for a point of an earlier version. Raises InputError.
     """
     from kd.signals.prepare import windows_of
     from kd.training import metrics
@@ -37,11 +40,13 @@ def evaluate_point(
     store, result = trained(folder, point)
     check_model(store, result)
     data = load_space(folder / "space.yaml", []).data_config()
+    preprocess = preprocess_for(data.preprocess, result)
     progress(f"reading {path}")
     windows, dropped = windows_of(
         path,
         format,
-        data.preprocess,
+        preprocess,
+        acc_scale=result.get("acc_scale", 1.0),
         min_bpm=data.min_bpm,
         classes=data.classes,
         progress=progress,
@@ -62,7 +67,7 @@ def evaluate_point(
 
     by_dataset = figures(windows.dataset)
     for name, found in by_dataset.items():
-        found["baselines"] = _baselines(windows.take(windows.dataset == name), data.preprocess.fs)
+        found["baselines"] = _baselines(windows.take(windows.dataset == name), preprocess)
     here = set(windows.subject.tolist())
     refitted = "estimate" in result
     described = ("arch", "depth", "width", "init", "strategy", "strategy_args", "teacher", "seed", "params")
@@ -74,9 +79,10 @@ def evaluate_point(
         "path": str(path),
         **_figures(predicted, windows.bpm),
         "mae_bpm_argmax": metrics.error_figures(argmax, windows.bpm)["mae_bpm"],
-        "baselines": _baselines(windows, data.preprocess.fs),
+        "baselines": _baselines(windows, preprocess),
         "by_dataset": by_dataset,
         "by_subject": figures(windows.subject),
+        "tracked": _tracked(store.folder(result["id"]), windows, logits.numpy(), data.min_bpm),
         "dropped": dropped.by_reason,
         "test_mae_bpm": result["estimate"]["mae_bpm"] if refitted else result["mae_bpm"],
         "subjects_of_the_sweep": [] if refitted else sorted(here & set(mae_by_subject(result))),
@@ -135,7 +141,19 @@ def _figures(predicted: Any, bpm: Any) -> dict[str, Any]:
     return {**error_figures(predicted, bpm), "windows": len(bpm)}
 
 
-def _baselines(windows: WindowSet, fs: float) -> dict[str, dict[str, float]]:
+def _tracked(folder: Path, windows: WindowSet, logits: Any, min_bpm: int) -> dict[str, Any] | None:
+    """mae_bpm, coverage_90, unsure and mae_bpm_sure with the tracker that the point has."""
+    from kd.files import read_json
+    from kd.training import tracking
+
+    if not (folder / tracking.FILE).is_file():
+        return None
+    config = read_json(folder / tracking.FILE)["tracker"]
+    found = tracking.measure(config, windows, logits, min_bpm)["tracked"]
+    return {key: found[key] for key in ("mae_bpm", "coverage_90", "unsure", "mae_bpm_sure")}
+
+
+def _baselines(windows: WindowSet, preprocess: Preprocess) -> dict[str, dict[str, float]]:
     """What costs no model, on the same windows."""
     import numpy as np
 
@@ -143,7 +161,8 @@ def _baselines(windows: WindowSet, fs: float) -> dict[str, dict[str, float]]:
     from kd.training.metrics import error_figures
 
     constant = training_median(windows.bpm, len(windows))
+    ppg = windows.x[:, : windows.x.shape[1] - preprocess.axes]
     return {
-        "fft_peak": error_figures(fft_peak(windows.x, fs), windows.bpm),
+        "fft_peak": error_figures(fft_peak(ppg, preprocess.fs), windows.bpm),
         "constant": {**error_figures(constant, windows.bpm), "bpm": float(np.median(windows.bpm))},
     }

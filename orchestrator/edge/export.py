@@ -15,6 +15,7 @@ from orchestrator.edge.mcu import measure_mcu
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
 from orchestrator.edge.qat import fine_tuned
+from orchestrator.edge.seen import opened_for, preprocess_for
 from orchestrator.space.resolve import Opened
 from orchestrator.store.check import check_model
 from orchestrator.store.find import find_point
@@ -73,6 +74,7 @@ def export_point(
     from kd.signals.prepare import load_recordings
     from kd.signals.windows import subject_label
     from kd.training.teacher import MODEL
+    from kd.training.tracking import FILE as TRACKER
     from kd.training.train import load_model
     from orchestrator.edge import int8
 
@@ -80,14 +82,19 @@ def export_point(
     if out.exists() and any(out.iterdir()) and not (out / "preprocess.json").exists():
         raise InputError(f"{out} is not empty and not an earlier export: choose another folder with -o")
     store = Refits(opened.store.path) if "estimate" in result else opened.store
+    preprocess_for(opened.data.preprocess, result)
+    opened = opened_for(opened, result)
     data = opened.windows
     channels, samples = data.test.x.shape[1:]
     source = store.folder(result["id"])
     check_model(store, result)
     shape = {"channels": channels, "samples": samples, "classes": data.classes}
     model = load_model(source, arch=result["arch"], depth=result["depth"], width=result["width"], **shape)
-    config = export.preprocess_json(opened.data, channels)
+    config = export.preprocess_json(opened.data, channels, result.get("acc_scale"))
     config |= {"sweep": opened.plan.name, "point": result["id"], "test": {}}
+    known = read_json(source / TRACKER) if (source / TRACKER).is_file() else {}  # earlier versions have none
+    if known:
+        config["tracker"] = known["tracker"]
     in_c_config = config if device_fs is None else config | {"device_fs": device_fs}
     if with_c:
         resampler(in_c_config)  # refuses a rate before anything is trained
@@ -105,6 +112,8 @@ def export_point(
         recordings = [r for r in load_recordings(opened.data, say) if subject_label(r) in tested]
         config["test"] = test = export.evaluate(folder, recordings, data, opened.data.lead_s)
         export.same_as_sweep(test, _expected(model, result, data), len(data.test))
+        if known and "estimate" not in result:
+            export.same_as_sweep(test, result["mae_bpm_tracked"], len(data.test), "mae_bpm_tracked")
         if "estimate" in result:
             test["about"] = f"The model was trained on these people: {said_of(result)}."
         in_c: Any = model
@@ -130,7 +139,9 @@ def export_point(
             say("writing the student as int8 .tflite, and running it")
             made = measure_mcu(store, result, data, mcu_python, folder / TFLITE)
             measured |= {"mcu": made, "tflite": made["int8"] | {"windows": made["held_out_windows"]}}
-        write_text(folder / "README.md", card(opened, result, config, measured))
+        about = {key: known.get("tracked", {}).get(key) for key in ("risk", "within_5")}
+        about["step"] = known.get("step") or {}
+        write_text(folder / "README.md", card(opened, result, config | about, measured))
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
@@ -144,13 +155,14 @@ def _write_c(
     from kd.edge.c.check import check
     from kd.edge.c.resampler import resampler
     from kd.edge.c.source import write_c
+    from kd.edge.c_tracker import write_tracker
 
     title = f"Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}, {result['id']}"
     folder.mkdir()
-    sizes = write_c(model, result["arch"], config, inputs, title, folder)
-    resampled = config["device_fs"] if resampler(config)["reach"] else None
-    checked = check(folder, model, windows, config["class_centres_bpm"])
-    return {**sizes, "device_fs": resampled, "checked": checked}
+    sizes: dict[str, Any] = write_c(model, result["arch"], config, inputs, title, folder)
+    sizes["device_fs"] = config["device_fs"] if resampler(config)["reach"] else None
+    sizes["checked"] = check(folder, model, windows, config["class_centres_bpm"])
+    return sizes | ({"tracker": write_tracker(config, folder)} if "tracker" in config else {})
 
 
 def _expected(model: Any, result: dict[str, Any], data: Any) -> float:
@@ -216,7 +228,7 @@ def _register(opened: Opened, result: dict[str, Any], folder: Path, uri: str, na
         for file in ("preprocess.json", "README.md", "model.int8.onnx"):
             mlflow.log_artifact(str(folder / file), "export")
     version = str(logged.registered_model_version)
-    windows = np.asarray(opened.windows.test.x[:256])
+    windows = np.asarray(opened_for(opened, result).windows.test.x[:256])
     with tempfile.TemporaryDirectory() as there:  # the network alone: mlflow's loader runs what MLmodel names
         mlflow.artifacts.download_artifacts(f"models:/{name}/{version}/model.onnx", dst_path=there)
         got = run_onnx(Path(there) / "model.onnx", windows)

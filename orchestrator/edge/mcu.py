@@ -22,6 +22,7 @@ from kd.errors import InputError
 from kd.signals.prepare import Data
 from orchestrator.edge.latency import read_profile
 from orchestrator.edge.profile import calibration_windows, describe, drift, write_profile
+from orchestrator.edge.seen import windows_for
 from orchestrator.space.folds import windows_of
 from orchestrator.store.refits import store_of
 from orchestrator.store.store import Store
@@ -109,7 +110,7 @@ def profile_mcu(
     for i, id in enumerate(ids):
         own = store_of(store.path, id)
         result = own.result(id)
-        mine = windows_of(data, result.get("fold"))
+        mine = windows_for(windows_of(data, result.get("fold")), result)
         point = profile["points"].setdefault(id, describe(result, mine))  # may be none that was timed
         if point.get("mcu", {}).get("model_sha256") == result["model_sha256"]:
             say(f"{i + 1} of {len(ids)}: {id} has its arena recorded")

@@ -3,6 +3,7 @@
 Knows the store and a sweep's space; torch is imported where it is used.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from kd.errors import InputError
 from kd.recordings import Recording
+from kd.signals.motion import scaled
 from kd.signals.prepare import DataConfig, windows_of
 from kd.signals.windows import WindowSet, make_windows
 from orchestrator.edge.evaluate import trained
+from orchestrator.edge.seen import preprocess_for
 from orchestrator.store.check import check_model
 
 if TYPE_CHECKING:
@@ -23,11 +26,13 @@ if TYPE_CHECKING:
 class Preprocessing:
     """How a sweep turns recordings into windows, and a model's logits into heart rates.
 
-    config: the sweep's own data settings. channels: of a window.
+    config: the sweep's own data settings, with the sensors that the model sees. channels: of a window.
+    acc_scale: what the accelerometer is divided by.
     """
 
     config: DataConfig
     channels: int
+    acc_scale: float = 1.0
 
     def __call__(
         self,
@@ -50,11 +55,14 @@ class Preprocessing:
                 options=options,
                 min_bpm=data.min_bpm,
                 classes=data.classes,
+                acc_scale=self.acc_scale,
             )
         else:
             given = [recordings] if isinstance(recordings, Recording) else recordings
             last = float(data.min_bpm + data.classes - 1)
             windows, dropped = make_windows(given, data.preprocess, bpm_range=(float(data.min_bpm), last))
+            if axes := data.preprocess.axes:
+                windows = dataclasses.replace(windows, x=scaled(windows.x, axes, self.acc_scale))
         if len(windows) == 0:
             why = ", ".join(f"{n} {reason}" for reason, n in dropped.by_reason.items()) or "no labels"
             raise InputError(f"no usable window ({why})")
@@ -87,6 +95,7 @@ def load_point(folder: Path, point: str) -> "tuple[nn.Module, Preprocessing]":
     store, result = trained(folder, point)
     check_model(store, result)
     data = load_space(folder / "space.yaml").data_config()
+    data = dataclasses.replace(data, preprocess=preprocess_for(data.preprocess, result))
     name = (result["arch"], result["depth"], result["width"])
     shape = {"samples": data.preprocess.samples, "classes": data.classes}
     channels = next(
@@ -99,4 +108,4 @@ def load_point(folder: Path, point: str) -> "tuple[nn.Module, Preprocessing]":
             f"remove {source} and run the sweep again"
         )
     model = load_model(source, arch=name[0], depth=name[1], width=name[2], channels=channels, **shape)
-    return model, Preprocessing(data, channels)
+    return model, Preprocessing(data, channels, result.get("acc_scale", 1.0))

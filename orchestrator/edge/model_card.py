@@ -7,6 +7,8 @@ import numpy as np
 
 from kd.edge import onnxfile
 from kd.signals.baselines import baseline_errors
+from kd.signals.preprocess import PPG
+from orchestrator.edge.card_tracker import in_c, sureness
 from orchestrator.edge.int8 import said
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.space.resolve import Opened
@@ -19,6 +21,7 @@ def card(opened: Opened, result: dict[str, Any], config: dict[str, Any], measure
     parts = [
         _head(opened, result, config),
         _error(opened, result, config),
+        *([sureness(config)] if "tracker" in config and "estimate" not in result else []),
         _cost(result, measured),
         _training(opened, result),
         _use(config, measured),
@@ -66,7 +69,8 @@ def _error(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> It
     if "estimate" in result:
         yield from _estimate(result, test)
         return
-    base = baseline_errors(data.train, data.test, config["fs"])
+    ppg = data.seen_by(PPG)
+    base = baseline_errors(ppg.train, ppg.test, config["fs"])
     yield "## Error"
     yield ""
     yield "| on the test subjects | MAE, BPM |"
@@ -92,6 +96,11 @@ def _estimate(result: dict[str, Any], test: dict[str, Any]) -> Iterator[str]:
     yield "## Error"
     yield ""
     yield f"{said_of(result).capitalize()}: nobody is left to test this model itself on."
+    if (tracked := result["estimate"].get("tracked_bpm")) is not None:
+        yield (
+            f"With the tracker (`tracker.py`) {tracked:.2f} BPM, of the same people in the same way; its "
+            "settings are medians of those points'."
+        )
     yield ""
     yield "| change on the same windows | MAE, BPM |"
     yield "|---|---|"
@@ -193,6 +202,8 @@ def _use(config: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
     yield "| `preprocess.json` | filter, window, normalisation, classes, decoding |"
     yield "| `example.py` | raw recordings to heart rate, numpy and onnxruntime only |"
     yield "| `stream.py` | the same from a live signal |"
+    if "tracker" in config:
+        yield "| `tracker.py` | a memory behind the model: heart rate, its interval, unsure or not |"
     yield "| `grid.py` | where windows start and which label is theirs; both use it |"
     yield "| `kdsweep_model.h` | filter, window starts, class table, normalisation and decoding in C |"
     yield ""
@@ -288,6 +299,9 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     else:
         yield "Not run at export: there was no cc or no make. Run `make test` in `c/`."
     yield ""
+    if "tracker" in c:
+        yield in_c(c["tracker"])
+        yield ""
     yield "    make -C c test    # on your machine; c/Makefile says how for a microcontroller"
     yield ""
     yield (
@@ -318,7 +332,12 @@ def _limits(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> I
     yield "## Limits"
     yield ""
     yield "- **Not a medical device.** Not for diagnosis, alarms or any decision about health."
-    yield f"- Outputs {lowest} to {highest} BPM for any input; it does not flag inputs it cannot handle."
+    flag = (
+        "only its tracker says where it is unsure"
+        if "tracker" in config
+        else "it does not flag inputs it cannot handle"
+    )
+    yield f"- Outputs {lowest} to {highest} BPM for any input; {flag}."
     yield "- Untested on sensors, skin tones, body sites and movements outside the training data."
     yield "- The interval above covers new subjects from the same population, not other devices."
     if "estimate" not in result and len(config["test"]["subjects"]) < 10:

@@ -35,6 +35,11 @@ def attach_chip(document: dict[str, Any], profile: dict[str, Any], chip: Chip) -
     for arch, data in document["architectures"].items():
         columns, data["counted"] = data["configurations"], {}
         for precision, law in LAWS.items():
+            if precision == "int8" and arch not in instructions8.KNOWN:
+                for name in ("instructions", "latency_ms", "latency_median_ms", "uj"):
+                    columns[f"{name}_int8"] = [None] * len(columns["depth"])
+                data["counted"][precision] = []
+                continue
             counted = _counted(profile, arch, chip.core, precision)
             window = _by_depth(columns, partial(law.per_window, target=chip.core), arch, pipeline)
             for i, shape in enumerate(zip(columns["depth"], columns["width"], strict=True)):
@@ -45,8 +50,9 @@ def attach_chip(document: dict[str, Any], profile: dict[str, Any], chip: Chip) -
             columns[f"latency_ms_{precision}"] = columns[f"latency_median_ms_{precision}"] = ms
             columns[f"uj_{precision}"] = [chip.uj(float(n)) for n in estimate]
             data["counted"][precision] = sorted(f"{d}x{w}" for d, w in counted)
-        arena = _by_depth(columns, instructions8.arena_bytes, arch, pipeline)
-        columns["memory_bytes_int8"] = [int(n) for n in arena]
+        if arch in instructions8.KNOWN:
+            arena = _by_depth(columns, instructions8.arena_bytes, arch, pipeline)
+            columns["memory_bytes_int8"] = [int(n) for n in arena]
         data["int8_costs"] = {f"{d}x{w}": cost for (d, w), cost in _int8_costs(profile, arch).items()}
     document["profile"] |= {"device": chip.name, "devices": [*document["profile"]["devices"], chip.name]}
     document["profile"]["int8"] = _int8(profile)
@@ -138,10 +144,14 @@ def _pipeline(document: dict[str, Any], profile: dict[str, Any]) -> instructions
         for record in (point.get(name) or {}).values()
         if "inputs" in record
     ]
+    axes = given.get("axes", 0)
+    if axes >= given["channels"]:  # these students see the PPG alone
+        axes = 0
     return instructions.Pipeline(
         samples=given["samples"],
         channels=given["channels"],
-        inputs=max(counted, default=1) if mean else given["channels"],
+        axes=axes,
+        inputs=max(counted, default=1) if mean else given["channels"] - axes,
         classes=given["classes"],
         sections=given["sections"],
         stride=given["stride_s"] * given["fs"],

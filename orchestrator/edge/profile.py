@@ -20,6 +20,7 @@ from kd.files import write_json
 from kd.models.sizes import size
 from kd.signals.prepare import Data
 from orchestrator.edge.latency import FILE, fit_laws, read_profile
+from orchestrator.edge.seen import windows_for
 from orchestrator.space.folds import windows_of
 from orchestrator.store.check import check_model
 from orchestrator.store.configuration import configuration
@@ -161,7 +162,7 @@ def profile_points(
         own = store_of(store.path, id)
         result = own.result(id)
         check_model(own, result)
-        mine = windows_of(data, result.get("fold"))
+        mine = windows_for(windows_of(data, result.get("fold")), result)
         point = profile["points"].setdefault(id, describe(result, mine))
         known = point["devices"].get(here["key"])
         if known and known["model_sha256"] == result["model_sha256"] and not again:

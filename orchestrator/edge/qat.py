@@ -15,6 +15,7 @@ from kd.files import read_json, sha256, write_json
 from kd.signals.prepare import Data
 from orchestrator.edge.profile import calibration_windows
 from orchestrator.edge.refit import everybody
+from orchestrator.edge.seen import windows_for
 from orchestrator.run.alone import alone
 from orchestrator.run.commit import git_commit
 from orchestrator.run.worker import versions
@@ -46,7 +47,9 @@ def fine_tuned(
     folder = store.path / FOLDER / id
     if not (folder / RESULT).exists():
         with alone(store, dry_run=False):
-            data = everybody(store.path, say)[1] if "estimate" in result else opened.windows
+            data = opened.windows
+            if "estimate" in result:
+                data = windows_for(everybody(store.path, say)[1], result)
             _train(id, opened, result, epochs, data, folder, say)
     remedy = f"delete {folder} and export again"
     record = read_json(folder / RESULT, remedy)

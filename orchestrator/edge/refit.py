@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from kd.files import write_json
+from kd.files import read_json, write_json
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.signals.splits import EVERYBODY, Split
 from kd.teachers.source import source_of
+from kd.training import tracking
 from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
 from orchestrator.run.alone import alone
 from orchestrator.run.commit import git_commit
@@ -72,6 +73,9 @@ def refit_point(
             if one.get("brought"):
                 _bring(one, data, config, cache_of(folder), refits, say)
             else:
+                if tracker := tracker_of(one["of_points"], store, data):
+                    refits.folder(one["id"]).mkdir(parents=True, exist_ok=True)
+                    write_json(refits.folder(one["id"]) / tracking.FILE, {"tracker": tracker})
                 _train(one, data, refits, say, tick)
         return refits.result(made[-1]["id"])
 
@@ -115,6 +119,20 @@ def _described(
     return described | {"id": _id(described)}
 
 
+def tracker_of(points: list[str], store: Store, data: Data) -> dict[str, Any] | None:
+    """A tracker for what is refitted: what it was for the sweep's points, in the median; None without any.
+
+    How the heart rate changes it learns from everybody; nobody is left to choose the rest on.
+    """
+    files = [store.folder(id) / tracking.FILE for id in points]
+    known = [read_json(path)["tracker"] for path in files if path.is_file()]
+    if not known:
+        return None
+    chosen = ("temperature", "weight", "belief_temperature", "unsure_above_bpm")
+    medians = {key: statistics.median(t[key] for t in known) for key in chosen}
+    return {**known[0], **medians, "change": tracking.changes(tracking.steps_of(data.train))}
+
+
 def _id(described: dict[str, Any]) -> str:
     """Hash of all that can change its weights; the same for every fold's point."""
     keys = ("role", "arch", "depth", "width", "init", "strategy", "strategy_args", "recipe", "seed")
@@ -129,6 +147,11 @@ def estimate_of(alike: list[dict[str, Any]], judge: Headline) -> dict[str, Any]:
 
     interval_90: by drawing the subjects of each data set again; None for fewer than 3.
     """
+    said, tracked = str(judge), {}
+    if judge.tracked:
+        alike, judge = [judge.judged(r) for r in alike], judge.with_tracker(False)
+    elif all(judge.if_tracked(r) is not None for r in alike):
+        tracked = {"tracked_bpm": estimate_of(alike, judge.with_tracker(True))["error_bpm"]}
     sums: dict[str, list[float]] = {}
     for result in alike:
         known = result.get("subjects")
@@ -149,8 +172,9 @@ def estimate_of(alike: list[dict[str, Any]], judge: Headline) -> dict[str, Any]:
     merged = _as_result(sums)
     people = f"{len(names)} test subjects of one split, by models trained without them"
     return {
-        "metric": str(judge),
+        "metric": said,
         "error_bpm": judge(merged),
+        **tracked,
         "mae_bpm": merged["mae_bpm"],
         "interval_90": [float(q) for q in np.quantile(among, [0.05, 0.95])] if among else None,
         "how": f"by {len(folds)}-fold cross-validation" if len(folds) > 1 else f"on the {people}",
@@ -218,5 +242,5 @@ def _train(described: dict[str, Any], data: Data, refits: Refits, say: Say, tick
     made = {"recipe_version": RECIPE_VERSION, "versions": versions(), "git_commit": git_commit()}
     made |= {"device": device_name(run.device), "engine": run.stack.engine}
     made |= {"finished_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    write_json(folder / RESULT, described | measured | made)
+    write_json(folder / RESULT, described | measured | made | run.data.scales)
     run.discard_checkpoint()

@@ -45,7 +45,7 @@ SCHEMA = "kdsweep-laws/2"
 KNOTS = 49  # sizes at which the draws are kept; in between they are interpolated in ln size
 LEVEL = 0.9
 TEACHER_KEYS = ("arch", "depth", "width", "seed", "params", "mae_bpm")
-RUN_KEYS = ("id", "depth", "width", "params", "seed", "mae_bpm")
+RUN_KEYS = ("id", "depth", "width", "params", "seed", "fold", "mae_bpm")
 
 
 def make_document(
@@ -112,6 +112,8 @@ def _teacher_points(results: list[dict[str, Any]]) -> dict[str, Any]:
     for r in results:
         if r["role"] == "teacher" and (epochs := (r.get("strategy_args") or {}).get(PRETRAIN)):
             points[r["id"]][PRETRAIN] = epochs
+        if r["role"] == "teacher" and (seen := (r.get("recipe") or {}).get("channels")):
+            points[r["id"]]["channels"] = seen
         if r.get("brought"):  # its name in the space, which brings it
             points[r["id"]]["brought"] = r["brought"]["name"]
     groups: dict[str, set[str]] = {}
@@ -133,6 +135,16 @@ def _digest(part: Any) -> str:
     return hashlib.blake2b(json.dumps(part).encode(), digest_size=8).hexdigest()
 
 
+def laws_file(folder: Path, judge: Headline, tracked: bool | None = None) -> Path:
+    """Where laws of a sweep judged by `judge` lie: laws.json, or beside it those of the other errors.
+
+    tracked: of errors with the tracker behind students, or without; None: as the metric has it.
+    """
+    if tracked is None or tracked == judge.tracked:
+        return folder / "laws.json"
+    return folder / ("laws_tracked.json" if tracked else "laws_untracked.json")
+
+
 def read_document(path: Path, device: str | None = None, recipe: str | None = None) -> dict[str, Any]:
     """laws.json, checked for its schema, with the costs that were profiled; InputError if it can't be used.
 
@@ -141,8 +153,8 @@ def read_document(path: Path, device: str | None = None, recipe: str | None = No
     recipe: the group of students that the laws must be of; None = whichever.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist: run `kdsweep fit {quoted(path.parent)}`")
-    remedy = f"rebuild it with `kdsweep fit {quoted(path.parent)}`"
+        raise InputError(f"{path} does not exist: run `{_fit(path)}`")
+    remedy = f"rebuild it with `{_fit(path)}`"
     document = read_json(path, remedy)
     if document.get("schema") != SCHEMA:
         raise InputError(
@@ -159,6 +171,12 @@ def read_document(path: Path, device: str | None = None, recipe: str | None = No
     if chip := find(device, profile["devices"]):
         return attach_chip(attach(document, profile), profile, chip)
     return attach(document, profile, device)
+
+
+def _fit(path: Path) -> str:
+    """The command that writes it."""
+    option = {"laws_tracked": " --tracked", "laws_untracked": " --untracked"}.get(path.stem, "")
+    return f"kdsweep fit {quoted(path.parent)}{option}"
 
 
 def _provenance(results: list[dict[str, Any]], rng: int) -> dict[str, Any]:
@@ -204,7 +222,7 @@ def _with_people(arms: list[Arm], laws: list[Law], rng: int, headline: Headline)
         here = [j for j, a in enumerate(arms) if a.arch == arch and laws[j].reach > 0]
         runs = [arms[j].runs for j in here]
         said = [laws[j].centre(np.array([r["params"] for r in arms[j].runs], float)) for j in here]
-        draw, by = np.random.default_rng([rng, 20]), (headline.weights, headline.metric)
+        draw, by = np.random.default_rng([rng, 20]), (headline.weights, headline.over)
         found = new_people(runs, said, draw, DRAWS, *by) if here else []
         for j, people in zip(here, found, strict=True):
             out[j] = replace(laws[j], people=people)
@@ -288,7 +306,7 @@ def _arm(fitted: Fitted, record: list[Holdout], knots: Array, rng: int) -> dict[
         "smallest": min(r["params"] for r in arm.runs),
         "largest": max(r["params"] for r in arm.runs),
         "forms": [_finite(form) for form in law.forms],
-        "runs": [{k: r[k] for k in RUN_KEYS} for r in arm.runs],
+        "runs": [{k: r.get(k) for k in RUN_KEYS} for r in arm.runs],
         "holdouts": [
             {"left_out": h.left_out, "distance": math.exp(h.distance), "error_ln": h.error, "score": h.score}
             for h in record

@@ -64,7 +64,7 @@ def _regret(sweep: Sweep) -> list[Panel]:
         y = axes.y(max(target, LEAST))
         panel.add(
             rule(axes.x.start, y, axes.x.end, y, "guide"),
-            text(axes.x.end, y - 4, f"asked for: {target:g}", "t-note t-halo", "end"),
+            text(axes.x.start + 4, y - 4, f"asked for: {target:g}", "t-note t-halo"),
         )
     panel.add(line(points, "front"), marks(points[-1:], "scratch", "crossdot", 3.6))
     return [panel]

@@ -18,7 +18,7 @@ from orchestrator.answers.claims import LEAST_PERCENT, dataset_weights
 from orchestrator.edge.latency import PRECISIONS
 from orchestrator.laws.document import SCHEMA
 from orchestrator.laws.paired import ALPHA
-from orchestrator.report import comparisons, economy, records, tables, words
+from orchestrator.report import comparisons, economy, records, tables, tracked, words
 from orchestrator.report import figures as pictures
 from orchestrator.report.embed import embed
 from orchestrator.report.plot import CLASSES, Panel, marks, sheet
@@ -79,6 +79,7 @@ FIGURES: dict[str, tuple[str, Callable[[Sweep], list[Panel]]]] = {
     "teachers": ("Effect of teacher size", comparisons.teachers),
     "calibration": ("Held-out largest sizes inside their prediction intervals", comparisons.calibration),
     "cost": ("Hours of training by strategy", comparisons.cost),
+    "tracker": ("What a tracker behind students gives", tracked.panels),
     "settling": ("When the answer settled, and where the compute went", economy.settling),
 }
 
@@ -253,6 +254,7 @@ def _sections(sweep: Sweep, runs: int) -> list[Section]:
         Section(
             "trouble", "What failed", "Failures", _trouble(sweep), tables=[trouble] if trouble.rows else []
         ),
+        *_tracker(sweep, drawn["tracker"]),
         *_settling(sweep, drawn["settling"]),
         Section(
             "cost",
@@ -299,6 +301,14 @@ def _claims(sweep: Sweep, panels: list[Panel]) -> list[Section]:
         f"{LEAST_PERCENT:g} %, a difference that doesn't matter."
     ]
     return [Section("claims", "Which claims hold", "Claims", lead, panels, [tables.claims(sweep)])]
+
+
+def _tracker(sweep: Sweep, panels: list[Panel]) -> list[Section]:
+    """The section of the tracker, where results have one."""
+    if not tracked.judged(sweep):
+        return []
+    title, lead = "What a memory gives, and how sure it is", tracked.lead(sweep)
+    return [Section("tracker", title, "Tracker", lead, panels, [tracked.table(sweep)])]
 
 
 def _settling(sweep: Sweep, panels: list[Panel]) -> list[Section]:

@@ -17,7 +17,7 @@ from orchestrator.report.fronts import predicted
 from orchestrator.space.spaces import space_files
 from orchestrator.store.metric import headline, headline_in
 from orchestrator.store.store import Store
-from orchestrator.words import model_name, pretrained
+from orchestrator.words import model_name, pretrained, seeing
 from slurm.bounded_yaml import BadYaml, read_yaml
 
 KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
@@ -63,7 +63,7 @@ class Sweep:
         """
         store = Store(folder)
         judge = headline(folder)
-        results = [judge.judged(r) for r in store.results()]  # mae_bpm is the error by the sweep's metric
+        results = [judge.both(r) for r in store.results()]  # mae_bpm is the error by the sweep's metric
         return Sweep(
             folder,
             read_document(folder / "laws.json", device, recipe),
@@ -93,6 +93,7 @@ class Sweep:
         names = {
             r["id"]: model_name(r["arch"], r["depth"], r["width"], "{} {}×{}")
             + pretrained(r.get("strategy_args") or {}, ", pretrained {}")
+            + seeing(r.get("recipe") or {}, ", seeing {}")
             for r in found
         }
         groups = {r["teacher"]: r["teacher_group"] for r in self.results if r.get("teacher_group")}

@@ -7,15 +7,13 @@ from orchestrator.store.store import Store
 
 PROBABILITY = 0.9  # of the quantile that a belief gives of the regret
 REACHED, BUDGET, NOTHING_MORE = "reached", "budget", "nothing-more"  # why a decision stops
-# Keys of a belief: the id that is advised, its probability of being the best, the quantile of its regret in
-# BPM, what was spent over the grid's whole cost, and slot-hours until the regret that was asked for.
-ADVISED, P_BEST, REGRET, OF_GRID, HOURS = (
-    "advised",
-    "p_best",
-    "regret_bpm",
-    "share_of_grid",
-    "hours_to_target",
-)
+# Keys of a belief (JSON); each may be None.
+ADVISED = "advised"  # id of a point, the best finished one of the student to be named
+P_BEST = "p_best"  # probability that no other student of the plan within the limits is better
+REGRET = "regret_bpm"  # what the regret of the advised one is below with PROBABILITY
+EXPECTED = "expected_regret_bpm"
+OF_GRID = "share_of_grid"  # what was spent over what the whole plan costs
+HOURS = "hours_to_target"  # of one slot, until the regret that was asked for; None: not with this plan
 
 
 def last_decision(store: Store) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ class Leader:
     error_bpm: float
     point: str
     folds: int  # 0: the split is fixed, and this is one point
+    ids: tuple[str, ...] = field(default=(), compare=False)  # of the points that it is the mean of
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Best:
             points = [self._points[id] for id in errors]
             folds = len({p.fold for p in points if p.fold is not None})
             first = min(points, key=lambda p: (p.fold or 0, p.seed, p.id))
-            leader = Leader(fmean(errors.values()), first.id, folds)
+            leader = Leader(fmean(errors.values()), first.id, folds, tuple(errors))
             kinds.setdefault("teacher" if first.role == "teacher" else first.strategy, []).append(leader)
         best = {
             kind: min(leaders, key=lambda one: (-one.folds, one.error_bpm, one.point))

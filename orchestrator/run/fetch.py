@@ -25,7 +25,8 @@ SMALL = ("*.json", "*.jsonl", "*.yaml", "log.txt")  # all that laws, answers and
 MODEL = "model.safetensors"
 # That machine's own, or made anew from the rest.
 NEVER = ("./slurm", "./lock", "./mlflow.db*", "./results/*.parquet")
-OURS = ("laws.json", "profile.json")  # written by commands here, too: the newer one stays
+# Written by commands here, too: the newer one stays.
+OURS = ("laws.json", "laws_tracked.json", "laws_untracked.json", "profile.json")
 FIRST = "spaces/001.yaml"  # never changes: which sweep it is
 MOST_LISTED, CHUNK = 1 << 30, 1 << 20  # bytes; of 10^6 points it is some 300 MB
 LISTED = re.compile(rb"(\d{1,15}) (\d{1,11})\.(\d{9})\d* (.+)", re.DOTALL)

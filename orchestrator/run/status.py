@@ -6,8 +6,9 @@ Imports nothing heavy, since `kdsweep status` is typed often and on login nodes.
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from orchestrator.run.belief import answered, last_decision, verdict
@@ -15,6 +16,7 @@ from orchestrator.run.best import Best
 from orchestrator.run.usage import by_kind
 from orchestrator.run.usage import left as hours_left
 from orchestrator.space.plan import Plan
+from orchestrator.store.metric import Headline
 from orchestrator.store.mixed import mixed
 from orchestrator.store.parts import many_objects
 from orchestrator.store.store import Store
@@ -175,9 +177,17 @@ def _points(
             "state": states.get(p.id, "left"),
             "mae_bpm": results[p.id]["mae_bpm"] if p.id in results else None,
             "error_bpm": plan.headline(results[p.id]) if p.id in results else None,
+            "tracked_bpm": plan.headline.if_tracked(results[p.id]) if p.id in results else None,
         }
         for p in plan.points
     ]
+
+
+def _tracked(headline: Headline, results: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean error with the tracker; None if one has none."""
+    errors = [headline.if_tracked(result) for result in results]
+    known = [error for error in errors if error is not None]
+    return fmean(known) if known and len(known) == len(errors) else None
 
 
 def _best(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -190,6 +200,7 @@ def _best(plan: Plan, results: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
         kind: {
             "error_bpm": leader.error_bpm,
             "mae_bpm": results[leader.point]["mae_bpm"],
+            "tracked_bpm": _tracked(plan.headline, [results[id] for id in leader.ids]),
             "point": leader.point,
             "folds": leader.folds,
             "params": results[leader.point]["params"],

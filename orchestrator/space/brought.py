@@ -13,6 +13,7 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.signals.prepare import LABELS_VERSION, Data, DataConfig, fingerprint
+from kd.signals.preprocess import PPG
 from kd.teachers.facts import Facts, facts
 from kd.teachers.source import FEATURES_FILE, Source, contents, port_says
 from kd.teachers.windows import lead_s
@@ -207,6 +208,11 @@ def _point_of_sweep(block: Brought) -> tuple[Source, dict[str, Any]]:
         raise InputError(f"teacher {block.name}: {folder} has no space, which says what its windows are")
     config = known[-1][1].data_config()
     p = config.preprocess
+    if p.axes and (result.get("recipe") or {}).get("channels") != PPG:
+        raise InputError(
+            f"teacher {block.name}: point {id} of {folder} sees the accelerometer, and teachers of other "
+            "sweeps get the PPG alone: train it in this sweep"
+        )
     source = Source(
         name=block.name,
         kind="model",
@@ -226,6 +232,8 @@ def _point_of_sweep(block: Brought) -> tuple[Source, dict[str, Any]]:
 
 def _same_input(source: Source, config: DataConfig) -> bool:
     p = config.preprocess
+    if p.axes:
+        return False
     ours = (p.fs, p.window_s, (p.low_hz, p.high_hz), p.order, p.normalise, p.channels, config.min_bpm)
     s = source
     return ours == (s.fs, s.window_s, s.band_hz, s.order, s.normalise, s.channels, s.min_bpm)

@@ -9,13 +9,15 @@ from typing import Any
 
 from kd.datasets import FORMATS
 from kd.models.inits import INITS
+from kd.signals.preprocess import AXES, PPG_CHANNELS
 from kd.training.strategies import STRATEGIES, defaults
 from orchestrator.space.schema import SearchSpace
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
 ARCHS = (
-    "Architectures; the blocks of a resnet1d-post have no norm but after a convolution, for microcontrollers."
+    "Architectures; for microcontrollers, all norms behind convolutions: resnet1d-post, tcn (causal, "
+    "dilated) and dscnn (depthwise-separable)."
 )
 # "model.key" -> what an editor shows beside it
 DESCRIPTIONS: Mapping[str, str] = {
@@ -25,7 +27,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "SearchSpace.strategies": "How students are trained: names of strategies, each with its arguments.",
     "SearchSpace.seeds": "Seeds of the students.",
     "SearchSpace.metric": "What results are judged by: the mean over subjects within a data set, then over "
-    "data sets (default); the mean over windows; or the 90th percentile of subjects.",
+    "data sets (default); the mean over windows; or the 90th percentile of subjects. tracked-: of what the "
+    "tracker behind a student says.",
     "SearchSpace.metric_weights": "Weights of data sets in by-subject, by name. Default: all alike.",
     "SplitModel.use": "The folds that are trained: all, or a list of them, counted from 0.",
     "Data.source": "Which recordings: generated ones, a format, or auto: the format found at path.",
@@ -36,6 +39,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Teachers.width": "Channels of a ResNet, hidden units of mlp.",
     "Teachers.seeds": "Seeds of these teachers.",
     "Teachers.pretrain": "Train them without labels first, on all training windows and data.unlabelled.",
+    "Teachers.channels": "The sensors they see: ppg, acc, or both; default: all that windows have.",
+    "Students.channels": "The sensors they see: ppg, acc, or both; default: all that windows have.",
     "Pretrain.method": "contrastive: two views of a window shall be alike.",
     "Pretrain.epochs": "Epochs of pre-training.",
     "Brought.name": "What students and tables call it.",
@@ -53,6 +58,12 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Brought.finetune": "Train a port's last layers on, per fold.",
     "Brought.params": "Its parameters, where they can't be counted.",
     "Brought.macs": "Its multiply-accumulates of a window, where they can't be counted.",
+    "PreprocessModel.channels": "What a window holds: of several PPG channels mean, first or all, of the "
+    "accelerometer none, its magnitude, or its axes xyz.",
+    "PreprocessModel.acc_band_hz": "The accelerometer's band, if not the PPG's.",
+    "PreprocessModel.acc_dropout": "Share of training windows whose accelerometer is zeros, so that models "
+    "also work without.",
+    "AugmentModel.turn": "Swap axes and turn signs of a copy's accelerometer.",
     "Data.lead_s": "Seconds before each window that must be recorded, too; raised to what teachers need.",
     "Students.arch": ARCHS,
     "Students.depth": "Residual blocks of a ResNet, hidden layers of mlp.",
@@ -81,11 +92,13 @@ ENUMS: Mapping[str, list[str]] = {
     "Data.source": ["synthetic", "auto", *FORMATS],
     "SplitModel.scheme": ["fixed", "kfold", "loso", "lodo"],
     "PreprocessModel.normalise": ["zscore", "none"],
+    "Channels.ppg": list(PPG_CHANNELS),
+    "Channels.acc": list(AXES),
 }
 GRIDS = {  # keys that take one value or a list of them
     "SearchSpace": ("teachers", "students", "seeds"),
-    "Teachers": ("arch", "depth", "width", "seeds"),
-    "Students": ("arch", "depth", "width", "init", "seeds", "teachers"),
+    "Teachers": ("arch", "depth", "width", "seeds", "channels"),
+    "Students": ("arch", "depth", "width", "init", "seeds", "teachers", "channels"),
     "SplitModel": ("use",),
 }
 
@@ -94,6 +107,9 @@ def space_json_schema() -> Json:
     """The JSON schema (draft 2020-12) of a search space's file."""
     schema = SearchSpace.model_json_schema()
     models: dict[str, Json] = {"SearchSpace": schema, **schema["$defs"]}
+    for model in ("Teachers", "Students"):
+        listed = models[model]["properties"]["channels"]["anyOf"][0]
+        listed["items"] = {"type": "string", "enum": list(models["Channels"]["properties"])}
     models["Students"]["properties"]["init"]["items"] = {"type": "string", "enum": list(INITS)}
     for model, keys in GRIDS.items():
         for key in keys:
@@ -103,6 +119,11 @@ def space_json_schema() -> Json:
     for name, values in ENUMS.items():
         model, key = name.split(".")
         models[model]["properties"][key]["enum"] = values
+    channels = models["PreprocessModel"]["properties"]["channels"]
+    short = models["Channels"]["properties"]["ppg"]
+    models["PreprocessModel"]["properties"]["channels"] = {
+        "anyOf": [{"type": "string", "enum": short["enum"]}, channels]
+    }
     for name, text in DESCRIPTIONS.items():
         model, key = name.split(".")
         models[model]["properties"][key]["description"] = text

@@ -14,7 +14,7 @@ from kd.errors import InputError
 from kd.files import write_json
 from orchestrator.store.metric import Headline, headline_in
 from orchestrator.store.parts import many_objects
-from orchestrator.words import pretrained
+from orchestrator.words import pretrained, seeing
 
 ID_DIGITS = 12  # of a SHA-256; two of a million points share an id with probability 0.2 %
 # Fields of a Point that aren't of one plain type, as they come out of JSON.
@@ -73,7 +73,7 @@ class Point:
     def name(self) -> str:
         """Display name; several points may share it."""
         shape = f"{self.arch}-{self.depth}x{self.width}"
-        return self.brought.get("name") or shape + pretrained(self.strategy_args)
+        return self.brought.get("name") or shape + pretrained(self.strategy_args) + seeing(self.recipe)
 
 
 @dataclass(frozen=True)

@@ -110,33 +110,40 @@ class _Maker:
         self.fold = fold
         self.fingerprint = data.fingerprint
         self.group = group
-        channels, samples = data.train.x.shape[1:]
-        self.shape = {"channels": channels, "samples": samples, "classes": data.classes}
-        self.recipes = {role: space.recipe(role) for role in ("teacher", "student")}
+        seen = {"", *(space.seen(block) for block in (*space.grids, *space.students))}
+        recipes = {role: space.recipe(role) for role in ("teacher", "student")}
+        # by role and `Recipe.channels`, of which recipes say nothing where it is ""
+        self.recipes = {
+            (role, s): {**r, **({"channels": s} if s else {})} for role, r in recipes.items() for s in seen
+        }
+        self.shapes = {s: data.seen_by(s).train.x.shape[1:] for s in seen}
+        self.classes = data.classes
         self.unlabelled = data.unlabelled is not None
         windows = len(data.train)
         every = len(data.taught_x)
-        self.pretrained_on = min(self.recipes["teacher"]["windows_per_epoch"] or every, every)
+        self.pretrained_on = min(recipes["teacher"]["windows_per_epoch"] or every, every)
         self.windows = {  # trained on, and validated on
             role: (
                 r["max_epochs"] * min(r["windows_per_epoch"] or windows, windows),
                 r["max_epochs"] * len(data.val),
             )
-            for role, r in self.recipes.items()
+            for role, r in recipes.items()
         }
-        self.fixed = {  # what all points of a role share in their hash, by data and role
-            (name, role): json.dumps([RECIPE_VERSION, name, role, r], sort_keys=True)
+        self.fixed = {  # what all points of a role share in their hash, by data, role and sensor
+            (name, role, seen): json.dumps([RECIPE_VERSION, name, role, r], sort_keys=True)
             for name in (self.fingerprint, group)
-            for role, r in self.recipes.items()
+            for (role, seen), r in self.recipes.items()
         }
 
     def teachers(self, block: Teachers) -> Iterator[Point]:
         args = {PRETRAIN: block.pretrain.epochs} if block.pretrain else {}
+        seen = self.space.seen(block)
         for arch in block.arch:
             for depth in block.depth:
                 for width in block.width:
                     for seed in block.seeds:
-                        yield self.point("teacher", arch, depth, width, "random", "scratch", args, None, seed)
+                        shape = arch, depth, width
+                        yield self.point("teacher", *shape, "random", "scratch", args, None, seed, seen)
 
     def brought(self, found: Found, folds: int) -> Iterator[Point]:
         """The point of a brought teacher. folds: how many of them share its pass."""
@@ -171,18 +178,27 @@ class _Maker:
         self, block: Students, teachers: Sequence[Point], where: str, refused: Counter[str]
     ) -> Iterator[Point]:
         strategies = list(strategy_points(block.strategies or self.space.strategies, self.unlabelled))
-        seeds = block.seeds or self.space.seeds
+        seeds, seen = block.seeds or self.space.seeds, self.space.seen(block)
         for arch in block.arch:
             for depth in block.depth:
                 for width in block.width:
                     for init in block.init:
                         for strategy, args in strategies:
                             for teacher in self._teachers_of(
-                                arch, depth, width, init, strategy, args, teachers, where, refused
+                                arch, depth, width, init, strategy, args, seen, teachers, where, refused
                             ):
                                 for seed in seeds:
                                     yield self.point(
-                                        "student", arch, depth, width, init, strategy, args, teacher, seed
+                                        "student",
+                                        arch,
+                                        depth,
+                                        width,
+                                        init,
+                                        strategy,
+                                        args,
+                                        teacher,
+                                        seed,
+                                        seen,
                                     )
 
     def _teachers_of(
@@ -193,6 +209,7 @@ class _Maker:
         init: str,
         strategy: str,
         args: Mapping[str, Any],
+        seen: str,
         teachers: Sequence[Point],
         where: str,
         refused: Counter[str],
@@ -212,6 +229,8 @@ class _Maker:
                 able.append(t)
             elif t.brought and not t.brought["same_input"]:
                 refused[f"{init} from teacher {t.name}: it is no model on the same windows"] += 1
+            elif not t.brought and t.recipe.get("channels", "") != seen:
+                refused[f"{init} from teacher {t.name}: it sees other sensors than the student"] += 1
             elif why := inits.why_not(t.arch, t.depth, t.width, arch, depth, width):
                 refused[f"{init} {arch}-{depth}x{width} from teacher {t.name}: {why}"] += 1
             else:
@@ -229,15 +248,17 @@ class _Maker:
         args: Mapping[str, Any],
         teacher: Point | None,
         seed: int,
+        seen: str,
     ) -> Point:
         """One point with its id, exact sizes and estimated cost."""
         identity = [arch, depth, width, init, strategy, dict(sorted(args.items()))]
-        s = size(arch, depth, width, **self.shape)
+        channels, samples = self.shapes[seen]
+        s = size(arch, depth, width, channels=channels, samples=samples, classes=self.classes)
         trained, validated = self.windows[role]
         trained /= 1 - args.get("unlabelled_share", 0.0)
         trained += args.get(PRETRAIN, 0) * self.pretrained_on * VIEW_TIMES
         return Point(
-            id=self._hash(self.fingerprint, role, [*identity, teacher.id if teacher else None, seed]),
+            id=self._hash(self.fingerprint, role, seen, [*identity, teacher.id if teacher else None, seed]),
             role=role,
             arch=arch,
             depth=depth,
@@ -247,7 +268,7 @@ class _Maker:
             strategy_args=args,
             teacher=teacher.id if teacher else None,
             seed=seed,
-            recipe=self.recipes[role],
+            recipe=self.recipes[role, seen],
             data_fingerprint=self.fingerprint,
             params=s.params,
             macs=s.macs,
@@ -266,10 +287,10 @@ class _Maker:
         if t.brought:
             return str(t.brought[GROUP])
         identity = [t.arch, t.depth, t.width, t.init, t.strategy, dict(sorted(t.strategy_args.items()))]
-        return self._hash(self.group, "teacher", [*identity, None, t.seed])
+        return self._hash(self.group, "teacher", t.recipe.get("channels", ""), [*identity, None, t.seed])
 
-    def _hash(self, data: str, role: str, identity: Sequence[Any]) -> str:
-        text = self.fixed[data, role] + json.dumps(identity)
+    def _hash(self, data: str, role: str, seen: str, identity: Sequence[Any]) -> str:
+        text = self.fixed[data, role, seen] + json.dumps(identity)
         return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 

@@ -68,6 +68,20 @@ def _different(values: list[int]) -> list[int]:
     return values
 
 
+def _preprocess(model: Any) -> Preprocess:
+    fields = model.model_dump()
+    channels = fields.pop("channels")
+    return Preprocess(**fields, channels=channels["ppg"], acc=channels["acc"])
+
+
+def _sensors(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in Channels.model_fields:
+            text = f"no such sensor: {name!r:.40}{_hint(name, Channels.model_fields)}"
+            raise PydanticCustomError("sensor", "{text}", {"text": text})
+    return sorted(set(names), key=list(Channels.model_fields).index)
+
+
 def _folds(value: Any) -> Any:
     if value != "all" and (not value or len(set(value)) < len(value)):
         text = "name each fold that shall be trained once, as in [0, 2], or write all"
@@ -114,6 +128,7 @@ Arch = Annotated[
     AfterValidator(_architecture),
     Field(json_schema_extra=lambda schema: schema.update(enum=[*ARCHITECTURES])),
 ]
+Sensors = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_sensors), Field(min_length=1)]
 Archs = Annotated[list[Arch], BeforeValidator(_listed), Field(min_length=1)]
 Values = Annotated[
     list[Annotated[float, Field(allow_inf_nan=False), Number]], BeforeValidator(_listed), Field(min_length=1)
@@ -122,8 +137,22 @@ Values = Annotated[
 Grids = Annotated[list[dict[str, Values]], BeforeValidator(lambda v: _listed({} if v is None else v))]
 Strategies = Annotated[dict[str, Grids], BeforeValidator(_mapping), Field(min_length=1)]
 
+
+class Channels(Strict):
+    """What a window holds of each sensor; text is short for what it holds of the PPG."""
+
+    ppg: str = Preprocess.channels
+    acc: str = Preprocess.acc
+
+
 PreprocessModel = _model(
     Preprocess,
+    leave_out=("acc",),  # under channels
+    channels=(
+        Annotated[Channels, BeforeValidator(lambda v: {"ppg": v} if isinstance(v, str) else v)],
+        Field(default_factory=Channels),
+    ),
+    acc_band_hz=(tuple[Real, Real] | None, None),
     fs=(Annotated[float, Field(le=100_000), Number], Preprocess.fs),
     order=(Annotated[int, Field(ge=1, le=20), Number], Preprocess.order),
     window_s=(Annotated[float, Field(gt=0, le=3600), Number], Preprocess.window_s),
@@ -143,9 +172,10 @@ SplitModel = _model(
 AugmentModel = _model(
     Augment, seed=(Seed, Augment.seed), copies=(Annotated[int, Field(ge=0, le=1000), Number], Augment.copies)
 )
-CRITERION = ("stop_on", "stop_weights")  # of a recipe: follows from the metric
-RecipeModel = _model(Recipe, leave_out=CRITERION)
-RECIPE_FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not in CRITERION]
+# of a recipe: follows from the metric, or from a block of the grid
+ELSEWHERE = ("stop_on", "stop_weights", "channels")
+RecipeModel = _model(Recipe, leave_out=ELSEWHERE)
+RECIPE_FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not in ELSEWHERE]
 # a recipe with only what differs
 Changes: type[BaseModel] = create_model(
     "Changes",
@@ -154,7 +184,7 @@ Changes: type[BaseModel] = create_model(
 )
 Training = _model(
     Recipe,
-    leave_out=CRITERION,
+    leave_out=ELSEWHERE,
     teachers=(Changes, Field(default_factory=Changes)),
     students=(Changes, Field(default_factory=Changes)),
 )
@@ -205,6 +235,7 @@ class Teachers(Strict):
     width: Ints
     seeds: Seeds = Field([0])
     pretrain: Pretrain | None = None
+    channels: Sensors | None = None
 
 
 # where pydantic tried which; said nowhere
@@ -218,7 +249,8 @@ TeacherEntry = Annotated[
 class Students(Strict):
     """A grid of students. strategies, seeds, teachers (ids, or names like resnet1d-8x32): of this block only.
 
-    init: "random", or "pruned" or a variant (`kd.models.inits`) from each teacher that can.
+    channels: the sensors they see, by default all that windows have. init: "random", or "pruned" or a variant
+    (`kd.models.inits`) from each teacher that can.
     """
 
     arch: Archs
@@ -228,6 +260,7 @@ class Students(Strict):
     strategies: Strategies | None = None
     seeds: Seeds | None = None
     teachers: Names | None = None
+    channels: Sensors | None = None
 
 
 class Resources(Strict):
@@ -244,7 +277,14 @@ class Resources(Strict):
         return Slot(cpus=self.cpus, gpus=gpus, threads=self.threads)
 
 
-Metric = Literal["by-subject", "by-window", "p90-subject"]
+Metric = Literal[
+    "by-subject",
+    "by-window",
+    "p90-subject",
+    "tracked-by-subject",
+    "tracked-by-window",
+    "tracked-p90-subject",
+]
 assert set(get_args(Metric)) == set(METRICS)
 
 
@@ -271,7 +311,7 @@ class SearchSpace(Strict):
             source="auto" if data.path and data.source == "synthetic" else data.source,
             path=data.path,
             options=data.options,
-            preprocess=Preprocess(**data.preprocess.model_dump()),  # type: ignore[attr-defined]
+            preprocess=_preprocess(data.preprocess),
             split=Split(**data.split.model_dump(exclude={"use"})),  # type: ignore[attr-defined]
             augment=Augment(**data.augment.model_dump()),  # type: ignore[attr-defined]
             unlabelled=Unlabelled(**without.model_dump()) if without else None,
@@ -301,6 +341,11 @@ class SearchSpace(Strict):
         split: Any = self.data.split
         return [] if split.scheme == "fixed" else split.use
 
+    def seen(self, block: Teachers | Students) -> str:
+        """`Recipe.channels` of a block's models: "" where they see all that windows have."""
+        there = ["ppg", "acc"] if self.data_config().preprocess.axes else ["ppg"]
+        return "" if block.channels in (None, there) else block.channels[0]
+
     def recipe(self, role: str) -> dict[str, Any]:
         """The training recipe of a "teacher" or "student": `training`, and what its sub-key changes.
 
@@ -311,7 +356,7 @@ class SearchSpace(Strict):
         changes = getattr(training, f"{role}s").model_dump(exclude_none=True)
         recipe = {**training.model_dump(exclude={"teachers", "students"}), **changes}
         said = self.metric or self.metric_weights or self.use
-        stop_on = (self.metric or DEFAULT) if said else OLDER
+        stop_on = self.headline.over if said else OLDER
         if stop_on != OLDER:
             recipe["stop_on"] = stop_on
         if (
@@ -368,6 +413,14 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
             if init not in INITS:
                 place = _place(path, lines, ("students", i, "init"))
                 raise InputError(f"{place}: students.{i}.init: unknown init {init!r}{_hint(init, INITS)}")
+    for kind, blocks in (("teachers", space.teachers), ("students", space.students)):
+        for i, block in enumerate(blocks):
+            seen = getattr(block, "channels", None) or []
+            if "acc" in seen and not space.data_config().preprocess.axes:
+                raise InputError(
+                    f"{_place(path, lines, (kind, i, 'channels'))}: {kind}.{i}.channels: windows have no "
+                    "accelerometer: set data.preprocess.channels to {acc: magnitude} or {acc: xyz}"
+                )
     try:
         for role in ("teacher", "student"):
             _check_recipe(space, role)
@@ -487,7 +540,7 @@ def _check_folds(space: SearchSpace) -> None:
         beyond := [k for k in space.use if space.use != "all" and k not in range(split.folds)]
     ):
         raise InputError(f"data.split.use: no fold {beyond[0]}: there are {split.folds}, numbered from 0")
-    if space.metric_weights and space.headline.metric != "by-subject":
+    if space.metric_weights and space.headline.over != "by-subject":
         raise InputError(
             f"metric_weights weigh data sets, but metric is {space.metric}: leave them out, or use by-subject"
         )
@@ -564,6 +617,7 @@ def _known(key: tuple[Any, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "data": Data,
         "preprocess": PreprocessModel,
+        "channels": Channels,
         "split": SplitModel,
         "augment": AugmentModel,
         "unlabelled": UnlabelledModel,

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ METRICS = {
     "by-subject": "mean over subjects",
     "by-window": "mean over windows",
     "p90-subject": "90th percentile of subjects",
+    "tracked-by-subject": "mean over subjects, tracked",
+    "tracked-by-window": "mean over windows, tracked",
+    "tracked-p90-subject": "90th percentile of subjects, tracked",
 }
+TRACKED = "tracked-"  # of metrics of what the tracker behind a student says (`kd.shipped.tracker`)
 DEFAULT = "by-subject"
 OLDER = "by-window"  # of sweeps whose plan doesn't say
 _HEAD = re.compile(r'\{\s*"metric":\s*"[^"]*",\s*"metric_weights":\s*\{[^{}]*\}')
@@ -31,18 +35,45 @@ class Headline:
     metric: str = OLDER
     weights: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def over(self) -> str:
+        """What its mean is over: the metric, whether tracked or not."""
+        return self.metric.removeprefix(TRACKED)
+
+    @property
+    def tracked(self) -> bool:
+        """Whether it is of what the tracker says."""
+        return self.metric.startswith(TRACKED)
+
+    def with_tracker(self, tracked: bool | None) -> "Headline":
+        """The same of what the tracker says, or of single windows; None: as it is."""
+        return self if tracked is None else replace(self, metric=TRACKED * tracked + self.over)
+
     def __call__(self, result: Mapping[str, Any]) -> float:
         """The error of a result in BPM."""
         return error_of(result, self.metric, self.weights)
 
     def judged(self, result: dict[str, Any]) -> dict[str, Any]:
         """The result with that error as its mae_bpm, for what knows of one error only."""
-        return {**result, "mae_bpm": self(result)}
+        found = {**result, "mae_bpm": self(result)}
+        if self.tracked:
+            found |= {"subjects": None, "mae_by_subject": result.get("mae_by_subject_tracked") or {}}
+        return found
+
+    def if_tracked(self, result: Mapping[str, Any]) -> float | None:
+        """The error of a result with the tracker; None of versions before there was one."""
+        found = result.get("by_metric") or by_metric(result)
+        return self.with_tracker(True)(result) if "tracked" in found else None
+
+    def both(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result judged, and its errors without and with the tracker as alone_bpm and tracked_bpm."""
+        either = {"alone_bpm": self.with_tracker(False)(result), "tracked_bpm": self.if_tracked(result)}
+        return self.judged(result) | either
 
     def __str__(self) -> str:
         """As it stands beside a number: "mean over subjects"."""
         given = ", ".join(f"{name} {weight:g}" for name, weight in sorted(self.weights.items()))
-        weighted = f" (weights: {given})" if given and self.metric == "by-subject" else ""
+        weighted = f" (weights: {given})" if given and self.over == "by-subject" else ""
         return METRICS[self.metric] + weighted
 
 
@@ -78,14 +109,23 @@ def error_of(
 
     by-subject: the mean over subjects within each data set, then over data sets with `weights` (default: all
     alike; those of data sets without a test subject don't count). p90-subject: the 90th percentile over
-    subjects of their mean absolute error, interpolated linearly. A result that keeps no errors by subject, as
-    simulated ones do, has only its mean over windows. Raises InputError when no tested data set has a weight.
+    subjects of their mean absolute error, interpolated linearly. tracked-...: the same with the tracker. A
+    result that keeps no errors by subject, as simulated ones do, has only its mean over windows. Raises
+    InputError when no tested data set has a weight, or the result is of a version without a tracker.
     """
     if metric not in METRICS:
         raise InputError(f"metric is {metric!r}: use {', '.join(METRICS)}")
-    found = result.get("by_metric") or by_metric(result)
-    if metric == "by-window" or not found:
-        return float(result["mae_bpm"])
+    found, mae = result.get("by_metric") or by_metric(result), result["mae_bpm"]
+    if metric.startswith(TRACKED):
+        if "tracked" not in found:
+            raise InputError(
+                f"point {result.get('id')} has no error with a tracker: an earlier version trained it; do so "
+                "again with `kdsweep retry`, or leave the tracker out"
+            )
+        metric, found = metric.removeprefix(TRACKED), found["tracked"]
+        mae = found["by-window"]
+    if metric == "by-window" or metric not in found:
+        return float(mae)
     if metric == "p90-subject":
         return float(found[metric])
     means = found[metric]
@@ -102,9 +142,15 @@ def error_of(
 def by_metric(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the metrics of subjects need, in few numbers: "by-subject" by data set, "p90-subject" in BPM.
 
-    Empty where errors by subject aren't kept.
+    Empty where errors by subject aren't kept. "tracked": the same with the tracker, and "by-window", too.
     """
-    subjects = mae_by_subject(result)
+    found = _over_subjects(mae_by_subject(result))
+    if (mae := result.get("mae_bpm_tracked")) is not None:
+        found["tracked"] = {"by-window": mae, **_over_subjects(result.get("mae_by_subject_tracked") or {})}
+    return found
+
+
+def _over_subjects(subjects: Mapping[str, float]) -> dict[str, Any]:
     if not subjects:
         return {}
     datasets: dict[str, list[float]] = {}

@@ -61,6 +61,14 @@ RESULT = {
     "val_mae_bpm?": NUMBER,
     "mae_by_subject?": Each(NOT_NEGATIVE),
     "mae_by_dataset?": Each(NOT_NEGATIVE),
+    "mae_bpm_tracked?": NOT_NEGATIVE,
+    "mae_bpm_smoothed?": NOT_NEGATIVE,
+    "mae_by_subject_tracked?": Each(NOT_NEGATIVE),
+    "coverage_90?": NOT_NEGATIVE,
+    "coverage_90_tracked?": NOT_NEGATIVE,
+    "unsure?": NOT_NEGATIVE,
+    "step_63_s?": NOT_NEGATIVE,
+    "step_5_bpm_s?": NOT_NEGATIVE,
     "subjects?": Each(
         {"windows": POSITIVE, "abs_sum": NOT_NEGATIVE, "sq_sum": NOT_NEGATIVE, "within_5": NOT_NEGATIVE}
     ),

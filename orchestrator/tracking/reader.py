@@ -53,6 +53,7 @@ def model_input(space: Path) -> dict[str, Any]:
 
     p = load_space(space).data_config().preprocess
     made = {"fs": p.fs, "stride_s": p.stride_s, "normalise": p.normalise}
+    made |= {"axes": p.axes} if p.axes else {}
     return {**made, "sections": p.order, "channels": 1, "channels_are": p.channels}
 
 

@@ -7,7 +7,7 @@ instructions, all of it and the network's layers, as a share of what was counted
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,13 +26,16 @@ PREPROCESSES = (
 )
 
 
-def shapes(n: int, seed: int = 0) -> Iterator[calibrate.Student]:
-    """n students of all architectures, none of which was calibrated on."""
+USUAL = ("resnet1d", "mlp", "resnet1d-post")
+
+
+def shapes(n: int, seed: int = 0, archs: Sequence[str] = ()) -> Iterator[calibrate.Student]:
+    """n students of ResNets and MLPs, or of `archs`, none of which was calibrated on."""
     rng = np.random.default_rng(seed)
     known = {student[:4] for student in calibrate.STUDENTS}
     found = 0
     while found < n:
-        arch = ("resnet1d", "mlp", "resnet1d-post")[rng.choice(3, p=(0.5, 0.35, 0.15))]
+        arch = str(rng.choice(archs)) if archs else USUAL[rng.choice(3, p=(0.5, 0.35, 0.15))]
         depth, most = (int(rng.integers(1, 5)), 128) if arch == "mlp" else (int(rng.integers(1, 11)), 24)
         width = int(np.exp(rng.uniform(0, np.log(most + 1))))
         preprocess = PREPROCESSES[rng.integers(len(PREPROCESSES))]
@@ -60,10 +63,11 @@ def main() -> None:
     parser.add_argument("--target", choices=list(emulate.TARGETS), default="m4")
     parser.add_argument("--shapes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--archs", nargs="+", default=[])
     given = parser.parse_args()
     emulate.TOLERANCE = 1e-4  # random weights in deep models round further than trained ones
     errors = []
-    for student in shapes(given.shapes, given.seed):
+    for student in shapes(given.shapes, given.seed, given.archs):
         off, counted = error(student, given.target)
         errors.append(abs(off))
         arch, depth, width, preprocess, inputs = student

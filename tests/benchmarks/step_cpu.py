@@ -3,6 +3,7 @@
     python tests/benchmarks/step_cpu.py                          this checkout
     python tests/benchmarks/step_cpu.py --against ../before      both, and their ratio
     python tests/benchmarks/step_cpu.py --torch                      this checkout's torch against its engine
+    python tests/benchmarks/step_cpu.py --torch --archs tcn dscnn    the same, of these architectures alone
     python tests/benchmarks/step_cpu.py --profile                which operations the time goes to
 
 Each round is a fresh process in the environment of a sweep's workers; the least of all rounds counts.
@@ -22,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENTS = [("resnet1d", 2, 4), ("resnet1d", 4, 6), ("resnet1d", 4, 16), ("mlp", 2, 8), ("mlp", 2, 64)]
+STUDENTS += [("tcn", 4, 11), ("tcn", 4, 16), ("dscnn", 6, 9), ("dscnn", 6, 16)]
 STRATEGIES = ("scratch", "soft", "dkd", "feature")
 BATCH, EPOCHS = 64, 5
 TORCH = "KDSWEEP_STEP_TORCH"  # set: torch trains, not the compiled engine
@@ -71,14 +73,15 @@ def epoch(run: Any) -> int:
     return int(run.steps_per_epoch)
 
 
-def measure() -> dict[str, float]:
+def measure(archs: list[str]) -> dict[str, float]:
     """CPU ms a step in this process."""
     import torch
 
     torch.set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, run in runs(Path(folder), STUDENTS, STRATEGIES).items():
+        students = [student for student in STUDENTS if student[0] in archs]
+        for name, run in runs(Path(folder), students, STRATEGIES).items():
             epoch(run)
             fastest = float("inf")
             for _ in range(EPOCHS):
@@ -104,13 +107,13 @@ def profile() -> None:
             print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
 
 
-def in_child(root: Path, torch: bool = False) -> dict[str, float]:
+def in_child(root: Path, torch: bool, archs: list[str]) -> dict[str, float]:
     """`measure` with the code of a checkout, by its engine if it has one, or by torch."""
     sys.path.insert(0, str(ROOT))
     from orchestrator.run.ray_cluster import worker_env
 
     env = {**os.environ, **worker_env(1), "PYTHONPATH": str(root.resolve()), TORCH: "yes" if torch else ""}
-    command = [sys.executable, __file__, "--measure"]
+    command = [sys.executable, __file__, "--measure", "--archs", *archs]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -120,12 +123,13 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout")
     parser.add_argument("--torch", action="store_true", help="torch, of this checkout or the other")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--archs", nargs="+", default=sorted({student[0] for student in STUDENTS}))
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure()))
+        print(json.dumps(measure(options.archs)))
         return
     if options.profile:
         profile()
@@ -136,7 +140,7 @@ def main() -> None:
     least: dict[str, dict[str, float]] = {name: {} for name in roots}
     for _ in range(options.rounds):
         for name, root in roots.items():
-            for key, value in in_child(*root).items():
+            for key, value in in_child(*root, options.archs).items():
                 least[name][key] = min(value, least[name].get(key, value))
     for key, value in least["here"].items():
         before = least.get("before", {}).get(key)

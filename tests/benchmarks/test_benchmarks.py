@@ -219,7 +219,7 @@ def test_an_economy_is_replayed_and_a_teacher_paid_once():
 
 
 def test_the_ways_of_an_economy_are_compared_at_equal_cost():
-    found = [economy.judge((8, 0, ("random", "ASHA", "V-optimal"), 0.08))]
+    found = [economy.judge((8, 0, ("random", "ASHA", "V-optimal", "clairvoyant"), 0.08))]
     ways = found[0]["ways"]
     assert {len(errors) for errors in ways.values()} == {3}
     assert ways["ours"][-1] < np.inf, "a student is trained, with its teacher, for 8 % of the grid's cost"

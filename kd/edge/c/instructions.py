@@ -9,7 +9,7 @@ Torch-free.
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 
 from kd.errors import InputError
 from kd.models import resnet1d
-from kd.models.architectures import CLASSES
+from kd.models.architectures import ARCHITECTURES, CLASSES
+from kd.models.conv import Conv
 
 FILE = Path(__file__).parent / "instructions.json"
 ABOUT = (
@@ -35,7 +36,8 @@ class Pipeline:
     """What decides on the instructions beside the network.
 
     channels, samples: of the model's input. inputs: of the sensor. sections: of the filter. stride: samples
-    from one window to the next. mean: whether the model's input is the mean of the sensor's channels.
+    from one window to the next. mean: whether the model's input is the mean of the sensor's channels. axes:
+    channels of the model's input that are the accelerometer's, and lines of the filter beside the inputs.
     """
 
     samples: int = 200
@@ -46,16 +48,19 @@ class Pipeline:
     stride: float = 50.0
     zscore: bool = True
     mean: bool = True
+    axes: int = 0
 
     @staticmethod
     def of(config: Mapping[str, Any], inputs: int) -> "Pipeline":
         """Of what preprocess.json says; inputs as `write_c` takes them."""
         _, channels, samples = config["input"]["shape"]
         mean = config["channels"] == "mean"
+        axes = config["acc"]["channels"] if "acc" in config else 0
         return Pipeline(
+            axes=axes,
             samples=samples,
             channels=channels,
-            inputs=inputs if mean else channels,
+            inputs=inputs if mean else channels - axes,
             classes=len(config["class_centres_bpm"]),
             sections=len(config["filter"]["sos"]),
             stride=config["stride_s"] * config["fs"],
@@ -67,7 +72,14 @@ class Pipeline:
 def numbers(call: tuple[str, tuple[Any, ...]]) -> Call:
     """A call of `kd.edge.c.network.Network` without its places and constants: (function, numbers)."""
     function, given = call
-    kept = {"convolve": (1, 2, 3, 4, 5, 8), "norm_relu": (1, 2), "average": (1, 2), "dense": (1, 2, 5)}
+    kept = {
+        "convolve": (1, 2, 3, 4, 5, 8),
+        "look_back": (1, 2, 3, 4, 5, 6),
+        "depthwise": (1, 2, 3, 4),
+        "norm_relu": (1, 2),
+        "average": (1, 2),
+        "dense": (1, 2, 5),
+    }
     if function not in kept:
         raise InputError(f"{function} has no law of instructions")
     return function, tuple(given[i] for i in kept[function])
@@ -81,6 +93,12 @@ def label(call: Call) -> str:
         return (
             f"convolution {n[1]} to {n[2]}, {n[3]} tap{'s' * (n[3] > 1)}, length {n[0]}, stride {n[4]}{after}"
         )
+    if function == "look_back":
+        apart = f" {n[4]} apart" if n[4] > 1 else ""
+        shape = f"{n[1]} to {n[2]}, {n[3]} taps{apart}, length {n[0]}, stride {n[5]}"
+        return f"causal convolution {shape}, norm and ReLU"
+    if function == "depthwise":
+        return f"convolution of each of {n[1]}, {n[2]} taps, length {n[0]}, stride {n[3]}, norm and ReLU"
     if function == "dense":
         return f"linear {n[0]} to {n[1]}{', norm and ReLU' if n[2] == 'RELU' else ''}"
     return f"{'norm and ReLU' if function == 'norm_relu' else 'mean over time'}, {n[1]} by {n[0]}"
@@ -94,6 +112,10 @@ def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Cal
             yield "dense", (inputs, width, "RELU")
             inputs = width
         yield "dense", (inputs, pipeline.classes, "PLAIN")
+        return
+    plan = ARCHITECTURES[arch].plan if arch in ARCHITECTURES else None
+    if plan is not None:
+        yield from _chain_calls(plan(depth, width, pipeline.channels), pipeline)
         return
     if arch not in ("resnet1d", "resnet1d-post"):
         raise InputError(f"architecture {arch!r} has no law of instructions")
@@ -116,6 +138,20 @@ def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Cal
     yield "dense", (filters[-1], pipeline.classes, "PLAIN")
 
 
+def _chain_calls(convs: Sequence[Conv], pipeline: Pipeline) -> Iterator[Call]:
+    length = pipeline.samples
+    for c in convs:
+        if c.depthwise:
+            yield "depthwise", (length, c.cin, c.kernel, c.stride)
+        elif c.causal:
+            yield "look_back", (length, c.cin, c.cout, c.kernel, c.dilation, c.stride)
+        else:
+            yield "convolve", (length, c.cin, c.cout, c.kernel, c.stride, "RELU")
+        length = -(-length // c.stride)
+    yield "average", (length, convs[-1].cout)
+    yield "dense", (convs[-1].cout, pipeline.classes, "PLAIN")
+
+
 def counts(call: Call, pairs: bool) -> Terms:
     """How often the loops of a call turn, by their names; arrays where widths are. pairs: see `turns`."""
     function, n = call
@@ -126,12 +162,23 @@ def counts(call: Call, pairs: bool) -> Terms:
         length, cin, cout, kernel, stride, how = n
         positions = range(0, length, stride)
         found[f"{function}.position"] = len(positions)
-        inside = Counter(
-            min(at - kernel // 2 + kernel, length) - max(at - kernel // 2, 0) for at in positions
-        )
+        inside = Counter(_inside(at, length, kernel) for at in positions)
         for taps, times in inside.items():
             for name, turns in _rows(function, taps * cin, cout, times, how, pairs).items():
                 found[name] = found.get(name, 0) + turns
+    elif function == "look_back":
+        length, cin, cout, kernel, dilation, stride = n
+        positions = range(0, length, stride)
+        found[f"{function}.position"] = len(positions)
+        for taps, times in Counter(min(at // dilation + 1, kernel) for at in positions).items():
+            for name, turns in _rows(function, cin, cout, times, "RELU", pairs, taps).items():
+                found[name] = found.get(name, 0) + turns
+    elif function == "depthwise":
+        length, channels, kernel, stride = n
+        positions = range(0, length, stride)
+        found[f"{function}.position"] = len(positions)
+        found[f"{function}.channel"] = len(positions) * channels
+        found[f"{function}.product"] = channels * sum(_inside(at, length, kernel) for at in positions)
     else:
         length, channels = n
         outer = length if function == "norm_relu" else channels
@@ -140,18 +187,32 @@ def counts(call: Call, pairs: bool) -> Terms:
     return found
 
 
-def _rows(function: str, inputs: Any, outputs: Any, times: int, how: str, pairs: bool) -> Terms:
-    """Of `rows`: outputs two at a time and singly, each in quads of products and the rest."""
+def _inside(at: int, length: int, kernel: int) -> int:
+    """Taps about a position that lie inside the window."""
+    return min(at - kernel // 2 + kernel, length) - max(at - kernel // 2, 0)
+
+
+def _rows(
+    function: str, inputs: Any, outputs: Any, times: int, how: str, pairs: bool, taps: int | None = None
+) -> Terms:
+    """Of `rows`: outputs two at a time and singly, each in quads of products and the rest.
+
+    taps: of `rows_apart`, whose products are in as many runs.
+    """
     two = outputs // 2 if pairs else 0 * outputs
     found: Terms = {}
     for kind, number in (("pair", two), ("single", outputs - 2 * two)):
         turns = number * times
+        runs = turns * (taps or 1)
         found[f"{function}.{kind}"] = turns
-        found[f"{function}.{kind}.quad"] = turns * (inputs // 4)
-        found[f"{function}.{kind}.product"] = turns * (inputs % 4)
-        found[f"{function}.{kind}.short"] = turns * (inputs < 4)
-        found[f"{function}.{kind}.rest"] = turns * (inputs % 4 > 0)
-        found[f"{function}.{kind}.{how}"] = turns
+        found[f"{function}.{kind}.quad"] = runs * (inputs // 4)
+        found[f"{function}.{kind}.product"] = runs * (inputs % 4)
+        found[f"{function}.{kind}.short"] = runs * (inputs < 4)
+        found[f"{function}.{kind}.rest"] = runs * (inputs % 4 > 0)
+        if taps is None:
+            found[f"{function}.{kind}.{how}"] = turns
+        else:
+            found[f"{function}.{kind}.tap"] = runs
     found[f"{function}.any"] = times * (two > 0)
     return found
 
@@ -160,9 +221,11 @@ def around(pipeline: Pipeline) -> dict[str, Terms]:
     """What is done beside the network: for a "sample", for a "window" beyond its sample, for "decode"."""
     p = pipeline
     several = p.mean and p.inputs > 1
-    sample = {"sample": 1, "sample.input": p.inputs, "sample.section": p.inputs * p.sections}
-    window = {"window": 1, "window.normalise": p.channels * p.samples * p.zscore}
-    window["window.add" if several else "window.copy"] = (p.inputs if several else p.channels) * p.samples
+    lines, ppg = p.inputs + p.axes, p.channels - p.axes
+    sample = {"sample": 1, "sample.input": lines, "sample.section": lines * p.sections}
+    window = {"window": 1, "window.normalise": ppg * p.samples * p.zscore}
+    window["window.copy"] = 0 if several else ppg * p.samples
+    window["window.add"] = (p.inputs * several + p.axes) * p.samples  # the axes are scaled, too
     return {
         "sample": sample | {"sample.scale": p.inputs * several, "sample.mean": int(several)},
         "window": window | {"window.fraction": int(abs(p.stride - round(p.stride)) > 1e-9)},

@@ -19,8 +19,10 @@ from kd.errors import InputError
 from kd.models import resnet1d
 
 FILE = Path(__file__).parent / "instructions8.json"
-STEPS = {"m0plus": 1, "m4": 4, "m7": 4, "m33": 4, "m55": 8}  # products that a target takes at a time
-TOGETHER = 8  # as in network_int8.c.j2
+VECTORS = 16  # numbers in a vector, and outputs whose sums wait for each other there
+STEPS = {"m0plus": 1, "m4": 4, "m7": 4, "m33": 4, "m55": VECTORS}  # products that a target takes at a time
+TOGETHER = 8  # outputs whose sums wait for each other elsewhere
+KNOWN = ("mlp", "resnet1d", "resnet1d-post")
 
 
 def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Call]:
@@ -28,6 +30,8 @@ def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Cal
 
     Of a convolution: length, border, inputs, outputs, taps, stride, and which maps it makes.
     """
+    if arch not in KNOWN:
+        raise InputError(f"architecture {arch!r} has no law of instructions in int8")
     if arch == "mlp":
         inputs = pipeline.channels * pipeline.samples
         for _ in range(depth):
@@ -35,8 +39,6 @@ def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Cal
             inputs = width
         yield "classify.map", (inputs, pipeline.classes)
         return
-    if arch not in ("resnet1d", "resnet1d-post"):
-        raise InputError(f"architecture {arch!r} has no law of instructions")
     kernel, length, filters = resnet1d.KERNEL, pipeline.samples, resnet1d.filters(depth, width)
     pre = arch == "resnet1d"
     name = "convolve" if pre else "convolve.post"
@@ -97,50 +99,83 @@ def _changes(depth: int) -> list[bool]:
 def counts(call: Call, step: int) -> Terms:
     """How often the loops of a call turn, by their names; arrays where widths are. step: of STEPS."""
     function, n = call
+    vectors = step == VECTORS
     found: Terms = {function: 1}
-    if function == "average" or function == "classify":
+    if function == "average":
         found |= {f"{function}.row": n[1], f"{function}.value": n[0] * n[1]}
+    elif function == "classify":
+        found |= {f"{function}.row": n[1], f"{function}.value": n[1] * (-(-n[0] // 4) if vectors else n[0])}
     elif function in ("dense", "classify.map"):
         inputs, outputs = n
         _add(found, f"{function}.dots", _products(inputs, step), -(-outputs // 4))
         found[f"{function}.row"] = outputs
+        found[f"{function}.begin"] = -(-inputs // VECTORS) * vectors
     else:
         length, border, cin, cout, kernel, stride, maps = n
-        blocks, pairs = -(-cout // TOGETHER), cout // TOGETHER * 4 + (cout % TOGETHER + 1) // 2
-        for (places, taps), times in _turns(length, border, kernel, stride).items():
-            turn = f"{function}.{places}"
-            _add(found, turn, {"": 1, ".block": blocks}, times)
-            _add(found, f"{turn}.dot", _products(taps * cin, step), pairs * times)
-            for made in maps:
-                values = {"": blocks, **_values(cout, step)}
-                _add(found, f"{function}.{made}", values, places * times)
+        for (places, taps), times in _turns(length, border, kernel, stride, 4 if vectors else 2).items():
+            if vectors:
+                terms = _blocks(places, taps * cin, cout, maps)
+            else:
+                terms = _pairs(places, taps * cin, cout, step, maps)
+            _add(found, f"{function}.", terms, times)
     return found
 
 
-def _turns(length: int, border: int, kernel: int, stride: int) -> Counter[tuple[int, int]]:
-    """Of convolve's outer loop: how often it does one place or two, with how many taps."""
+def _turns(length: int, border: int, kernel: int, stride: int, most: int) -> Counter[tuple[int, int]]:
+    """Of convolve's outer loop: how often it does how many places, `most` at once, with how many taps."""
     found: Counter[tuple[int, int]] = Counter()
     at = 0
     while at < length:
-        first, last = at - kernel // 2, at - kernel // 2 + kernel
+        first, last, places = at - kernel // 2, at - kernel // 2 + kernel, 1
         begin, end = max(first, -border), min(last, length + border)
-        two = at + stride < length and first == begin and last + stride <= length + border
-        found[1 + two, end - begin] += 1
-        at += (1 + two) * stride
+        while places < most and first == begin:
+            further = places * stride
+            if at + further >= length or last + further > length + border:
+                break
+            places += 1
+        found[places, end - begin] += 1
+        at += places * stride
+    return found
+
+
+def _pairs(places: int, products: Any, cout: Any, step: int, maps: tuple[str, ...]) -> Terms:
+    """A turn of network_int8.c.j2's own loop: outputs two at a time."""
+    blocks, pairs = -(-cout // TOGETHER), cout // TOGETHER * 4 + (cout % TOGETHER + 1) // 2
+    found: Terms = {f"{places}": 1, f"{places}.block": blocks}
+    _add(found, f"{places}.dot", _products(products, step), pairs)
+    for made in maps:
+        found |= {made: blocks * places, f"{made}.value": cout * places}
+    return found
+
+
+def _blocks(places: int, products: Any, cout: Any, maps: tuple[str, ...]) -> Terms:
+    """A turn of blocks_int8.c.j2: all places' sums of 16 outputs; one place's four outputs at a time."""
+    groups, blocks = -(-products // VECTORS), -(-cout // VECTORS)
+    kind, rows = ("many", cout) if places > 1 else ("one", cout // VECTORS * 4 + -(-(cout % VECTORS) // 4))
+    found: Terms = {
+        kind: 1,
+        "place": places,
+        "place.group": places * groups,
+        f"{kind}.block": blocks,
+        f"{kind}.row": rows,
+        f"{kind}.row.group": rows * groups,
+    }
+    for made in maps:
+        found |= {
+            made: blocks,
+            f"{made}.four": cout // 4,
+            f"{made}.four.place": cout // 4 * places,
+            f"{made}.rest": (cout % 4 > 0) * places,
+            f"{made}.rest.value": cout % 4 * places,
+        }
     return found
 
 
 def _products(n: Any, step: int) -> Terms:
-    """One sum of n products: groups of `step`, and what is left, of which vectors make one more turn."""
-    rest = (n % step > 0) if step == STEPS["m55"] else n % step
-    return {"": 1, ".group": n // step, ".rest": rest, ".any": n >= step}
-
-
-def _values(cout: Any, step: int) -> Terms:
-    """Values of a map: by fours where there are vectors, the others singly."""
-    if step != STEPS["m55"]:
-        return {".value": cout}
-    return {".four": cout // 4, ".value": cout % 4}
+    """One sum of n products: groups of `step`, and what is left, which vectors take in one more of them."""
+    if step == VECTORS:
+        return {"": 1, ".group": -(-n // step)}
+    return {"": 1, ".group": n // step, ".rest": n % step, ".any": n >= step}
 
 
 def _add(found: Terms, name: str, terms: Terms, times: Any) -> None:
@@ -155,12 +190,14 @@ def around(pipeline: Pipeline) -> dict[str, Terms]:
     kind = f"window.{'zscore' if p.zscore else 'plain'}.{'mean' if several else 'one' if p.mean else 'own'}"
     found["window"] = {
         "window": 1,
-        f"{kind}.channel": p.channels,
-        f"{kind}.value": p.channels * p.samples,
+        f"{kind}.channel": p.channels - p.axes,
+        f"{kind}.value": (p.channels - p.axes) * p.samples,
         f"{kind}.read": p.inputs * p.samples * several,  # by each pass over a window
         "window.scale": p.inputs * several,
         "window.fraction": found["window"]["window.fraction"],
     }
+    if p.axes:  # what they take is nearly what a channel without z-score does
+        _add(found["window"], "window.plain.own", {".channel": 1, ".value": p.samples}, p.axes)
     return found
 
 

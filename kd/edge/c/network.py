@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.errors import InputError
+from kd.models.architectures import ARCHITECTURES
 
 Array = npt.NDArray[np.float64]
 
@@ -68,9 +69,11 @@ class Place:
 
 def network(model: nn.Module, arch: str, channels: int, samples: int) -> Network:
     """The C program of a model; InputError for an architecture that has none."""
-    if arch not in WALKS:
-        raise InputError(f"architecture {arch!r} has no C export: choose a student of {' or '.join(WALKS)}")
-    return WALKS[arch](model.eval(), channels, samples)
+    plan = ARCHITECTURES[arch].plan if arch in ARCHITECTURES else None
+    if arch not in WALKS and plan is None:
+        known = " or ".join(ARCHITECTURES)
+        raise InputError(f"architecture {arch!r} has no C export: choose a student of {known}")
+    return WALKS.get(arch, _chain)(model.eval(), channels, samples)
 
 
 def folded(norm: Any) -> tuple[Array, Array]:
@@ -164,6 +167,27 @@ def _post_block(net: Network, name: str, block: Any, x: Place, length: int) -> t
     net.call("convolve", hidden, out, cout, cout, kernel, 1, *second, "ADD_RELU", kept)
     net.live(x.size, hidden.size, 0 if kept is x else kept.size)
     return kept, out
+
+
+def _chain(model: Any, channels: int, samples: int) -> Network:
+    """Convolutions one after the other (`kd.models.chain`)."""
+    net, length = Network(channels_last=True), samples
+    x = Place(top=False, size=channels * length)
+    for i, part in enumerate(model.convs):
+        c, out = part.of, -(-length // part.of.stride)
+        y = Place(not x.top, c.cout * out)
+        w, t = _normed(net, f"{i}", part.conv, part.bn)
+        if c.depthwise:
+            net.constants[w] = net.constants[w][:, :, 0].T  # (kernel, channels)
+            net.call("depthwise", x, length, c.cin, c.kernel, c.stride, w, t, y)
+        elif c.causal:
+            net.call("look_back", x, length, c.cin, c.cout, c.kernel, c.dilation, c.stride, w, t, y)
+        else:
+            net.call("convolve", x, length, c.cin, c.cout, c.kernel, c.stride, w, t, "RELU", y)
+        net.live(x.size, y.size)
+        x, length = y, out
+    _pool(net, model.fc, x, length, model.fc.in_features)
+    return net
 
 
 def _pool(net: Network, fc: Any, x: Place, length: int, features: int) -> None:

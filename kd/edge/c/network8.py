@@ -100,6 +100,7 @@ def program8(student: Student8) -> dict[str, Any]:
         "logits_at": logits.offset(program.arena) // 4,
         "window_at": window.offset(program.arena) + border * student.channels,
         "border": border,
+        "longest_row": _longest_row(student),
         "limit": _float(w.limit),
         "factor": _float(w.factor),
         "multiplier": w.multiplier,
@@ -108,6 +109,14 @@ def program8(student: Student8) -> dict[str, Any]:
         "arena_bytes": program.arena,
         "constant_bytes": program.constant_bytes,
     }
+
+
+def _longest_row(student: Student8) -> int:
+    """The most products of a sum that `cmsis_int8.c.j2` copies the inputs of."""
+    if student.stem is None:
+        return max(layer.weights.shape[1] for layer in (*student.hidden, student.classes))
+    convolutions = [student.stem, *(c for b in student.blocks for c in (b.first, b.second))]
+    return max(c.weights.shape[1] * c.weights.shape[2] for c in convolutions)
 
 
 def _walked(student: Student8) -> tuple[Program, Place, Place]:

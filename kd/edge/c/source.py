@@ -20,6 +20,7 @@ from kd.training.teacher import as_tensor, outputs
 
 VECTORS = 4  # windows; each is copied into the test program
 TRIES = 100  # signals; of four windows of 200 samples every fourth or so will do for an 8-bit student
+CMSIS_NN = "Source/NNSupportFunctions/arm_nn_mat_mult_nt_t_s8_s32.c"  # what -DKDSWEEP_CMSIS_NN takes of it
 TEMPLATES = {
     "kdsweep_student.c": "student.c.j2",
     "kdsweep_student.h": "student.h.j2",
@@ -70,8 +71,8 @@ def write_c(
     """Write the files into `folder`; bytes of the arena, the stream's state and the weights.
 
     config: what preprocess.json says, and "device_fs" if samples come at another rate, from which the C then
-    resamples. inputs: the sensor's channels, of which the mean is the model's input, if it was trained so;
-    else they are the model's. Raises InputError for an architecture, a rate or a stride that C can't have.
+    resamples. inputs: the PPG sensor's channels, of which the mean is the model's input, if it was trained
+    so; else they are the model's. Raises InputError for an architecture, rate or stride that C cannot have.
     """
     if config["stride_s"] * config["fs"] < 1:
         raise InputError(
@@ -79,8 +80,9 @@ def write_c(
             "no C export; train with a longer preprocess.stride_s"
         )
     _, channels, samples = config["input"]["shape"]
-    mean = config["channels"] == "mean"
-    inputs = inputs if mean else channels
+    mean, acc = config["channels"] == "mean", config.get("acc")
+    inputs = inputs if mean else ppg_channels(config)
+    acc_channels = acc["channels"] if acc else 0
     program = program8(model) if isinstance(model, Student8) else _program(model, arch, channels, samples)
     sos, fs, numbers = config["filter"]["sos"], device_fs(config), resampler(config)
     ratio = float(grid.ratio(fs, config["fs"]))
@@ -102,42 +104,55 @@ def write_c(
         "samples": samples,
         "channels": channels,
         "inputs": inputs,
+        "ppg_inputs": "KDS_PPG_INPUTS" if acc else "KDS_INPUTS",
+        "ppg": "KDS_PPG" if acc else "KDS_CHANNELS",
+        "filtered": "KDS_FILTERED" if acc else "KDS_INPUTS",
+        "acc": acc["kind"] if acc else "",
+        "acc_channels": acc_channels,
+        "acc_scale": _float(acc["scale"]) if acc else "",
+        "acc_sos": _sections(acc["filter"]["sos"]) if acc else "",
         "mean": mean,
         "classes": len(config["class_centres_bpm"]),
         "lowest": config["class_centres_bpm"][0],
         "sections": len(sos),
         "zscore": config["normalise"] == "zscore",
-        "sos": _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in of_differences(sos)], _float),
+        "sos": _sections(sos),
         "level": LEVEL,
+        "cmsis_nn": CMSIS_NN,
         **program,
         **_vectors(model, config, inputs),
     }
     environment = _environment()
     for name, template in TEMPLATES.items():
         write_text(folder / name, environment.get_template(template).render(names))
+    floats = (inputs + acc_channels) * (2 * len(sos) + samples + 1) + 2 * inputs * (mean and inputs > 1)
+    if reach:  # raw samples, and four integers that are as large as floats
+        floats += (inputs + acc_channels) * (reach + 2) + 4
     return {
         "arena_bytes": program["arena_bytes"],
-        "state_bytes": _state_bytes(inputs, len(sos), samples, mean and inputs > 1, reach),
+        "state_bytes": 8 * ((floats + 2) // 2) + 24,
         "constant_bytes": program["constant_bytes"] + 4 * numbers["taps"].size,
     }
 
 
-def _state_bytes(inputs: int, sections: int, samples: int, scaled: bool, reach: int) -> int:
-    """Of a kds_stream, where an int has four bytes."""
-    words = inputs * (2 * sections + samples + 1 + 2 * scaled) + 1
-    if reach:
-        words += inputs * (reach + 2) + 4
-    return 8 * ((words + 1) // 2) + 24
+def ppg_channels(config: Mapping[str, Any]) -> int:
+    """Channels of the model's input that are the PPG's."""
+    channels: int = config["input"]["shape"][1]
+    return channels - (config["acc"]["channels"] if "acc" in config else 0)
+
+
+def _sections(sos: Sequence[Sequence[float]]) -> str:
+    return _table([[row[i] for i in (0, 1, 2, 4, 5)] for row in of_differences(sos)], _float)
 
 
 def _program(model: nn.Module, arch: str, channels: int, samples: int) -> dict[str, Any]:
     """What student.c.j2 asks of a float32 network, and arena_bytes and constant_bytes."""
     net = network(model, arch, channels, samples)
-    classes = len(net.constants["t_fc"])
+    classes, called = len(net.constants["t_fc"]), {name for name, _ in net.calls}
     return {
         "int8": False,
-        "resnet": any(name == "convolve" for name, _ in net.calls),
-        "norms": any(name == "norm_relu" for name, _ in net.calls),
+        **{name: name in called for name in ("convolve", "look_back", "depthwise", "average")},
+        "norms": "norm_relu" in called,
         "channels_last": net.channels_last,
         "constants": [(name, values.ravel()) for name, values in net.constants.items()],
         "statements": net.statements(),
@@ -165,8 +180,10 @@ def rehearsed(model: nn.Module | Student8, config: Mapping[str, Any], inputs: in
     """
     for seed in range(TRIES):
         signal, reference = made_up_signal(config, inputs, seed=seed), Reference(model, config)
-        live = stream.Stream(reference, device_fs(config), inputs, causal=True)  # type: ignore[arg-type]
-        heard = list(live.push(signal))
+        fs = device_fs(config)
+        moves = {"acc_fs": fs} if "acc" in config else {}
+        live = stream.Stream(reference, fs, inputs, causal=True, **moves)  # type: ignore[arg-type]
+        heard = list(live.push(signal[:inputs], signal[inputs:]))
         if len(heard) != VECTORS:
             raise AssertionError(f"{len(heard)} windows in a signal made for {VECTORS}")
         if not isinstance(model, Student8) or model.window.certain(np.array(reference.windows)):
@@ -177,7 +194,8 @@ def rehearsed(model: nn.Module | Student8, config: Mapping[str, Any], inputs: in
 def made_up_signal(config: Mapping[str, Any], channels: int, vectors: int = VECTORS, seed: int = 0) -> Any:
     """A pulse whose rate climbs, with noise, drift and a sensor's large level: (channels, samples), float32.
 
-    Made up, so that no recording of a person goes into a firmware's tests. One sample is missing (NaN).
+    After the channels of the PPG, an accelerometer's three axes, if the model sees one. Made up, so that no
+    recording of a person goes into a firmware's tests. One sample is missing (NaN).
     """
     fs = device_fs(config)
     last = grid.first_sample(grid.start_s(vectors - 1, config["stride_s"]), fs, config["fs"])
@@ -186,6 +204,9 @@ def made_up_signal(config: Mapping[str, Any], channels: int, vectors: int = VECT
     phase = 2 * np.pi * (1.1 * t + 0.02 * t**2)
     rows = [np.sin(phase + c) + 0.4 * np.sin(2 * phase + c) for c in range(channels)]
     signal = 2000 + 10 * np.array(rows) + rng.standard_normal((channels, length)).cumsum(1)
+    if "acc" in config:
+        axes = [3 * (axis + 1) + np.sin(2 * np.pi * (1.7 + axis / 9) * t + axis) for axis in range(3)]
+        signal = np.concatenate([signal, config["acc"]["scale"] * np.array(axes)])
     signal[:, length // 3] = np.nan
     return signal.astype(np.float32)
 

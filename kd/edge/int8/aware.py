@@ -27,7 +27,7 @@ from kd.training.stack import Stack, Start
 from kd.training.teacher import outputs
 from kd.training.train import Run
 
-LR_SHARE = 0.01  # of the point's own peak rate: weights move by steps of 8 bits, and not elsewhere
+LR_SHARE = 0.002  # of the point's own peak rate: weights move by a few steps of 8 bits, no further
 CONNECTED_WINDOWS = 4096  # that a new connector to the teacher's features is fitted to
 
 

@@ -94,7 +94,10 @@ def quantise(model: nn.Module, arch: str, windows: Any) -> Student8:
 def require_walk(arch: str) -> None:
     """InputError for an architecture that has no int8."""
     if arch not in WALKS:
-        raise InputError(f"architecture {arch!r} has no int8 in C: choose a student of {' or '.join(WALKS)}")
+        raise InputError(
+            f"architecture {arch!r} has no int8 in C: take --precision fp32 (model.int8.onnx is int8 "
+            f"all the same), or choose a student of {' or '.join(WALKS)}"
+        )
 
 
 def walked(model: Any, arch: str, ranges: Ranges) -> tuple[Student8, dict[nn.Module, Map]]:

@@ -10,11 +10,22 @@ from typing import Any
 import numpy as np
 
 from orchestrator.answers.economy.belief import Belief, believe
-from orchestrator.answers.economy.choose import Situation, choose
+from orchestrator.answers.economy.choose import Chosen, Situation, choose, without
 from orchestrator.answers.economy.students import Index, students_of
-from orchestrator.answers.economy.worth import slices_of
+from orchestrator.answers.economy.worth import Slices, slices_of
 from orchestrator.laws.forms import Array
-from orchestrator.run.belief import BUDGET, NOTHING_MORE, PROBABILITY, REACHED
+from orchestrator.run.belief import (
+    ADVISED,
+    BUDGET,
+    EXPECTED,
+    HOURS,
+    NOTHING_MORE,
+    OF_GRID,
+    P_BEST,
+    PROBABILITY,
+    REACHED,
+    REGRET,
+)
 from orchestrator.space.plan import Point
 
 DRAWS = 1000
@@ -49,12 +60,8 @@ class Known:
 @dataclass(frozen=True)
 class Step:
     """train: (point id, train until this epoch), most valuable first; a teacher that isn't done before the
-    students that need it. stop: None to go on, else "reached", "budget" or "nothing-more".
-
-    belief (JSON): advised, a point's id (the best finished one of the advised student; None before any is
-    finished); p_best, that no other student of the plan within the limits is better; regret_bpm, which the
-    advised one's regret is below with probability 0.9; expected_regret_bpm; share_of_grid, spent_s of what
-    the whole plan costs; hours_to_target, of one slot (None: not to be reached with this plan, or no target).
+    students that need it. stop: None to go on, else why not; belief (JSON): the words of both are in
+    `orchestrator.run.belief`.
     """
 
     train: list[tuple[str, int]]
@@ -79,7 +86,7 @@ def next_step(known: Known, seed: int = 0) -> Step:
     leader = int(admitted[expected.argmin()])
     best_ready = int(ready[expected[np.searchsorted(admitted, ready)].argmin()]) if len(ready) else None
     told = _told(known, draws, admitted, best_ready)
-    told["advised"] = _point_of(students.ids, students.cell, tested, best_ready)
+    told[ADVISED] = _point_of(students.ids, students.cell, tested, best_ready)
     open_ = [k for id, k in number.items() if id not in tested and id not in known.running]
     for id, k in number.items():
         if id in known.running and id not in tested:
@@ -89,13 +96,14 @@ def next_step(known: Known, seed: int = 0) -> Step:
     trained = {k: len(known.curves.get(students.ids[k], ())) for k in open_}
     slices = slices_of(law, belief, open_, trained, epochs, pace)
     target = known.until_regret
-    if target is not None and best_ready is not None and told["regret_bpm"] <= target:
+    if target is not None and best_ready is not None and told[REGRET] <= target:
         return Step([], REACHED, told)
     left = None if known.budget_s is None else known.budget_s - known.spent_s
     if left is not None and left <= 0:
         return Step([], BUDGET, told)
     at = Situation(leader, leader in finished, admitted, _owed(known))
-    chosen = [c for c in choose(belief, slices, at, MOST, left) if c.worth > NOTHING]
+    waiting = [k for k in open_ if students.teacher[k] in known.running]
+    chosen = _chosen(belief, slices, at, left, waiting)
     if not chosen and not known.running:
         short = left is not None and len(slices) and bool(choose(belief, slices, at, 1, None))
         return Step([], BUDGET if short else NOTHING_MORE, told)
@@ -110,6 +118,20 @@ def next_step(known: Known, seed: int = 0) -> Step:
     return Step(train, None, told)
 
 
+def _chosen(
+    belief: Belief, slices: Slices, at: Situation, left: float | None, waiting: Sequence[int]
+) -> list[Chosen]:
+    """What is worth training. Where all of it waits for teachers in training, something besides that doesn't:
+    a slot costs as much idle as busy.
+    """
+    found = choose(belief, slices, at, MOST, left)
+    if found and all(one.student in waiting for one in found):
+        now = without(slices, np.flatnonzero(~np.isin(slices.student, waiting)))
+        left = None if left is None else left - sum(one.seconds for one in found)
+        found += choose(belief, now, at, MOST, left)
+    return [one for one in found if one.worth > NOTHING]
+
+
 def _draws(belief: Belief, cells: Index, seed: int) -> Array:
     """Draws of ln error (DRAWS, m) of these cells; half of them are the others mirrored."""
     cov = belief.covariance[np.ix_(cells, cells)]
@@ -122,15 +144,15 @@ def _draws(belief: Belief, cells: Index, seed: int) -> Array:
 def _told(known: Known, draws: Array, cells: Index, answer: int | None) -> dict[str, Any]:
     grid = sum(known.seconds_per_epoch[p.id] * known.epochs[p.id] for p in known.points)
     share = known.spent_s / grid if grid > 0 else 1.0
-    told: dict[str, Any] = {"p_best": None, "regret_bpm": None, "expected_regret_bpm": None}
+    told: dict[str, Any] = {P_BEST: None, REGRET: None, EXPECTED: None}
     if answer is not None:
         column = int(np.flatnonzero(cells == answer)[0])
         lost = draws[:, column] - draws.min(1)
-        told["p_best"] = round(float((draws.argmin(1) == column).mean()), 4)
-        told["regret_bpm"] = round(float(np.quantile(lost, PROBABILITY)), 5)
-        told["expected_regret_bpm"] = round(float(lost.mean()), 5)
-    told["share_of_grid"] = round(share, 5)
-    told["hours_to_target"] = _hours(known, told["regret_bpm"], grid)
+        told[P_BEST] = round(float((draws.argmin(1) == column).mean()), 4)
+        told[REGRET] = round(float(np.quantile(lost, PROBABILITY)), 5)
+        told[EXPECTED] = round(float(lost.mean()), 5)
+    told[OF_GRID] = round(share, 5)
+    told[HOURS] = _hours(known, told[REGRET], grid)
     return told
 
 

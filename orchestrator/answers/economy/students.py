@@ -68,7 +68,7 @@ def students_of(points: Sequence[Point], question: Mapping[str, float]) -> Stude
     sizes = {p.teacher_group or p.id: p.params for p in points if p.role == "teacher" and p.params}
     sizes |= {p.id: p.params for p in points if p.role == "teacher" and p.params}
     keys = [_cell_key(p) for p in learners]
-    cell, first = _numbered(keys)
+    cell, first = numbered(keys)
     chosen = [learners[i] for i in first]
     u = np.log([float(max(p.params, 1)) for p in chosen])
     t = np.array([np.log(sizes.get(p.teacher or "", 0) or np.nan) for p in chosen])
@@ -76,24 +76,24 @@ def students_of(points: Sequence[Point], question: Mapping[str, float]) -> Stude
     t = np.where(known, t - (t[known].mean() if known.any() else 0.0), 0.0)
     teacher = np.array([-1 if p.teacher is None else 0 for p in chosen], dtype=np.intp)
     taught = teacher >= 0
-    teacher[taught] = _numbered([p.teacher_group or p.teacher for p in chosen if p.teacher is not None])[0]
+    teacher[taught] = numbered([p.teacher_group or p.teacher for p in chosen if p.teacher is not None])[0]
     fits = np.array([all(getattr(p, c) <= most for c, most in columns) for p in chosen], dtype=bool)
     if not fits.any():
         least = ", ".join(f"{c} {min((getattr(p, c) for p in chosen), default=0):,}" for c, _ in columns)
         asked = ", ".join(f"{name} {value:g}" for name, value in question.items())
         raise InputError(f"no student of the plan is within {asked} (least: {least}): raise the limit")
     cells = Cells(
-        arch=_numbered([p.arch for p in chosen])[0],
-        strategy=_numbered([(p.strategy, _arguments(p)) for p in chosen])[0],
-        init=_numbered([p.init for p in chosen])[0],
+        arch=numbered([p.arch for p in chosen])[0],
+        strategy=numbered([(p.strategy, _arguments(p)) for p in chosen])[0],
+        init=numbered([p.init for p in chosen])[0],
         teacher=teacher,
-        arm=_numbered([key[:5] for key in (keys[i] for i in first)])[0],
-        configuration=_numbered([(p.arch, p.depth, p.width, p.init) for p in chosen])[0],
+        arm=numbered([key[:5] for key in (keys[i] for i in first)])[0],
+        configuration=numbered([(p.arch, p.depth, p.width, p.init) for p in chosen])[0],
         u=u - u.mean(),
         t=t,
         fits=fits,
     )
-    fold, folds = _numbered([p.fold for p in learners])
+    fold, folds = numbered([p.fold for p in learners])
     ids = tuple(p.id for p in learners)
     return Students(ids, cell, fold, tuple(p.teacher for p in learners), cells, len(folds))
 
@@ -124,7 +124,7 @@ def _canonical(strategy: str, args: tuple[tuple[str, Any], ...]) -> str:
     return canonical(strategy, dict(args))
 
 
-def _numbered(keys: Iterable[Hashable]) -> tuple[Index, list[int]]:
+def numbered(keys: Iterable[Hashable]) -> tuple[Index, list[int]]:
     """Each key's number, in order of appearance, and where each number appeared first."""
     numbers: dict[Hashable, int] = {}
     first: list[int] = []

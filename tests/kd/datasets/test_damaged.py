@@ -192,6 +192,8 @@ ARRAYS = {
         np.full(900, 80.0),
         "900 labels from 0 to 1806 s, but its 600 samples",
     ),
+    "an accelerometer of two axes": ("acc", np.zeros((2, 600)), r"not \(3, samples\): save the axes"),
+    "an accelerometer of one axis": ("acc", np.zeros(600), r"not \(channels, samples\)"),
     "text": ("ppg", np.array([["1", "2"]]), "<U1, not of numbers"),
     "complex": ("ppg", np.zeros((1, 600), complex), "complex128, not of numbers"),
     "dates": ("ppg", np.zeros((1, 600), "M8[s]"), "not of numbers"),

@@ -18,6 +18,7 @@ from kd import datasets
 from kd.datasets.pickles import read_pickle
 from kd.datasets.reading import listing, read_columns
 from kd.errors import InputError
+from kd.recordings import ACC
 
 
 def save_npz(path, entries, arrays):
@@ -55,6 +56,33 @@ def test_recordings_npz_takes_options_and_times(tmp_path):
     assert len(datasets.load(tmp_path, options={"datasets": ["BIDMC", "wrist"]})[1]) == 2
     with pytest.raises(InputError, match="no recording of BAMI-1: it has BIDMC, wrist"):
         datasets.load(tmp_path / "r.npz", options={"datasets": ["BIDMC", "BAMI-1"]})
+
+
+def test_recordings_npz_may_have_an_accelerometer(tmp_path):
+    signal, hr = two_sets(tmp_path / "r.npz")
+    acc = (np.random.default_rng(1).standard_normal((3, 2000)) * 900).astype(np.int16)
+    entries = [
+        {"name": "w1", "dataset": "wrist", "subject": "a", "fs": 25, "acc_fs": 50, "acc_axes": 3},
+        {"name": "w2", "dataset": "wrist", "subject": "b", "fs": 25},
+    ]
+    two = {"w1/ppg": signal, "w1/hr": hr, "w1/acc": acc, "w2/ppg": signal, "w2/hr": hr}
+    save_npz(tmp_path / "r.npz", entries, two)
+    with_acc, without = datasets.load(tmp_path / "r.npz")[1]
+    assert with_acc.sensors[ACC].fs == 50
+    np.testing.assert_array_equal(with_acc.sensors[ACC].values, acc)
+    assert with_acc.sensors[ACC].values.dtype == np.float32
+    assert without.sensors == {}
+    del entries[0]["acc_fs"]  # then the PPG's rate, at which it would be twice as long
+    save_npz(tmp_path / "r.npz", entries, two)
+    with pytest.raises(InputError, match=r"w1/acc: 2000 samples at 25 Hz last 80 s.*rates contradict"):
+        datasets.load(tmp_path / "r.npz")
+    save_npz(tmp_path / "r.npz", entries, {**two, "w1/acc": acc[:2]})
+    with pytest.raises(InputError, match=r"says acc_axes 3 of w1, and w1/acc has shape \(2, 2000\)"):
+        datasets.load(tmp_path / "r.npz")
+    del two["w1/acc"]
+    save_npz(tmp_path / "r.npz", entries, two)
+    with pytest.raises(InputError, match="says acc_axes 3 of w1, and w1/acc is missing"):
+        datasets.load(tmp_path / "r.npz")
 
 
 def broken_npz(path, kind):

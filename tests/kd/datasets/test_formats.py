@@ -13,8 +13,10 @@ from kd import datasets
 from kd.datasets import ecg
 from kd.datasets.galaxyppg import mean_within, on_grid
 from kd.errors import InputError
+from kd.recordings import ACC
 from kd.signals.baselines import fft_peak
 from kd.signals.prepare import windows_of
+from kd.signals.preprocess import Preprocess
 
 LOW, SLOPE = 60.0, 0.25  # BPM at the start, BPM a second: 0.5 BPM from one window to the next
 
@@ -64,6 +66,30 @@ def check_alignment(path, name=None, tolerance=0.3, **options):
     return recordings, windows, dropped
 
 
+def moving(seconds, fs, start_s=0.0):
+    """An accelerometer that moves with the pulse, (3, samples), so that it shows which window it is in."""
+    wave = pulse(seconds, fs, start_s)
+    return np.stack([9.8 + 0 * wave, wave, -2 * wave])
+
+
+def check_accelerometer(path, fs, seconds=60.0, **options):
+    """Load, cut with its axes, and compare their rate with the label."""
+    _, recordings = datasets.load(path, options=options)
+    for r in recordings:
+        acc = r.sensors[ACC]
+        assert acc.fs == fs
+        assert acc.values.shape == (3, pytest.approx(seconds * fs, abs=1))
+        assert acc.values.dtype == np.float32
+    windows, _ = windows_of(path, options=options, preprocess=Preprocess(acc="xyz"))
+    assert windows.x.shape[1] == 4
+    for axis in (2, 3):
+        assert np.abs(fft_peak(windows.x[:, axis : axis + 1], 25.0) - windows.bpm).max() < 4.0
+    swing = windows.x.std(axis=(0, 2))
+    assert swing[3] / swing[2] == pytest.approx(2, rel=0.01)
+    assert swing[1] < 0.1 * swing[2]
+    return recordings, windows
+
+
 def refused(path, says, **options):
     with pytest.raises(InputError, match=says) as error:
         datasets.load(path, **options)
@@ -78,7 +104,8 @@ def write_spc(folder, number, rows=6, seconds=60.0, signal="DATA_{:02d}_TYPE02",
     name = signal.format(number)
     ppg = pulse(seconds, 125.0) * 40 + number
     sig = np.stack(
-        [np.random.default_rng(number).normal(size=len(ppg))] * (rows - 5) + [ppg, 2 * ppg] + [ppg * 0] * 3
+        [np.random.default_rng(number).normal(size=len(ppg))] * (rows - 5)
+        + [ppg, 2 * ppg, *moving(seconds, 125.0)]
     )
     savemat(folder / f"{name}.mat", {"sig": sig})
     bpm = labels(seconds)[:, None]
@@ -99,6 +126,12 @@ def test_spc(tmp_path):
         np.testing.assert_allclose(r.ppg[1], 2 * r.ppg[0], rtol=1e-5)
     assert len(windows) == 54
     assert dropped.total == 0
+
+
+def test_spc_has_an_accelerometer(tmp_path):
+    write_spc(tmp_path, 1)
+    write_spc(tmp_path, 2, rows=5)
+    check_accelerometer(tmp_path, 125.0)
 
 
 def test_spc_test_and_extra_parts_share_their_subjects(tmp_path):
@@ -140,8 +173,8 @@ def write_bami(path, seconds=60.0, lacking=0, **variables):
     ppg = np.uint16(30000 + 500 * np.stack([pulse(seconds, 50.0)] * 3))
     hr = labels(seconds)
     hr = hr[lacking:] if lacking >= 0 else np.concatenate([np.full(-lacking, 200.0), hr])
-    content = {"rawPPG": ppg, "rawAcc": np.zeros((3, ppg.shape[1])), "bpm_ecg": hr[None], "bpm_proposed": hr}
-    savemat(path, content | variables)
+    content = {"rawPPG": ppg, "rawAcc": moving(seconds, 50.0), "bpm_ecg": hr[None], "bpm_proposed": hr}
+    savemat(path, {key: value for key, value in (content | variables).items() if value is not None})
 
 
 @pytest.mark.parametrize("lacking", [0, 1, -1])
@@ -153,6 +186,18 @@ def test_bami_labels_and_signal_end_together(tmp_path, lacking):
     assert recording.ppg.max() > 30000
     assert len(windows) == 27 - max(lacking, 0)
     assert dropped.total == 0
+
+
+def test_bami_has_an_accelerometer_or_not(tmp_path):
+    write_bami(tmp_path / "BAMI1_3.mat", lacking=1)
+    check_accelerometer(tmp_path, 50.0)
+    write_bami(tmp_path / "BAMI1_4.mat", rawAcc=None)
+    with_acc, without = datasets.load(tmp_path)[1]
+    assert (list(with_acc.sensors), list(without.sensors)) == ([ACC], [])
+    with pytest.raises(InputError, match="BAMI-1/BAMI1_4 have no accelerometer"):
+        windows_of(tmp_path, preprocess=Preprocess(acc="xyz"))
+    write_bami(tmp_path / "BAMI1_4.mat", rawAcc=moving(40, 50.0))
+    refused(tmp_path, r"rawAcc: 2000 samples at 50 Hz last 40 s, .* 60 s: the rates contradict")
 
 
 def test_bami_2_is_another_set(tmp_path):
@@ -243,7 +288,7 @@ def test_bidmc_refusals(tmp_path):
 def write_dalia(path, content=None, seconds=60.0):
     path.parent.mkdir(parents=True, exist_ok=True)
     if content is None:
-        wrist = {"BVP": pulse(seconds, 64.0)[:, None] * 30, "ACC": np.zeros((1920, 3))}
+        wrist = {"BVP": pulse(seconds, 64.0)[:, None] * 30, "ACC": moving(seconds, 32.0).T}
         content = {
             "signal": {"wrist": wrist, "chest": {"ECG": np.zeros((42000, 1))}},
             "label": labels(seconds),
@@ -270,6 +315,11 @@ def test_ppg_dalia(tmp_path):
     assert [len(r.hr) for r in recordings] == [(3840 - 512) // 128 + 1, (5760 - 512) // 128 + 1]
     assert len(windows) == 27 + 42
     assert dropped.total == 0
+
+
+def test_ppg_dalia_has_an_accelerometer(tmp_path):
+    write_dalia(tmp_path / "S1.pkl")
+    check_accelerometer(tmp_path, 32.0)
 
 
 def test_ppg_dalia_refusals(tmp_path):
@@ -320,6 +370,15 @@ def test_wildppg_participants_get_their_heart_rate_from_the_ecg(tmp_path):
     assert head[0].fs == 64.0
     both, _, _ = check_alignment(tmp_path, sensors=["ppg_g", "ppg_ir"])
     assert both[0].ppg.shape == (2, 15360)
+
+
+def test_wildppg_has_an_accelerometer_at_each_place(tmp_path):
+    axes = {f"acc_{name}": {"v": row, "fs": 64.0} for name, row in zip("xyz", moving(120, 64.0), strict=True)}
+    write_participant(tmp_path, "an0", **axes)
+    check_accelerometer(tmp_path, 64.0, seconds=120)
+    assert datasets.load(tmp_path, options={"location": "head"})[1][0].sensors == {}
+    write_participant(tmp_path, "an0", **axes | {"acc_y": {"v": np.zeros(7680), "fs": 32.0}})
+    refused(tmp_path, "wrist.acc_x, wrist.acc_y, wrist.acc_z differ in rate or length")
 
 
 def test_wildppg_stretches_that_the_authors_exclude_are_excluded(tmp_path, monkeypatch):
@@ -412,7 +471,7 @@ def test_intervals_that_disagree_with_their_neighbours_are_left_out():
 WATCH_CLOCK = 1.7e9  # seconds
 
 
-def write_galaxy(folder, seconds=120.0, e4=True, exit_s=110.5, events=None):
+def write_galaxy(folder, seconds=120.0, e4=True, exit_s=110.5, events=None, acc=False):
     for name in ("GalaxyWatch", "PolarH10", "E4"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     start = WATCH_CLOCK
@@ -431,6 +490,10 @@ def write_galaxy(folder, seconds=120.0, e4=True, exit_s=110.5, events=None):
         micro = ((start + t) * 1e6).astype(np.int64)
         table("E4/BVP.csv", ["value", "timestamp"], np.sin(2 * np.pi * phase(t)), micro)
         table("E4/HR.csv", ["value", "timestamp"], [0], [0])
+    for name, fs, clock in (("GalaxyWatch", 25, 1e3), ("E4", 32, 1e6)) if acc else ():
+        t = np.arange(round((seconds - 10) * fs)) / fs + 5  # begins late, ends early
+        at = ((start + t) * clock).astype(np.int64)
+        table(f"{name}/ACC.csv", ["timestamp", "x", "y", "z"], at, *moving(seconds - 10, fs, 5.0))
     s = np.arange(int(seconds))
     korean = ((start + s + 32_400) * 1e3).astype(np.int64)
     table("PolarH10/HR.csv", ["phoneTimestamp", "hr"], korean, rate(s + 0.5).round(2))
@@ -456,6 +519,21 @@ def test_galaxyppg_clocks_meet(tmp_path, device, fs):
     assert np.flatnonzero(np.isfinite(recordings[0].hr)).tolist() == inside
     assert len(windows) == len(inside) * len(worn)
     assert set(dropped.by_reason) == {"no label (NaN)"}
+
+
+@pytest.mark.parametrize(("device", "fs"), [("watch", 25.0), ("e4", 32.0)])
+def test_galaxyppg_has_an_accelerometer_that_counts_when_asked_for(tmp_path, device, fs):
+    write_galaxy(tmp_path / "P02")
+    plain, asked = (datasets.fingerprint(tmp_path, "galaxyppg", sensors=s) for s in (False, True))
+    assert plain == asked
+    write_galaxy(tmp_path / "P02", acc=True)
+    assert datasets.fingerprint(tmp_path, "galaxyppg") == plain
+    assert datasets.fingerprint(tmp_path, "galaxyppg", sensors=True) != plain
+    (recording,), _ = check_accelerometer(tmp_path, fs, seconds=120, device=device)
+    missing = np.isnan(recording.sensors[ACC].values[0])
+    assert missing[: round(4.9 * fs)].all()
+    assert missing[-round(4.9 * fs) :].all()
+    assert not missing[round(5.1 * fs) : -round(5.1 * fs)].any()
 
 
 def test_galaxyppg_what_the_strap_cannot_have_read_is_in_no_mean(tmp_path):

@@ -49,8 +49,12 @@ STUDENTS = [
     ("resnet1d", 6, 8, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 2),
     ("resnet1d", 9, 2, Preprocess(window_s=0.6, order=2, channels="first"), 2),
     ("resnet1d-post", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
+    ("tcn", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
+    ("dscnn", 5, 3, Preprocess(window_s=5.08), 1),
     ("mlp", 1, 1, Preprocess(), 2),
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
+    ("resnet1d", 3, 4, Preprocess(window_s=4.0, acc="xyz", acc_band_hz=(0.4, 6.0)), 2),
+    ("mlp", 2, 5, Preprocess(window_s=4.0, channels="first", acc="magnitude"), 1),
 ]
 Student = tuple[str, int, int, Preprocess, int]
 # all that the object may ask of others: libc, libm, and the compiler's own where stacks are guarded
@@ -61,7 +65,7 @@ def model_of(student: Student) -> torch.nn.Module:
     """A model with random weights, and norms that are no identity."""
     arch, depth, width, preprocess, inputs = student
     torch.manual_seed(0)
-    channels = inputs if preprocess.channels == "all" else 1
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
     model = build(arch, depth, width, channels=channels, samples=preprocess.samples)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
@@ -74,7 +78,9 @@ def model_of(student: Student) -> torch.nn.Module:
 
 def config_of(student: Student) -> dict:
     *_, preprocess, inputs = student
-    return preprocess_json(DataConfig(preprocess=preprocess), inputs if preprocess.channels == "all" else 1)
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
+    scale = 0.4 if preprocess.axes else None
+    return preprocess_json(DataConfig(preprocess=preprocess), channels, scale)
 
 
 @pytest.fixture(scope="module", params=STUDENTS, ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}")
@@ -100,7 +106,7 @@ def test_every_student_answers_as_torch_and_the_live_stream(written):
 
 def test_its_arena_is_no_larger_than_its_activations(written):
     (arch, depth, width, preprocess, inputs), folder, said = written
-    channels = inputs if preprocess.channels == "all" else 1
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
     computed = size(arch, depth, width, channels=channels, samples=preprocess.samples).activation_bytes
     assert f"#define KDS_ARENA_BYTES {said['arena_bytes']} " in (folder / "kdsweep_student.h").read_text()
     assert said["arena_bytes"] <= computed

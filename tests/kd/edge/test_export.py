@@ -178,7 +178,7 @@ def test_sweep_example_and_stream_cut_the_same_windows(fs, window, stride, start
     live = stream.Stream(model, fs, causal=True, first_s=float(allowed[0]))
     said = [s for i in range(0, ppg.shape[1], 97) for s, _ in live.push(ppg[:, i : i + 97])]
     first = grid.first_sample(allowed, fs, 25)
-    end = live.out_at + live.out.shape[1]
+    end = live.ppg.out_at + live.ppg.out.shape[1]
     inside = allowed[(first >= 0) & (first + config["samples"] <= end)]
     assert said[: len(inside)] == inside.tolist()
     assert end >= grid.resampled(ppg.shape[1], fs, 25) - 13  # 10 periods of the resampler look ahead
@@ -186,7 +186,7 @@ def test_sweep_example_and_stream_cut_the_same_windows(fs, window, stride, start
     assert not list(once.push(ppg))
     for start_s, cut in zip(said, model.windows, strict=True):
         at = grid.first_sample(start_s, fs, 25)
-        np.testing.assert_allclose(cut, once.out[:, at : at + config["samples"]], atol=1e-3)
+        np.testing.assert_allclose(cut, once.ppg.out[:, at : at + config["samples"]], atol=1e-3)
 
 
 def test_recordings_written_are_read_by_both(tmp_path):

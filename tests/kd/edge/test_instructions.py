@@ -20,6 +20,8 @@ SHAPES = [
     ("resnet1d", 9, 3),
     ("resnet1d", 6, 8),
     ("resnet1d-post", 7, 5),
+    ("tcn", 5, 3),
+    ("dscnn", 6, 5),
     ("mlp", 1, 4),
     ("mlp", 4, 17),
 ]
@@ -53,7 +55,7 @@ def test_loops_turn_once_for_each_product_and_value():
 @pytest.mark.parametrize("target", emulate.TARGETS)
 def test_many_widths_at_once_are_each_width(target):
     pipeline, widths = law.Pipeline(), np.array([1, 2, 3, 8, 13])
-    for arch, depth in (("resnet1d", 5), ("mlp", 2), ("resnet1d-post", 4)):
+    for arch, depth in (("resnet1d", 5), ("mlp", 2), ("resnet1d-post", 4), ("tcn", 4), ("dscnn", 4)):
         together = law.per_window(arch, depth, widths, pipeline, target)
         apart = [law.per_window(arch, depth, int(w), pipeline, target) for w in widths]
         np.testing.assert_allclose(together, apart)
@@ -88,6 +90,10 @@ def test_no_law_where_there_is_no_c():
         (("resnet1d-post", 2, 5, Preprocess(window_s=6.0), 1), "m55", 0.02),
         (("mlp", 1, 20, Preprocess(window_s=6.0), 2), "m33", 0.02),
         (("mlp", 1, 6, Preprocess(), 1), "m7", 0.02),
+        (("tcn", 4, 6, Preprocess(window_s=4.0), 1), "m4", 0.02),
+        (("dscnn", 3, 8, Preprocess(window_s=4.0), 1), "m33", 0.02),
+        (("tcn", 2, 9, Preprocess(window_s=4.0), 1), "m55", 0.05),
+        (("dscnn", 2, 6, Preprocess(window_s=4.0), 1), "m55", 0.05),
         (("mlp", 1, 10, Preprocess(), 1), "m0plus", 0.05),  # its arithmetic's length depends on the numbers
     ],
 )

@@ -1,5 +1,6 @@
 """8-bit students: near the float model, and in C to the bit what the reference in numpy says."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ import kd.edge.c
 from kd.edge import emulate
 from kd.edge.c.check import check
 from kd.edge.c.network8 import program8
-from kd.edge.c.source import TEMPLATES, made_up_signal, rehearsed, write_c
+from kd.edge.c.source import CMSIS_NN, TEMPLATES, made_up_signal, rehearsed, write_c
 from kd.edge.export import preprocess_json
 from kd.edge.int8.layers import Rescale, Window
 from kd.edge.int8.quantise import quantise
@@ -28,6 +29,10 @@ ARM = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in emulate.PACKAGES),
     reason="needs Debian's gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm",
 )
+CMSIS_NN_HERE = Path(os.environ.get("KDSWEEP_CMSIS_NN", "nowhere"))
+NEEDS_CMSIS_NN = pytest.mark.skipif(
+    not (CMSIS_NN_HERE / CMSIS_NN).is_file(), reason="needs KDSWEEP_CMSIS_NN=<a checkout of CMSIS-NN>"
+)
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-O2"]
 BARE_METAL = Path(kd.edge.c.__file__).parent
 # architecture, depth, width, preprocessing, channels of the sensor
@@ -40,6 +45,8 @@ STUDENTS = [
     ("resnet1d-post", 2, 8, Preprocess(channels="all"), 2),
     ("mlp", 1, 1, Preprocess(), 2),
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
+    ("resnet1d", 3, 4, Preprocess(window_s=4.0, acc="xyz", acc_band_hz=(0.4, 6.0)), 2),
+    ("mlp", 2, 5, Preprocess(window_s=4.0, channels="first", acc="magnitude"), 1),
 ]
 Student = tuple[str, int, int, Preprocess, int]
 
@@ -58,7 +65,7 @@ def model_of(student: Student) -> torch.nn.Module:
     """A model with random weights, and norms that are no identity, some of them negative."""
     arch, depth, width, preprocess, inputs = student
     torch.manual_seed(0)
-    channels = inputs if preprocess.channels == "all" else 1
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
     model = build(arch, depth, width, channels=channels, samples=preprocess.samples)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
@@ -71,7 +78,9 @@ def model_of(student: Student) -> torch.nn.Module:
 
 def config_of(student: Student) -> dict:
     *_, preprocess, inputs = student
-    return preprocess_json(DataConfig(preprocess=preprocess), inputs if preprocess.channels == "all" else 1)
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
+    scale = 0.4 if preprocess.axes else None
+    return preprocess_json(DataConfig(preprocess=preprocess), channels, scale)
 
 
 def windows_of(student: Student, many: int, seed: int = 0) -> np.ndarray:
@@ -109,7 +118,7 @@ def test_it_is_near_the_float_model(written):
 
 def test_its_ram_is_a_quarter_and_its_flash_nearly(written):
     (arch, depth, width, preprocess, inputs), _, folder, said = written
-    channels = inputs if preprocess.channels == "all" else 1
+    channels = (inputs if preprocess.channels == "all" else 1) + preprocess.axes
     computed = size(arch, depth, width, channels=channels, samples=preprocess.samples)
     assert f"#define KDS_ARENA_BYTES {said['arena_bytes']} " in (folder / "kdsweep_student.h").read_text()
     assert said["arena_bytes"] <= computed.activation_bytes / 4 + 1024
@@ -133,23 +142,50 @@ def test_it_builds_without_a_warning_for_microcontrollers(written, target, tmp_p
     one_each = student in EMULATED[1:]
     if target in ("m7", "m33") and not one_each:
         return
-    for plain in ([], ["-DKDS_PLAIN"]) if one_each and target in ("m4", "m55") else ([],):
+    kernels = [[]]
+    if one_each and target in ("m4", "m55"):
+        kernels.append(["-DKDS_PLAIN"])
+    if one_each and (CMSIS_NN_HERE / "Include").is_dir():
+        kernels.append(["-DKDSWEEP_CMSIS_NN", "-isystem", str(CMSIS_NN_HERE / "Include")])
+    for plain in kernels:
         build_flags = emulate.TARGETS[target].build.split()
         command = ["arm-none-eabi-gcc", *build_flags, *WARNINGS, *plain, "-c", folder / "kdsweep_student.c"]
         done = subprocess.run([*command, "-o", tmp_path / "s.o"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
 
+@NEEDS_CMSIS_NN
+def test_with_cmsis_nn_it_answers_to_the_bit(written, tmp_path):
+    """The library's plain C, by the Makefile as it is shipped."""
+    *_, folder, _ = written
+    shutil.copytree(folder, tmp_path / "c")
+    command = ["make", "-s", "-C", str(tmp_path / "c"), "test", f"CMSIS_NN={CMSIS_NN_HERE}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok: 4 of 4 windows, logits off by 0 of" in done.stdout
+    assert (tmp_path / "c" / "cmsis_nn.o").is_file()
+
+
 @ARM
 @pytest.mark.parametrize("written", EMULATED, indirect=True, ids=name_of)
 @pytest.mark.parametrize(
-    ("target", "plain"), [("m0plus", []), ("m4", []), ("m4", ["-DKDS_PLAIN"]), ("m55", [])]
+    ("target", "plain"),
+    [
+        ("m0plus", []),
+        ("m4", []),
+        ("m4", ["-DKDS_PLAIN"]),
+        ("m55", []),
+        *(pytest.param(t, ["-DKDSWEEP_CMSIS_NN"], marks=NEEDS_CMSIS_NN) for t in ("m0plus", "m4", "m55")),
+    ],
 )
 def test_the_vectors_pass_on_an_emulated_microcontroller(written, target, plain, tmp_path):
     """main.c as it is shipped: every kernel, also the one without special instructions, to the bit."""
     *_, folder, _ = written
     chosen = emulate.TARGETS[target]
     sources = [BARE_METAL / "start.c", folder / "main.c", folder / "kdsweep_student.c"]
+    if "-DKDSWEEP_CMSIS_NN" in plain:
+        plain = [*plain, "-isystem", str(CMSIS_NN_HERE / "Include")]
+        sources.append(CMSIS_NN_HERE / CMSIS_NN)
     link = ["-nostartfiles", "-Wl,--gc-sections", "--specs=rdimon.specs", "-lm"]
     link += ["-T", str(BARE_METAL / "board.ld"), "-o", str(tmp_path / "s.elf")]
     command = ["arm-none-eabi-gcc", *chosen.build.split(), *emulate.FLAGS, *plain]

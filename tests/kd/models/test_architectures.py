@@ -14,7 +14,15 @@ from kd.models.architectures import build
 
 @pytest.mark.parametrize(
     ("arch", "depth", "width"),
-    [("resnet1d", 2, 4), ("resnet1d", 9, 6), ("resnet1d-post", 5, 4), ("mlp", 1, 8), ("mlp", 3, 16)],
+    [
+        ("resnet1d", 2, 4),
+        ("resnet1d", 9, 6),
+        ("resnet1d-post", 5, 4),
+        ("tcn", 5, 4),
+        ("dscnn", 5, 4),
+        ("mlp", 1, 8),
+        ("mlp", 3, 16),
+    ],
 )
 @pytest.mark.parametrize(("channels", "samples"), [(1, 200), (3, 128), (2, 37)])
 def test_logits_and_features_of_any_input(arch, depth, width, channels, samples):
@@ -66,6 +74,37 @@ def test_a_post_activation_resnet_is_convolutions_alone_once_its_norms_are_fuse_
                 y = fuse_conv_bn_eval(block.shortcut, block.bn_shortcut)(y[..., :: block.stride])
             y = (y + fuse_conv_bn_eval(block.conv2, block.bn2)(hidden)).relu()
         torch.testing.assert_close(model.fc(y.mean((2, 3))), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["tcn", "dscnn"])
+def test_a_chain_is_convolutions_alone_once_its_norms_are_folded(arch):
+    torch.manual_seed(0)
+    model, x = build(arch, 5, 3, channels=2), torch.randn(9, 2, 200)
+    for _ in range(3):
+        model(x)  # norms that are no identity
+    wanted, _ = model.eval()(x)
+    with torch.no_grad():
+        y = x.unsqueeze(2)
+        for part in model.convs:
+            y = nn.functional.pad(y, (part.before, 0))
+            y = fuse_conv_bn_eval(part.conv, part.bn)(y).relu()
+        torch.testing.assert_close(model.fc(y.mean((2, 3))), wanted, rtol=1e-4, atol=1e-4)
+    kinds = [(part.conv.groups > 1, part.conv.kernel_size[1]) for part in model.convs]
+    assert kinds[1:3] == {"tcn": [(False, 3)] * 2, "dscnn": [(True, 9), (False, 1)]}[arch]
+
+
+def test_a_tcn_looks_back_only_and_as_far_as_the_window_goes():
+    model = build("tcn", 4, 2).eval()
+    for part in model.convs:
+        nn.init.constant_(part.conv.weight, 0.1)  # no ReLU hides anything
+    x = torch.rand(1, 1, 200, requires_grad=True)
+    maps = model.convs(model.maps(x))  # (1, 2, 1, 25): every 8 samples
+    assert maps.shape[3] == 25
+    (of_last,) = torch.autograd.grad(maps[..., -1].sum(), x, retain_graph=True)
+    assert (of_last[..., :193] > 0).all()
+    (of_middle,) = torch.autograd.grad(maps[..., 10].sum(), x)
+    assert (of_middle[..., :81] > 0).all()
+    assert (of_middle[..., 81:] == 0).all()
 
 
 def test_sizes_span_the_promised_range():

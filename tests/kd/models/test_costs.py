@@ -20,6 +20,10 @@ SHAPES = [
     ("resnet1d", 2, 1, 1, 16),  # so short that the class layer is the peak
     ("resnet1d-post", 1, 4, 1, 200),
     ("resnet1d-post", 9, 3, 2, 199),
+    ("tcn", 1, 4, 1, 200),
+    ("tcn", 9, 3, 2, 199),
+    ("dscnn", 2, 6, 3, 200),
+    ("dscnn", 9, 3, 1, 101),
     ("mlp", 1, 8, 1, 200),
     ("mlp", 3, 300, 2, 100),
     ("mlp", 4, 5, 1, 25),

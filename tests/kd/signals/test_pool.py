@@ -175,3 +175,23 @@ def test_recordings_come_one_after_another(tmp_path, monkeypatch):
     np.savez(tmp_path / "r.npz", meta_json=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
     found = prepare.each_recording(DataConfig(source="auto", path=str(tmp_path / "r.npz")))
     assert [next(found).name, next(found).name, len(read)] == ["0", "1", 2]
+
+
+def test_windows_of_earlier_versions_get_their_times(tmp_path, given):
+    config = DataConfig(augment=Augment(copies=1))
+    made = prepare.prepare(config, tmp_path)
+    for path in tmp_path.glob("*/*/*"):
+        if path.name == pool.STARTS or "recording" in path.name or "start_s" in path.name:
+            path.unlink()
+    again = prepare.prepare(config, tmp_path)
+    windows, _ = make_windows(recordings(), config.preprocess, bpm_range=config.bpm_range)
+    for side in SIDES:
+        one, other = getattr(made, side), getattr(again, side)
+        assert np.array_equal(one.recording, other.recording)
+        assert np.array_equal(one.start_s, other.start_s, equal_nan=True)
+        timed = one.recording >= 0
+        assert timed.all() == (side != "train")
+        for number in np.unique(one.recording[timed]):
+            mine, whole = one.recording == number, windows.recording == number
+            assert np.array_equal(one.start_s[mine], windows.start_s[whole])
+            assert np.array_equal(one.x[mine], windows.x[whole])

@@ -58,6 +58,12 @@ WINDOWS_CHANGE = [
     {"preprocess": Preprocess(window_s=7.0)},
     {"preprocess": Preprocess(stride_s=1.0)},
     {"preprocess": Preprocess(normalise="none")},
+    {"preprocess": Preprocess(acc="magnitude")},
+    {"preprocess": Preprocess(acc="xyz")},
+    {"preprocess": Preprocess(acc="xyz", acc_band_hz=(0.3, 6.0))},
+    {"preprocess": Preprocess(acc="xyz", acc_dropout=0.5)},
+    {"augment": Augment(copies=1), "preprocess": Preprocess(acc="xyz")},
+    {"augment": Augment(copies=1, turn=False), "preprocess": Preprocess(acc="xyz")},
     {"split": Split(fractions=(0.5, 0.25, 0.25))},
     {"split": Split(seed=3)},
     {"split": Split(scheme="kfold", folds=3)},
@@ -81,6 +87,8 @@ SAME = [
     ({"options": {"minutes": 1, "subjects": 4}}, {}),
     ({"options": {"minutes": 1, "subjects": 4, "seed": 0, "fs": 25}}, {}),
     ({"preprocess": Preprocess(fs=25, window_s=8)}, {}),
+    ({"augment": Augment(copies=1, turn=False)}, {"augment": Augment(copies=1)}),  # of an accelerometer
+    ({"preprocess": Preprocess(acc="xyz", acc_band_hz=(0.5, 4))}, {"preprocess": Preprocess(acc="xyz")}),
     ({"augment": Augment(copies=0, seed=9, stretch=(0.9, 1.1))}, {}),
     ({"split": Split(fold=2, folds=7)}, {}),  # read by other schemes only
     ({"split": Split(test=(), train=())}, {}),

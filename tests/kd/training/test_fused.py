@@ -29,6 +29,8 @@ SHAPES = [  # architecture, depth, width, channels, samples
     *[("resnet1d", *rest) for rest in ((9, 2, 3, 37), (2, 13, 1, 24), (4, 8, 1, 8))],
     *[("mlp", *rest) for rest in ((1, 1, 1, 20), (2, 8, 2, 25), (3, 17, 1, 30))],
     *[("resnet1d-post", *rest) for rest in ((1, 1, 1, 20), (3, 7, 2, 31), (9, 2, 1, 37), (4, 8, 1, 40))],
+    *[("tcn", *rest) for rest in ((1, 1, 1, 20), (4, 7, 2, 51), (5, 4, 1, 33))],
+    *[("dscnn", *rest) for rest in ((1, 1, 1, 20), (4, 7, 2, 51), (6, 4, 1, 33))],
 ]
 STRATEGIES = {
     "scratch": {},
@@ -123,7 +125,7 @@ def test_loss_gradients_and_outputs_are_those_of_float64(shape, strategy, engine
 
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "scratch"])
 @pytest.mark.parametrize(
-    "shape", SHAPES[1:2] + SHAPES[8:9] + SHAPES[-3:-2], ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}"
+    "shape", SHAPES[1:2] + SHAPES[8:9] + SHAPES[11:12] + SHAPES[15:16], ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}"
 )
 def test_windows_without_labels_weigh_what_torch_gives_them(shape, strategy, engine) -> None:
     """As above, of 70 windows the last 30 without labels."""
@@ -220,7 +222,7 @@ def test_torch_goes_on_where_the_engine_stopped(small_data, tmp_path, engine) ->
 
 
 @pytest.mark.parametrize(
-    "shape", [("resnet1d", 2, 4), ("mlp", 2, 8), ("resnet1d-post", 2, 4)], ids=lambda s: s[0]
+    "shape", [("resnet1d", 2, 4), ("mlp", 2, 8), ("resnet1d-post", 2, 4), ("tcn", 2, 4)], ids=lambda s: s[0]
 )
 def test_a_teachers_outputs_and_its_test_come_from_the_engine(small_data, tmp_path, engine, shape) -> None:
     """Those of float64 within rounding, by its best weights, which aren't its last."""

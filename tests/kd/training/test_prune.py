@@ -49,7 +49,13 @@ def teacher(small_data: Data, tmp_path_factory):
 @pytest.mark.parametrize(
     ("arch", "depth", "of", "width"),
     [
-        *[("resnet1d", 6, 7, 5), ("resnet1d", 9, 4, 1), ("resnet1d-post", 6, 7, 5)],
+        *[
+            ("resnet1d", 6, 7, 5),
+            ("resnet1d", 9, 4, 1),
+            ("resnet1d-post", 6, 7, 5),
+            ("tcn", 5, 6, 3),
+            ("dscnn", 5, 6, 3),
+        ],
         *[("mlp", 3, 24, 7), ("mlp", 1, 8, 7)],
     ],
 )
@@ -126,6 +132,7 @@ def test_random_birth_follows_the_seed():
     [
         (("mlp", 3, 4), "can't be pruned to a mlp"),
         (("resnet1d-post", 3, 4), "a resnet1d teacher can't be pruned to a resnet1d-post student"),
+        (("tcn", 3, 4), "a resnet1d teacher can't be pruned to a tcn student"),
         (("resnet1d", 2, 4), "not blocks: the teacher has depth 3"),
         (("resnet1d", 3, 8), "nothing is left to prune"),
         (("resnet1d", 3, 9), "nothing is left to prune"),

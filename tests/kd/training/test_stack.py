@@ -35,7 +35,15 @@ MEMBERS = [
     ("dkd", {"temperature": 2.0, "window": 2}, 1, {}),
     ("soft", {"ce": 0.0}, 0, {}),
 ]
-SHAPES = [("resnet1d", 2, 4), ("resnet1d", 5, 3), ("mlp", 2, 8), ("mlp", 1, 5), ("resnet1d-post", 2, 4)]
+SHAPES = [
+    ("resnet1d", 2, 4),
+    ("resnet1d", 5, 3),
+    ("mlp", 2, 8),
+    ("mlp", 1, 5),
+    ("resnet1d-post", 2, 4),
+    ("tcn", 3, 4),
+    ("dscnn", 3, 4),
+]
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +280,7 @@ def test_members_end_each_in_its_own_time(small_data, teachers, tmp_path):
         assert alone.finish()["mae_bpm"] == pytest.approx(figures[i]["mae_bpm"], abs=0.05)
 
 
-@pytest.mark.parametrize("shape", SHAPES[:2])
+@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[-2:]])
 def test_convolutions_as_matrix_products_are_convolutions(small_data, teachers, tmp_path, shape):
     specs, from_folders = points(teachers, shape, 3)
     ends = []

@@ -203,7 +203,8 @@ def test_evaluate_write_and_figures_each_alone(small_data, tmp_path):
     model, test = shape.build().eval(), small_data.test
     centres = torch.arange(30.0, 210.0)
     x = torch.from_numpy(np.array(test.x))
-    errors = evaluate(model, test, x, centres)
+    errors, logits = evaluate(model, test, x, centres)
+    assert logits.shape == (len(test), 180)
     with torch.no_grad():
         predicted = (model(x)[0].softmax(1) @ centres).numpy()
     assert errors["mae_bpm"] == pytest.approx(float(np.abs(predicted - test.bpm).mean()), rel=1e-4)

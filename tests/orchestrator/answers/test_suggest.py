@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import yaml
 from click.testing import CliRunner
 
 from kd.errors import InputError
-from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
 from orchestrator.answers.suggest import suggest
 from orchestrator.api import open_sweep
@@ -102,16 +102,33 @@ def test_stays_within_the_hours(document: dict[str, Any]) -> None:
         assert found.cost_s <= hours * 3600
 
 
-def test_keeps_a_slot_for_the_largest_size_and_one_for_a_repeat(document: dict[str, Any]) -> None:
+def test_says_which_are_new_sizes_and_gives_repeats_the_next_seed(document: dict[str, Any]) -> None:
     found = suggest(document, Budget(max_params=9_000), 0.03)
-    whys = [p.why for p in found.picks]
-    assert whys[:2] == ["largest size", "seed repeat"]
-    picks = list(shapes(document, found))
-    leader = answer(document, Budget(max_params=9_000))["best"]["strategy"]
-    assert picks[0][0]["strategy"] == leader
-    assert picks[0][1] == max(n for arm, n, _ in picks if arm is picks[0][0])
-    assert picks[1][2]
-    assert found.picks[1].seed == 1
+    for pick, (_, _, trained) in zip(found.picks, shapes(document, found), strict=True):
+        assert (pick.why, pick.seed) == (("seed repeat", 1) if trained else ("new size", 0))
+    assert {pick.why for pick in found.picks} == {"seed repeat", "new size"}
+
+
+def test_what_may_be_best_is_trained_first(document: dict[str, Any]) -> None:
+    """Not the strategy that is a tenth worse at all sizes."""
+    arms = [document["arms"][pick.arm] for pick in suggest(document, Budget(max_params=9_000), 0.03).picks]
+    assert arms[0]["strategy"] != "scratch"
+    assert arms[1]["strategy"] != "scratch"
+
+
+def test_a_student_is_paid_for_in_every_fold(document: dict[str, Any]) -> None:
+    folds = deepcopy(document)
+    for arm in folds["arms"]:
+        arm["runs"] = [
+            run | {"fold": fold, "id": f"{run['id']}-{fold}", "mae_bpm": run["mae_bpm"] * (1 + fold)}
+            for run in arm["runs"]
+            for fold in range(2)
+        ]
+    once, twice = (suggest(d, Budget(max_params=9_000), 1).picks for d in (document, folds))
+    cost = {(p.arm, p.row): p.cost_s for p in once}
+    both = [p for p in twice if (p.arm, p.row) in cost]
+    assert both
+    assert all(p.cost_s == pytest.approx(2 * cost[p.arm, p.row]) for p in both)
 
 
 def test_points_are_distinct_and_new(document: dict[str, Any]) -> None:
@@ -125,7 +142,7 @@ def test_points_are_distinct_and_new(document: dict[str, Any]) -> None:
 def test_points_are_near_the_question(document: dict[str, Any]) -> None:
     """A question about small students is not answered by training large ones."""
     small = suggest(document, Budget(max_params=2_500), 0.02)
-    picks = list(shapes(document, small))[2:]
+    picks = list(shapes(document, small))
     assert np.median([params for _, params, _ in picks]) <= 5_000
 
 
@@ -133,7 +150,7 @@ def test_the_expected_regret_falls() -> None:
     document = make_document("fake", replace(SWEEP, noise=0.08).results(0), {})
     found = suggest(document, Budget(max_params=9_000), 0.05)
     assert 0 < found.regret_after_bpm < found.regret_bpm  # never "nothing": the truth is none of the draws
-    assert all(p.gain_bpm > 0 for p in found.picks if p.why == "regret")
+    assert found.regret_bpm - sum(p.gain_bpm for p in found.picks) == pytest.approx(found.regret_after_bpm)
 
 
 def test_the_same_question_gets_the_same_suggestion(document: dict[str, Any]) -> None:
@@ -143,7 +160,7 @@ def test_the_same_question_gets_the_same_suggestion(document: dict[str, Any]) ->
 
 def test_impossible_questions_say_why(document: dict[str, Any]) -> None:
     budget = Budget(max_params=9_000)
-    with pytest.raises(InputError, match="cheapest point costs"):
+    with pytest.raises(InputError, match="cheapest student costs"):
         suggest(document, budget, 1e-6)
     with pytest.raises(InputError, match="positive number of hours"):
         suggest(document, budget, -1)
@@ -153,10 +170,27 @@ def test_impossible_questions_say_why(document: dict[str, Any]) -> None:
         suggest(document, Budget(max_latency_ms=5), 1)
 
 
-def test_two_sizes_are_too_few_to_suggest_from() -> None:
+def test_two_sizes_without_a_law_are_enough_to_suggest_from() -> None:
     results = [r for r in SWEEP.results(0) if r["role"] == "teacher" or r["width"] <= 6]
-    with pytest.raises(InputError, match="train at least 1 more"):
-        suggest(make_document("two", results, {}), Budget(max_params=9_000), 1)
+    document = make_document("two", results, {})
+    assert not any(arm["reach"] for arm in document["arms"])
+    found = suggest(document, Budget(max_params=9_000), 1)
+    assert "new size" in {pick.why for pick in found.picks}
+    assert found.regret_after_bpm < found.regret_bpm
+
+
+def test_folds_that_a_student_lacks_come_before_another_seed() -> None:
+    """One of two folds is trained at the largest size: its other fold, at the price of one."""
+    results = [r | {"id": f"{r['id']}{f}", "fold": f} for r in SWEEP.results(0) for f in range(2)]
+    kept = [r for r in results if r["role"] == "teacher" or r["width"] < 12 or r["fold"] == 0]
+    document = make_document("folds", kept, {})
+    picks = [p for p in suggest(document, Budget(max_params=9_000), 1).picks if p.why == "missing folds"]
+    assert picks
+    cost = document["architectures"]["resnet1d"]["train_seconds"]
+    columns = document["architectures"]["resnet1d"]["configurations"]
+    for pick in picks:
+        assert (columns["width"][pick.row], pick.seed) == (12, 0)
+        assert pick.cost_s == pytest.approx(cost["fixed"] + cost["per_mac"] * columns["macs"][pick.row])
 
 
 def test_the_space_it_writes_trains_what_it_says(trained: Trained, small_data: Any, tmp_path: Path) -> None:
@@ -224,7 +258,7 @@ def test_by_default_it_is_written_into_the_sweep(trained: Trained) -> None:
     ran = CliRunner().invoke(command, [str(trained.folder), "--gpu-hours", "0.02"], catch_exceptions=False)
     assert ran.exit_code == 0
     assert "expected regret" in ran.stdout
-    assert "largest size" in ran.stdout
+    assert "new size" in ran.stdout
     content = yaml.safe_load((trained.folder / "suggested.yaml").read_text())
     assert content["name"] == "old"
     assert content["training"]["max_epochs"] == 3

@@ -1,6 +1,7 @@
 """`kdsweep evaluate`: the figures are those of the model on those windows, cut as the sweep's own."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from kd.errors import InputError
 from kd.models.architectures import build
 from kd.models.sizes import size
+from kd.shipped.tracker import Tracker
 from kd.signals.baselines import fft_peak
 from kd.signals.preprocess import Preprocess
 from kd.signals.synthetic import Synthetic, recordings
@@ -111,6 +113,29 @@ def test_the_figures_are_those_of_the_model_on_those_windows(sweep, wrists):
             assert figures["mae_bpm"] == pytest.approx(np.abs(error[groups == name]).mean(), abs=1e-4)
     assert (found["sweep"], found["point"], found["test_mae_bpm"]) == ("small", "ab01", 9.0)
     assert found["subjects_of_the_sweep"] == []
+
+
+def test_its_tracker_goes_through_every_recording_by_itself(sweep, wrists, tmp_path):
+    folder, models = sweep
+    assert evaluate_point(folder, "ab01", wrists[0])["tracked"] is None  # of an earlier version
+    shutil.copytree(folder, tmp_path / "small")
+    config = {"level": 0.9, "temperature": 2.0, "weight": 0.5, "belief_temperature": 1.5, "jump": 1e-4}
+    config |= {"unsure_above_bpm": 12.0, "change": [0.25, 0.5, 0.25]}
+    (tmp_path / "small" / "points" / "ab01" / "tracker.json").write_text(json.dumps({"tracker": config}))
+    found = evaluate_point(tmp_path / "small", "ab01", wrists[0])["tracked"]
+    windows, _ = make_windows(wrists[1], Preprocess(fs=32, window_s=6), bpm_range=(60, 149))
+    with torch.inference_mode():
+        logits = models["ab01"](torch.from_numpy(windows.x))[0].numpy()
+    tracker, before, said = Tracker(config, 60, 90), (None, 0.0), []
+    for row, *at in zip(logits, windows.recording, windows.start_s, strict=True):
+        if at[0] != before[0] or at[1] > before[1] + 2.5:
+            tracker.reset()
+        said.append(tracker.update(row))
+        before = at
+    error = np.abs([e.bpm for e in said] - windows.bpm)
+    unsure = np.array([e.unsure for e in said])
+    assert found["mae_bpm"] == pytest.approx(error.mean(), abs=1e-3)
+    assert found["unsure"] == pytest.approx(unsure.mean(), abs=0.02)
 
 
 def test_baselines_are_of_the_same_windows(sweep, wrists):

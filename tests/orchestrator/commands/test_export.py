@@ -21,7 +21,7 @@ from orchestrator.store.store import Store
 pytest.importorskip("onnxscript", reason="needs the extra [edge]")
 FILES = {
     *("model.onnx", "model.int8.onnx", "model.safetensors", "preprocess.json", "README.md"),
-    *("example.py", "stream.py", "grid.py", "kdsweep_model.h", "test_recordings.npz"),
+    *("example.py", "stream.py", "tracker.py", "grid.py", "kdsweep_model.h", "test_recordings.npz"),
 }
 # what example.py may import: anything else of the project's would not be there on the device
 ONLY = "import sys; sys.modules.update(dict.fromkeys(('torch', 'scipy', 'kd', 'orchestrator', 'mlflow')));"
@@ -57,6 +57,13 @@ def run_example(out, *arguments: str):
 def test_the_folder_is_complete_and_says_nothing_of_this_machine(exported):
     _, result, out, said = exported
     assert {p.name for p in out.iterdir()} == FILES | {"c"}
+    assert {p.name for p in (out / "c").iterdir()} >= {
+        "kdsweep_tracker.h",
+        "tracker_test.c",
+        "tracker_vectors.h",
+    }
+    assert said["mae_bpm_tracked"] == pytest.approx(result["mae_bpm_tracked"], abs=1e-3)
+    assert "With a memory, and how sure it is" in (out / "README.md").read_text(encoding="utf-8")
     for path in (p for p in out.rglob("*") if p.is_file()):
         assert str(out.parent).encode() not in path.read_bytes(), path.name
     assert said["mae_bpm"] == pytest.approx(result["mae_bpm"], abs=1e-3)

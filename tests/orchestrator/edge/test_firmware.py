@@ -1,12 +1,15 @@
 """`kdsweep profile --target`: counted once, shown, and on the model card."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from kd.edge import emulate
+from kd.edge.c.source import CMSIS_NN
 from kd.errors import InputError
 from orchestrator.commands.export import export
 from orchestrator.commands.profile import profile
@@ -101,6 +104,30 @@ def test_missing_packages_are_named_before_anything_is_timed(tiny_sweep, tmp_pat
     with pytest.raises(InputError, match="gcc-arm-none-eabi"):
         invoke(profile, str(folder), "--target", "m4")
     assert not (folder / "profile.json").exists()
+
+
+def test_cmsis_nn_is_asked_for_where_it_is_of_use(tiny_sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(emulate, "require_tools", lambda: None)
+    with pytest.raises(InputError, match=r"there is no Source/\S+ in it: give a checkout of CMSIS-NN"):
+        invoke(profile, str(tiny_sweep), "--target", "m4", "--cmsis-nn", str(tmp_path))
+    kernels = tmp_path / CMSIS_NN
+    kernels.parent.mkdir(parents=True)
+    kernels.touch()
+    with pytest.raises(InputError, match="add --precision int8"):
+        invoke(profile, str(tiny_sweep), "--target", "m4", "--cmsis-nn", str(tmp_path))
+
+
+@NEEDED
+@pytest.mark.skipif("KDSWEEP_CMSIS_NN" not in os.environ, reason="needs KDSWEEP_CMSIS_NN=<CMSIS-NN>")
+def test_counts_with_cmsis_nn_lie_beside_the_others(profiled):
+    folder, result, _ = profiled
+    opened, said = open_space(str(folder), [], None), []
+    given = {"precision": "int8", "cmsis_nn": Path(os.environ["KDSWEEP_CMSIS_NN"]), "say": said.append}
+    document = firmware.profile_targets(opened, [result["id"]], ["m4"], **given)
+    record = document["points"][result["id"]]["targets_int8_cmsis_nn"]["m4"]
+    assert (record["kernels"], record["off"]) == ("CMSIS-NN", 0.0)
+    firmware.profile_targets(opened, [result["id"]], ["m4"], **given)
+    assert said[-1].endswith("already counted on m4")
 
 
 def test_the_command_offers_what_the_emulator_has():

@@ -257,6 +257,7 @@ def test_folds_are_repeated_runs_of_one_arm_judged_by_the_metric() -> None:
     assert all(len(arm["runs"]) == 4 * 3 for arm in document["arms"])
     mae = {r["id"]: r["mae_bpm"] for r in results}
     for arm in document["arms"]:
+        assert {run["fold"] for run in arm["runs"]} == {0, 1, 2}
         assert all(run["mae_bpm"] == pytest.approx(mae[run["id"]] + 1) for run in arm["runs"])
     assert {document["teacher_points"][key]["params"] for key in ("T", "T1f0")} == {
         document["teacher_points"]["T"]["params"]

@@ -22,7 +22,7 @@ strategies: {scratch: {}, soft: {}, dkd: {}}
 training: {max_epochs: 200, batch_size: 32}
 """
 POINTS = 1 + 4 * 3
-FILES = {"result.json", "history.jsonl", "model.safetensors", "logits.npy", "features.npy"}
+FILES = {"result.json", "history.jsonl", "model.safetensors", "tracker.json", "logits.npy", "features.npy"}
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 

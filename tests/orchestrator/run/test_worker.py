@@ -125,6 +125,7 @@ def test_every_point_of_a_pack_begins_and_is_done(setup, kind):
             "history.jsonl",
             "model.safetensors",
             "result.json",
+            "tracker.json",
         ]
 
 
@@ -480,4 +481,4 @@ def test_a_point_pauses_where_it_is_told_and_ends_as_if_it_had_not(setup, kind):
             assert seen == [(row["epoch"], row["val_mae_bpm"]) for row in curve]
     for id in few:
         names = {file.name for file in trainer.store.folder(id).iterdir()}
-        assert names == {"history.jsonl", "model.safetensors", "result.json"}
+        assert names == {"history.jsonl", "model.safetensors", "result.json", "tracker.json"}

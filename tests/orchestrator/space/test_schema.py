@@ -7,6 +7,7 @@ import pytest
 from kd.errors import InputError
 from kd.models.architectures import ARCHITECTURES
 from kd.signals.prepare import fingerprint
+from kd.signals.preprocess import Preprocess
 from orchestrator.space.schema import SearchSpace, Students, load_space, space_text, strategy_points
 
 SPACES = sorted((Path(__file__).resolve().parents[3] / "search_spaces").glob("*.yaml"))
@@ -63,6 +64,21 @@ def test_overrides(write) -> None:
     assert space.seeds == [0, 1]
 
 
+def test_channels_are_the_ppgs_or_every_sensors(write) -> None:
+    """Text is what spaces said before there was an accelerometer, and says the same."""
+
+    def read(said: str) -> SearchSpace:
+        return load_space(write(f"data: {{preprocess: {said}}}\n"))
+
+    plain = read("{channels: first}")
+    assert plain.data_config().preprocess == Preprocess(channels="first")
+    assert read("{channels: {ppg: first, acc: none}}").data_config() == plain.data_config()
+    both = read("{channels: {acc: xyz}, acc_band_hz: [0.4, 6], acc_dropout: 0.2}")
+    wanted = Preprocess(acc="xyz", acc_band_hz=(0.4, 6.0), acc_dropout=0.2)
+    assert both.data_config().preprocess == wanted
+    assert load_space(write(space_text(both))) == both
+
+
 MANY = [*range(1, 100)]
 REFUSED = {
     "trainng: {}": r"space.yaml:1: trainng: unknown key; did you mean training\?",
@@ -75,7 +91,7 @@ REFUSED = {
     "strategies: {soft: {ce: 0, weight: 0}}": "every weight is 0",
     "students:\n  - {arch: resnet1d, depth: 2, width: 4}\n  - {arch: lstm, depth: 2, width: 4}": (
         r"space.yaml:3: students.1.arch.0: no such architecture; "
-        r"known: resnet1d, mlp, resnet1d-post \(got 'lstm'\)"
+        r"known: resnet1d, mlp, resnet1d-post, tcn, dscnn \(got 'lstm'\)"
     ),
     "teachers: {arch: [mlp, resnet], depth: 2, width: 4}": r"no such architecture; did you mean resnet1d\?",
     "students: {arch: 3, depth: 2, width: 4}": "students.0.arch.0: Input should be a valid string",
@@ -85,6 +101,13 @@ REFUSED = {
     "seeds: 0\nseeds: 1": "space.yaml:2: seeds is given twice",
     "name: ../up": "name",
     "data: {preprocess: {low_hz: 5}}": "low_hz",
+    "data: {preprocess: {channels: {ppg: mean, gyro: xyz}}}": (
+        "data.preprocess.channels.gyro: unknown key; known: ppg, acc"
+    ),
+    "data: {preprocess: {channels: {acc: norm}}}": "channels.acc is 'norm': use none, magnitude, xyz",
+    "data: {preprocess: {channels: both}}": "channels is 'both': use mean, first or all",
+    "data: {preprocess: {channels: [mean]}}": "data.preprocess.channels: Input should be",
+    "data: {preprocess: {acc_dropout: 0.5}}": "give channels.acc, too",
     "data: {split: {scheme: random}}": "split.scheme",
     "task: {classes: 2}": "task.classes",
     "training: {lr: .nan}": "space.yaml:1: training.lr: .* finite",
@@ -203,7 +226,7 @@ def test_a_space_may_name_what_is_registered(write, monkeypatch) -> None:
     space = load_space(write("students: {arch: [lstm, mlp], depth: 2, width: 4}"))
     assert space.students[0].arch == ["lstm", "mlp"]
     schema = Students.model_json_schema(mode="validation")
-    assert schema["properties"]["arch"]["items"]["enum"] == ["resnet1d", "mlp", "resnet1d-post", "lstm"]
+    assert schema["properties"]["arch"]["items"]["enum"][-3:] == ["tcn", "dscnn", "lstm"]
 
 
 WSD = {"name": "s", "students": [{"arch": "mlp", "depth": 1, "width": 4}]}

@@ -10,6 +10,7 @@ from small import EPOCHS, curve, known, plan, true_error
 
 from kd.errors import InputError
 from orchestrator.answers.economy import belief as belief_module
+from orchestrator.answers.economy import step as step_module
 from orchestrator.answers.economy.belief import believe
 from orchestrator.answers.economy.kernel import GROUPS
 from orchestrator.answers.economy.step import next_step
@@ -48,6 +49,16 @@ def test_the_same_is_said_twice_and_whatever_the_order():
     assert one == next_step(known(points, trained))
     backwards = dict(reversed(list(trained.items())))
     assert next_step(known(points, backwards)).train == one.train
+
+
+def test_no_slot_idles_while_what_is_worth_most_waits_for_a_teacher(monkeypatch):
+    monkeypatch.setattr(step_module, "MOST", 1)
+    points = plan()
+    teachers = frozenset(p.id for p in points if p.role == "teacher")
+    by_id = {p.id: p for p in points}
+    waiting, other = [id for id, _ in next_step(known(points, {}, running=teachers)).train]
+    assert by_id[waiting].teacher in teachers
+    assert by_id[other].teacher is None
 
 
 def test_a_teacher_comes_before_its_students_and_only_if_it_is_not_there():
