@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from kd.edge.c.network import Place
-from kd.edge.int8.layers import Convolution, Rescale
+from kd.edge.int8.layers import LEVEL, Convolution, Rescale
 from kd.edge.int8.student import Student8
+
+PLACES = 4  # whose taps network_int8.c.j2 lays side by side at most
 
 
 class Program:
@@ -80,6 +82,13 @@ def _label(function: str, given: tuple[Any, ...]) -> str:
     if function == "convolve":
         _, length, _, cin, cout, taps, stride, *_ = given
         return f"convolution {cin} to {cout}, {taps} tap{'s' * (taps > 1)}, length {length}, stride {stride}"
+    if function == "look_back":
+        _, length, cin, cout, taps, apart, stride, *_ = given
+        words = f"causal convolution {cin} to {cout}, {taps} taps {apart} apart"
+        return f"{words}, length {length}, stride {stride}"
+    if function == "depthwise":
+        _, length, channels, taps, stride, *_ = given
+        return f"convolution of {channels} alone, {taps} taps, length {length}, stride {stride}"
     if function == "average":
         return f"mean over time, {given[2]} by {given[1]}"
     return f"linear {given[1]} to {given[2]}"
@@ -88,10 +97,12 @@ def _label(function: str, given: tuple[Any, ...]) -> str:
 def program8(student: Student8) -> dict[str, Any]:
     """What student.c.j2 asks of an 8-bit student, and arena_bytes and constant_bytes."""
     program, window, logits = _walked(student)
-    border = student.stem.weights.shape[1] // 2 if student.stem is not None else 0
+    stem, called = student.stem, {name for name, _ in program.calls}
+    border = 0 if stem is None or stem.causal else stem.weights.shape[1] // 2
     w = student.window
     return {
         "int8": True,
+        **{name: name in called for name in ("convolve", "look_back", "depthwise")},
         "resnet": student.stem is not None,
         "post": student.post,
         "channels_last": student.stem is not None,
@@ -116,7 +127,7 @@ def _longest_row(student: Student8) -> int:
     if student.stem is None:
         rows = [layer.weights for layer in student.hidden] + [student.classes.weights]
         return max(weights.shape[1] for weights in rows)
-    convolutions = [student.stem, *(c for b in student.blocks for c in (b.first, b.second))]
+    convolutions = [student.stem, *(c for b in student.blocks for c in (b.first, b.second)), *student.chain]
     return max(c.weights.shape[1] * c.weights.shape[2] for c in convolutions)
 
 
@@ -124,6 +135,7 @@ def _walked(student: Student8) -> tuple[Program, Place, Place]:
     """The program, and the places of the window, borders included, and of the logits."""
     program = Program()
     walk = _mlp if student.stem is None else _resnet1d_post if student.post else _resnet1d
+    walk = _chain if student.chain else walk
     window, x = walk(program, student)
     classes = student.classes
     logits = Place(not x.top, 4 * len(classes.bias))
@@ -194,6 +206,34 @@ def _resnet1d_post(program: Program, student: Student8) -> tuple[Place, Place]:
         _convolve(program, block.second, hidden, out, kept, kept, post=True)
         program.live(x.size, hidden.size, beyond)
         x, length = kept, out
+    return window, _average(program, student, x, length)
+
+
+def _chain(program: Program, student: Student8) -> tuple[Place, Place]:
+    """The same of convolutions one after the other, each from one end of the arena to the other."""
+    assert student.stem is not None
+    length, border = student.samples, 0 if student.stem.causal else student.stem.weights.shape[1] // 2
+    x = window = Place(False, (length + 2 * border) * student.channels)
+    for layer in (student.stem, *student.chain):
+        cout, kernel, cin = layer.weights.shape
+        out = -(-length // layer.stride)
+        y = Place(not x.top, cout * out)
+        program.live(x.size, y.size)
+        if layer.depthwise:
+            w = program.constant("int8_t", f"w_{layer.name}", layer.weights[:, :, 0].T)  # (kernel, channels)
+            to_map = program.rescale(f"{layer.name}_map", layer.to_map)
+            shape = (length, cout, kernel, layer.stride)
+            program.call("depthwise", ("map", x), *shape, w, to_map, ("map", y))
+        elif layer.causal:
+            w = program.constant("int8_t", f"w_{layer.name}", layer.weights)
+            to_map = program.rescale(f"{layer.name}_map", layer.to_map)
+            rows = Place(y.top, PLACES * kernel * cin, beyond=y.size)
+            shape = (length, cin, cout, kernel, layer.dilation, layer.stride, LEVEL if layer.border else 0)
+            program.call("look_back", ("map", x), *shape, w, to_map, ("map", rows), ("map", y))
+            program.live(x.size, y.size, rows.size)
+        else:
+            _convolve(program, layer, x, length, None, y, post=True)
+        x, length = y, out
     return window, _average(program, student, x, length)
 
 

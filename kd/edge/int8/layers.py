@@ -85,6 +85,7 @@ class Convolution:
     """weights: (cout, kernel, cin), int8. to_kept: the int8 map for residual sums; to_map: what is read next.
 
     One of them may be missing. border: what lies beyond the ends is LEVEL instead of 0 (the window).
+    dilation, causal, depthwise: as in `kd.models.conv.Conv`; of a depthwise one, cin in weights is 1.
     """
 
     name: str
@@ -93,13 +94,21 @@ class Convolution:
     to_kept: Rescale | None
     to_map: Rescale | None
     border: bool = False
+    dilation: int = 1
+    causal: bool = False
+    depthwise: bool = False
 
     def sums(self, x: Integers) -> Integers:
         """(N, L, cin) -> (N, ceil(L / stride), cout)."""
         cout, kernel, cin = self.weights.shape
         x = x.astype(_float(kernel * cin))
-        padded = np.pad(x, ((0, 0), (kernel // 2,) * 2, (0, 0)), constant_values=LEVEL if self.border else 0)
-        columns = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=1)[:, :: self.stride]
+        reach = (kernel - 1) * self.dilation
+        beyond = (reach, 0) if self.causal else (reach // 2, reach // 2)
+        padded = np.pad(x, ((0, 0), beyond, (0, 0)), constant_values=LEVEL if self.border else 0)
+        columns = np.lib.stride_tricks.sliding_window_view(padded, reach + 1, axis=1)
+        columns = columns[:, :: self.stride, :, :: self.dilation]
+        if self.depthwise:
+            return (columns * self.weights[:, :, 0].astype(x.dtype)).sum(-1).astype(np.int64)
         rows = columns.transpose(0, 1, 3, 2).reshape(-1, kernel * cin)
         return exact(rows, self.weights.reshape(cout, -1)).reshape(*columns.shape[:2], cout)
 

@@ -27,6 +27,7 @@ from kd.edge.int8.layers import (
 from kd.edge.int8.ranges import map_scale, rescale, rows_to_int8, window
 from kd.edge.int8.student import Student8
 from kd.errors import InputError
+from kd.models.architectures import ARCHITECTURES
 from kd.training.teacher import as_tensor
 
 MOST_SUM = 2**30  # of a class, its bias in it
@@ -93,10 +94,11 @@ def quantise(model: nn.Module, arch: str, windows: Any) -> Student8:
 
 def require_walk(arch: str) -> None:
     """InputError for an architecture that has no int8."""
-    if arch not in WALKS:
+    if arch not in WALKS and not (arch in ARCHITECTURES and ARCHITECTURES[arch].plan):
+        known = [*WALKS, *(name for name, known in ARCHITECTURES.items() if known.plan)]
         raise InputError(
             f"architecture {arch!r} has no int8 in C: take --precision fp32 (model.int8.onnx is int8 "
-            f"all the same), or choose a student of {' or '.join(WALKS)}"
+            f"all the same), or choose a student of {' or '.join(known)}"
         )
 
 
@@ -104,7 +106,7 @@ def walked(model: Any, arch: str, ranges: Ranges) -> tuple[Student8, dict[nn.Mod
     """The 8-bit student of a model with these ranges, and which modules' outputs became which maps."""
     maps: dict[nn.Module, Map] = {}
     with torch.no_grad():
-        return WALKS[arch](model, ranges, maps), maps
+        return WALKS.get(arch, _chain)(model, ranges, maps), maps
 
 
 def _values(tensor: Tensor) -> Array:
@@ -181,39 +183,62 @@ def _resnet1d(model: Any, ranges: Ranges, maps: dict[nn.Module, Map]) -> Student
     return _pooled(model, ranges, stem, blocks, to_map.scale)
 
 
-def _resnet1d_post(model: Any, ranges: Ranges, maps: dict[nn.Module, Map]) -> Student8:
-    def normed(conv: Any, norm: Any, scale: float, border: bool = False) -> tuple[_Sums, tuple[Array, Array]]:
-        """A convolution and the norm after it, which it takes in."""
-        norm_scale, norm_shift = folded(norm)
-        return _Sums(_taps(conv) * norm_scale[:, None, None], scale, border), (
-            np.ones_like(norm_shift),
-            norm_shift,
-        )
+def _normed(conv: Any, norm: Any, scale: float, border: bool = False) -> tuple[_Sums, tuple[Array, Array]]:
+    """A convolution and the norm after it, which it takes in."""
+    norm_scale, norm_shift = folded(norm)
+    sums = _Sums(_taps(conv) * norm_scale[:, None, None], scale, border)
+    return sums, (np.ones_like(norm_shift), norm_shift)
 
-    sums, shift = normed(model.stem, model.bn, ranges.window.scale, border=True)
+
+def _resnet1d_post(model: Any, ranges: Ranges, maps: dict[nn.Module, Map]) -> Student8:
+    sums, shift = _normed(model.stem, model.bn, ranges.window.scale, border=True)
     to_map = sums.to(ranges.step(model.bn, False), False, shift)
     maps[model.bn] = Map("stem_map", to_map)
     stem = Convolution("stem", sums.weights, 1, None, to_map, border=True)
     blocks = []
     for i, block in enumerate(model.blocks):
         kept_scale, shortcut = to_map.scale, None
-        sums, shift = normed(block.conv1, block.bn1, to_map.scale)
+        sums, shift = _normed(block.conv1, block.bn1, to_map.scale)
         to_hidden = sums.to(ranges.step(block.bn1, False), False, shift)
         maps[block.bn1] = Map(f"{i}_1_map", to_hidden)
         first = Convolution(f"{i}_1", sums.weights, block.stride, None, to_hidden)
         if block.shortcut is not None:
-            sums, shift = normed(block.shortcut, block.bn_shortcut, to_map.scale)
+            sums, shift = _normed(block.shortcut, block.bn_shortcut, to_map.scale)
             about = sums.to(ranges.step(block.bn_shortcut, True), True, shift)
             about = replace(about, offset=about.offset + (LEVEL << about.shift), signed=False)
             maps[block.bn_shortcut] = Map(f"{i}_s_map", about, LEVEL)
             shortcut, kept_scale = Convolution(f"{i}_s", sums.weights, block.stride, None, about), about.scale
-        sums, shift = normed(block.conv2, block.bn2, to_hidden.scale)
+        sums, shift = _normed(block.conv2, block.bn2, to_hidden.scale)
         to_map = sums.to(ranges.step(block, False), False, shift, kept_scale)
         if shortcut is not None and to_map.keep is not None:
             to_map = replace(to_map, offset=to_map.offset - LEVEL * to_map.keep)
         maps[block] = Map(f"{i}_2_map", to_map)
         blocks.append(Block(first, Convolution(f"{i}_2", sums.weights, 1, None, to_map), shortcut))
     return _pooled(model, ranges, stem, blocks, to_map.scale, post=True)
+
+
+def _chain(model: Any, ranges: Ranges, maps: dict[nn.Module, Map]) -> Student8:
+    """Convolutions one after the other (`kd.models.chain`)."""
+    scale, length, layers = ranges.window.scale, ranges.samples, []
+    for i, part in enumerate(model.convs):
+        of, border = part.of, i == 0
+        sums, shift = _normed(part.conv, part.bn, scale, border)
+        to_map = sums.to(ranges.step(part.bn, False), False, shift)
+        maps[part.bn] = Map(f"{i}_map", to_map)
+        how = of.dilation, of.causal, of.depthwise
+        layers.append(Convolution(f"{i}", sums.weights, of.stride, None, to_map, border, *how))
+        scale, length = to_map.scale, -(-length // of.stride)
+    average = _average(len(layers[-1].weights), length, scale)
+    return Student8(
+        channels=ranges.channels,
+        samples=ranges.samples,
+        window=ranges.window,
+        classes=_classes(model.fc, average.scale),
+        stem=layers[0],
+        chain=layers[1:],
+        average=average,
+        post=True,
+    )
 
 
 def _pooled(

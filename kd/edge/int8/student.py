@@ -14,7 +14,8 @@ BATCH = 256  # windows that are answered together
 class Student8:
     """stem, blocks and average are a ResNet's, hidden an MLP's layers; channels and samples of a window.
 
-    post: whether its blocks are post-activation ones, which keep the map that is read, too.
+    chain: convolutions one after the other after the stem, in place of blocks. post: whether its blocks are
+    post-activation ones, which keep the map that is read, too; or there are none.
     """
 
     channels: int
@@ -23,6 +24,7 @@ class Student8:
     classes: Classes
     stem: Convolution | None = None
     blocks: list[Block] = field(default_factory=list)
+    chain: list[Convolution] = field(default_factory=list)
     average: Average | None = None
     hidden: list[Dense] = field(default_factory=list)
     post: bool = False
@@ -50,6 +52,8 @@ class Student8:
             _put(block.first, hidden, maps)
             assert hidden[1] is not None
             kept, x = self._maps(block.second, hidden[1], kept, maps)
+        for layer in self.chain:
+            _, x = self._maps(layer, x, None, maps)
         return self.average(x)
 
     def _maps(

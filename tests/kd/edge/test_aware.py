@@ -14,7 +14,7 @@ from kd.training.recipe import Recipe, Spec
 from kd.training.teacher import TeacherOutputs, as_tensor, outputs
 from kd.training.train import Run
 
-SHAPES = [("resnet1d", 6, 3), ("resnet1d-post", 6, 3), ("mlp", 2, 5)]
+SHAPES = [("resnet1d", 6, 3), ("resnet1d-post", 6, 3), ("mlp", 2, 5), ("tcn", 3, 3), ("dscnn", 3, 3)]
 
 
 def model_of(arch, depth, width, samples=64):

@@ -47,6 +47,8 @@ STUDENTS = [
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
     ("resnet1d", 3, 4, Preprocess(window_s=4.0, acc="xyz", acc_band_hz=(0.4, 6.0)), 2),
     ("mlp", 2, 5, Preprocess(window_s=4.0, channels="first", acc="magnitude"), 1),
+    ("tcn", 5, 3, Preprocess(window_s=5.08, acc="xyz"), 2),
+    ("dscnn", 5, 3, Preprocess(window_s=5.08, channels="all"), 3),
 ]
 Student = tuple[str, int, int, Preprocess, int]
 
@@ -57,7 +59,9 @@ def name_of(student: Student) -> str:
 
 # run in QEMU: both kinds of blocks and an MLP, odd widths and whole vectors
 EMULATED = [
-    s for s in STUDENTS if name_of(s) in ("resnet1d-6x8", "resnet1d-9x2", "resnet1d-post-5x3", "mlp-3x17")
+    s
+    for s in STUDENTS
+    if name_of(s) in ("resnet1d-6x8", "resnet1d-9x2", "resnet1d-post-5x3", "mlp-3x17", "tcn-5x3", "dscnn-5x3")
 ]
 
 
