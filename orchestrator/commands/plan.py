@@ -293,7 +293,7 @@ def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) 
         Column("architecture", [p.name for p in points]),
         Column("init", [p.init for p in points], 3 if len({p.init for p in points}) > 1 else 11),
         Column("arguments", arguments, 4 if any(arguments) else 12),
-        Column("waits for", [names.get(p.teacher or "", "") for p in points], 2),
+        Column("waits for", [", ".join(names.get(id, id) for id in p.needs) for p in points], 2),
         *([Column("fold", ["" if p.fold is None else str(p.fold) for p in points], 1)] if plan.folds else []),
         Column("seed", [str(p.seed) for p in points], 1 if len({p.seed for p in points}) > 1 else 8),
         Column("params", [_known(p.params) for p in points], right=True),

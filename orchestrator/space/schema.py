@@ -190,7 +190,7 @@ Training = _model(
 )
 
 
-UnlabelledModel = _model(Unlabelled)
+UnlabelledModel = _model(Unlabelled, copies=(Annotated[int, Field(ge=0, le=1000), Number], Unlabelled.copies))
 
 
 class Data(Strict):
