@@ -127,6 +127,7 @@ class Sensor:
         self.taps, self.half = low_pass(self.up, self.down)
         self.raw = np.zeros((channels, 0))  # not yet resampled, from sample raw_at on
         self.raw_at, self.last = 0, np.zeros(channels)
+        self.level = np.zeros((channels, 1))  # the first sample, which the resampler is spared
         self.resampled = 0  # outputs of the resampler so far
         self.zi = np.array(self.spec["zi"])
         self.state: Any = None
@@ -183,8 +184,8 @@ class Sensor:
             return samples
         if not self.raw_at and not self.raw.shape[1]:  # before the first sample the signal was level
             self.raw_at = -(self.half // self.up + 1)
-            self.raw = np.repeat(samples[:, :1], -self.raw_at, axis=1)
-        self.raw = np.concatenate([self.raw, samples], axis=1)
+            self.level, self.raw = samples[:, :1], np.zeros((self.channels, -self.raw_at))
+        self.raw = np.concatenate([self.raw, samples - self.level], axis=1)
         have, outputs = self.raw_at + self.raw.shape[1], []
         while (last := (self.resampled * self.down + self.half) // self.up) < have:
             k = np.arange(self._first_input(), last + 1)
@@ -193,7 +194,7 @@ class Sensor:
             self.resampled += 1
         drop = max(self._first_input() - self.raw_at, 0)
         self.raw, self.raw_at = self.raw[:, drop:], self.raw_at + drop
-        return np.stack(outputs, axis=1) if outputs else np.zeros((self.channels, 0))
+        return np.stack(outputs, axis=1) + self.level if outputs else np.zeros((self.channels, 0))
 
     def _begun(self, fresh: Any) -> Any:
         """What may be filtered: nothing before the filter could be started as it is offline."""

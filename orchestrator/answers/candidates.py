@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kd.errors import InputError
 from kd.models import inits
 from orchestrator.answers.evidence import measured_of, scores, together, without_law
-from orchestrator.edge.on_chip import INSTRUCTIONS, PRECISION, UJ, refuse_unknown
+from orchestrator.edge.on_chip import C_OF, refuse_unknown
 from orchestrator.laws.forms import Array
 from orchestrator.laws.packing import unpack, unpack_at
 from orchestrator.laws.refuse import REFUSE_FACTOR, WARN_FACTOR
@@ -63,11 +63,11 @@ LIMITS = {
     "max_macs": ("macs", 1.0, "multiply-adds"),
     "max_latency_ms": ("latency_ms_fp32", 1.0, "ms (float32)"),
 }
-# the same of what is known only on a microcontroller of the device table
+# the same of what is known only on a microcontroller of the device table, at a precision
 CHIP_LIMITS = {
-    "max_latency_ms": (f"latency_ms_{PRECISION}", 1.0, "ms (float32, C, computed)"),
-    "max_instructions": (INSTRUCTIONS, 1.0, "instructions (float32, C)"),
-    "max_uj": (UJ, 1.0, "µJ (float32, C, computed)"),
+    "max_latency_ms": ("latency_ms_{}", 1.0, "ms ({}, computed)"),
+    "max_instructions": ("instructions_{}", 1.0, "instructions ({})"),
+    "max_uj": ("uj_{}", 1.0, "µJ ({}, computed)"),
 }
 
 
@@ -88,7 +88,18 @@ def limits(document: dict[str, Any], precision: str = "fp32") -> dict[str, tuple
         found["max_flash_kb"] = (f"flash_bytes_{precision}", 1000.0, f"kB of flash ({kind}; {flash})")
     if precision != "fp32":
         found["max_latency_ms"] = (f"latency_ms_{precision}", 1.0, f"ms ({kind})")
-    return found | CHIP_LIMITS if "chip" in document else found
+    if "chip" not in document:
+        return found
+    if precision == "int8":
+        found["max_memory_kb"] = (
+            "memory_bytes_int8",
+            1000.0,
+            "kB of memory (the arena of the int8 C, computed)",
+        )
+    return found | {
+        name: (column.format(precision), unit, what.format(C_OF[precision]))
+        for name, (column, unit, what) in CHIP_LIMITS.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,7 @@ def refuse_unmeasured(document: dict[str, Any], budget: Budget) -> None:
     """InputError when a limit is on a quantity this sweep has not measured."""
     for limit in CHIP_LIMITS:
         if limit in budget.given and ("chip" in document or limit not in LIMITS):
-            refuse_unknown(document, limit, budget.precision)
+            refuse_unknown(document, limit)
     if budget.max_latency_ms is None or "chip" in document:
         return
     profile = document.get("profile") or {"devices": [], "device": None}

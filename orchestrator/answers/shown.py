@@ -66,7 +66,10 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Suggested:
-    """What `kdsweep suggest --json` prints. file: the search space to train; command: how."""
+    """What `kdsweep suggest --json` prints. file: the search space to train; command: how.
+
+    untrained: points of the sweep that aren't trained, which that command trains, too.
+    """
 
     sweep: str
     gpu_hours: float
@@ -75,6 +78,7 @@ class Suggested:
     regret_bpm: float
     regret_after_bpm: float
     picks: Sequence[dict[str, Any]]
+    untrained: int
     file: str
     command: str
 
@@ -199,6 +203,13 @@ def _costs(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"errors are for float32; int8 changed them by {int8['mae_change_mean_bpm']:+.3f} BPM "
             f"on average, {int8['mae_change_most_bpm']:+.3f} at most, on {int8['points']} students"
+        )
+        if (own := cost.get("int8_costs_bpm")) is not None:
+            lines[-1] += f", and those of this shape by {own:+.3f}"
+    elif chip and result["precision"] == "int8":
+        lines.append(
+            "errors are for float32; what int8 changes was measured on no student: kdsweep profile "
+            f"--target {chip['core']} --precision int8"
         )
     return lines
 

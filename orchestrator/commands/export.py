@@ -12,6 +12,8 @@ from orchestrator.commands.echo import echo
 from orchestrator.commands.query import budget_options
 from orchestrator.store.find import sweep_folder
 
+EPOCHS = 3  # of quantisation-aware fine-tuning (docs/firmware.md says what they gave)
+
 
 @click.command()
 @click.argument("sweep", type=SWEEP)
@@ -22,6 +24,20 @@ from orchestrator.store.find import sweep_folder
 )
 @click.option(
     "--c", "with_c", is_flag=True, help="Include the student as C99 for microcontrollers, in --precision."
+)
+@click.option(
+    "--qat",
+    type=click.IntRange(1, 100),
+    is_flag=False,
+    flag_value=EPOCHS,
+    metavar="[EPOCHS]",
+    help=f"With --c --precision int8: fine-tune for the integers before.  [{EPOCHS} epochs unless said]",
+)
+@click.option(
+    "--device-fs",
+    type=float,
+    metavar="HZ",
+    help="With --c: the rate of the device's samples, which the C resamples.  [default: the model's]",
 )
 @click.option("--tflite", is_flag=True, help="Include the student as a .tflite of 8-bit integers only.")
 @click.option(
@@ -47,6 +63,8 @@ def export(
     point: str | None,
     out: Path,
     with_c: bool,
+    qat: int | None,
+    device_fs: float | None,
     tflite: bool,
     mcu_env: Path | None,
     with_recordings: bool,
@@ -64,6 +82,9 @@ def export(
     preprocessing, a model card, a C header, and example.py, which needs only numpy and onnxruntime. Nothing
     is written unless the files reproduce the sweep's test error.
 
+    With --qat the integers in C are of weights that were fine-tuned for them, with the point's own objective
+    and teacher; the epoch is chosen on the validation subjects. Interrupted, the same command goes on.
+
     With --tflite also the int8 .tflite that `kdsweep profile --mcu` measures, made and run in its environment
     (the extra [mcu], some 2 GB, installed when it is first asked for).
     """
@@ -74,6 +95,10 @@ def export(
     from orchestrator.store.store import Store
     from orchestrator.tracking.writer import default_uri
 
+    if qat and not (with_c and limits["precision"] == "int8"):
+        raise InputError("--qat fine-tunes the integers of the C: add --c --precision int8, or leave it out")
+    if device_fs is not None and not with_c:
+        raise InputError("--device-fs is the rate of samples in C: add --c, or leave it out")
     folder = sweep_folder(sweep)
     store = Store(folder)
     result = point_of(store, point) if point else best_for(folder, store, limits)
@@ -99,6 +124,8 @@ def export(
         with_recordings=with_recordings,
         with_c=with_c,
         precision=limits["precision"],
+        qat_epochs=qat,
+        device_fs=device_fs,
         mcu_python=python,
         say=say,
     )

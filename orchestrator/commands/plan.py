@@ -81,7 +81,9 @@ def plan(
 
 def _answerable(opened: Opened, asked: Budget, expected: tuple[Noise, str], target: float) -> dict[str, Any]:
     """What the plan could answer, from its windows' shape and tested subjects."""
-    channels, samples = opened.windows.train.x.shape[1:]
+    seen = {str(p.recipe.get("channels", "")) for p in opened.plan.points if p.role == "student"}
+    windows = opened.windows.seen_by(seen.pop() if len(seen) == 1 else "")
+    channels, samples = windows.train.x.shape[1:]
     shape = {"channels": channels, "samples": samples, "classes": opened.windows.classes}
     split = list(opened.folds.values()) or [opened.windows]
     tested = {person for data in split for person in _people(data.test)}

@@ -30,12 +30,12 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--max-instructions",
                 type=POSITIVE,
-                help="Instructions per window of the float32 C, on a processor: --device m4.",
+                help="Instructions per window of the C, on a processor: --device m4.",
             ),
             click.option(
                 "--max-uj",
                 type=POSITIVE,
-                help="Microjoules per heart rate of the float32 C, on a chip: --device nrf52840.",
+                help="Microjoules per heart rate of the C, on a chip: --device nrf52840.",
             ),
             click.option("--max-macs", type=POSITIVE, help="Multiply-adds per window."),
             click.option(
@@ -43,7 +43,7 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
                 type=click.Choice(["fp32", "int8"]),
                 default="fp32",
                 show_default=True,
-                help="Precision that the limits on memory, flash and latency apply to.",
+                help="Precision that the limits on memory, flash, latency, instructions and energy apply to.",
             ),
             click.option(
                 "--device",

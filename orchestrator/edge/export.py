@@ -14,6 +14,7 @@ from orchestrator.edge.latency import read_profile
 from orchestrator.edge.mcu import measure_mcu
 from orchestrator.edge.model_card import card
 from orchestrator.edge.profile import calibration_windows, verification_windows
+from orchestrator.edge.qat import fine_tuned
 from orchestrator.edge.seen import opened_for, preprocess_for
 from orchestrator.space.resolve import Opened
 from orchestrator.store.check import check_model
@@ -53,6 +54,8 @@ def export_point(
     with_recordings: bool,
     with_c: bool = False,
     precision: str = "fp32",
+    qat_epochs: int | None = None,
+    device_fs: float | None = None,
     mcu_python: Path | None = None,
     say: Say,
 ) -> dict[str, Any]:
@@ -60,10 +63,13 @@ def export_point(
 
     The exported pipeline is run on the tested subjects' raw recordings first: InputError if its error isn't
     the sweep's. with_recordings: put those recordings beside it, also when they aren't synthetic. with_c: put
-    the student as C99 into its folder `c`, in `precision`, fp32 or int8. mcu_python: put an int8 .tflite
+    the student as C99 into its folder `c`, in `precision`, fp32 or int8. qat_epochs: of quantisation-aware
+    fine-tuning before that, whose model the C is then; the ONNX files aren't. device_fs: the rate in Hz at
+    which samples come to the C, default the model's own. mcu_python: put an int8 .tflite
     beside the ONNX files, made with this Python (`mcu.environment`).
     """
     from kd.edge import export, onnxfile
+    from kd.edge.c.resampler import resampler
     from kd.edge.c_header import c_header
     from kd.signals.prepare import load_recordings
     from kd.signals.windows import subject_label
@@ -89,6 +95,10 @@ def export_point(
     known = read_json(source / TRACKER) if (source / TRACKER).is_file() else {}  # earlier versions have none
     if known:
         config["tracker"] = known["tracker"]
+    in_c_config = config if device_fs is None else config | {"device_fs": device_fs}
+    if with_c:
+        resampler(in_c_config)  # refuses a rate before anything is trained
+    tuned, record = fine_tuned(opened, result, qat_epochs, say) if qat_epochs else (None, {})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = Path(temporary) / out.name
@@ -111,6 +121,9 @@ def export_point(
             say("quantising the student for C")
             in_c = int8.quantised(model, result["arch"], data)
             test["int8_c"] = int8.cost(model, in_c, data)
+            if tuned is not None:
+                before, in_c = in_c, int8.quantised(tuned, result["arch"], data)
+                test["int8_c"] = int8.aware_cost(model, before, in_c, data, record)
         write_json(folder / "preprocess.json", config, indent=1)
         export.write_scripts(folder)
         write_text(folder / "kdsweep_model.h", c_header(config, result["id"]))
@@ -121,7 +134,7 @@ def export_point(
             say("writing the student as C, and running it")
             inputs = min(len(r.ppg) for r in recordings)
             windows = verification_windows(data)
-            measured["c"] = _write_c(in_c, result, config, inputs, folder / "c", windows)
+            measured["c"] = _write_c(in_c, result, in_c_config, inputs, folder / "c", windows)
         if mcu_python is not None:
             say("writing the student as int8 .tflite, and running it")
             made = measure_mcu(store, result, data, mcu_python, folder / TFLITE)
@@ -140,12 +153,14 @@ def _write_c(
 ) -> dict[str, Any]:
     """The student as C; its bytes, and under "checked" how far off it is, None without a compiler."""
     from kd.edge.c.check import check
+    from kd.edge.c.resampler import resampler
     from kd.edge.c.source import write_c
     from kd.edge.c_tracker import write_tracker
 
     title = f"Heart rate from PPG: {result['arch']} {result['depth']}x{result['width']}, {result['id']}"
     folder.mkdir()
     sizes: dict[str, Any] = write_c(model, result["arch"], config, inputs, title, folder)
+    sizes["device_fs"] = config["device_fs"] if resampler(config)["reach"] else None
     sizes["checked"] = check(folder, model, windows, config["class_centres_bpm"])
     return sizes | ({"tracker": write_tracker(config, folder)} if "tracker" in config else {})
 

@@ -16,12 +16,12 @@ from kd.signals.windows import subject_label
 from kd.training.train import load_model
 from orchestrator.edge import int8
 from orchestrator.edge.latency import read_profile
+from orchestrator.edge.on_chip import RECORDS
 from orchestrator.edge.profile import write_profile
 from orchestrator.edge.seen import opened_for
 from orchestrator.space.resolve import Opened
 from orchestrator.store.refits import store_of
 
-RECORDS = {"fp32": "targets", "int8": "targets_int8"}  # precision -> where profile.json has its records
 CMSIS_NN_RECORDS = "targets_int8_cmsis_nn"
 Say = Callable[[str], None]
 

@@ -31,9 +31,29 @@ def cost(model: Any, student: Student8, data: Data) -> dict[str, Any]:
     return {"mae_bpm": mae, "costs_bpm": mae - before, "drift_bpm": drift(whole, real)}
 
 
+def aware_cost(
+    model: Any, after_training: Student8, fine_tuned: Student8, data: Data, record: dict[str, Any]
+) -> dict[str, Any]:
+    """`cost` of a fine-tuned student, and of the one without fine-tuning; record: of `qat.fine_tuned`."""
+    kept = ("id", "epochs", "best_epoch", "val_mae_bpm", "val_mae_bpm_post_training")
+    return {
+        **cost(model, fine_tuned, data),
+        "post_training": cost(model, after_training, data),
+        "qat": {key: record[key] for key in kept},
+    }
+
+
 def said(cost: dict[str, Any]) -> str:
     """What integers cost, in words."""
-    beyond = "" if cost["costs_bpm"] <= GOAL_BPM else f", more than {GOAL_BPM:g} BPM: prefer float32 in C"
+    qat, beyond = cost.get("qat"), ""
+    if cost["costs_bpm"] > GOAL_BPM:
+        remedy = "prefer float32 in C" if qat else "try --qat, or prefer float32 in C"
+        beyond = f", more than {GOAL_BPM:g} BPM: {remedy}"
+    if qat and qat["best_epoch"]:
+        before = cost["post_training"]["costs_bpm"]
+        beyond += f"; without quantisation-aware fine-tuning {before:+.3f}"
+    elif qat:
+        beyond += "; no epoch of quantisation-aware fine-tuning was better on the validation windows"
     return (
         f"{cost['costs_bpm']:+.3f} BPM on the test windows{beyond} "
         f"(heart rates move by {cost['drift_bpm']['mean']:.3f} BPM on average)"

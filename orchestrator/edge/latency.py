@@ -267,7 +267,7 @@ def with_costs(document: dict[str, Any], budget: Any, result: dict[str, Any]) ->
         if student:
             student["cost"] = _cost(document, student, budget.precision)
             if "chip" in document:
-                student["cost"] |= chip_cost(document, student, _row(document, student))
+                student["cost"] |= chip_cost(document, student, _row(document, student), budget.precision)
             if budget.max_latency_ms is not None:
                 row = _row(document, student)
                 columns = document["architectures"][student["arch"]]["configurations"]

@@ -256,14 +256,19 @@ def _tflite(mcu: dict[str, Any], tflite: dict[str, Any]) -> Iterator[str]:
 def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
     yield "## C"
     yield ""
-    int8 = config["test"].get("int8_c")
+    int8, fs = config["test"].get("int8_c"), config["fs"]
+    rate = (
+        f"Samples come at {c['device_fs']:g} Hz and are resampled to {fs:g} Hz as they come, by the same "
+        "polyphase filter as in `stream.py`."
+        if c["device_fs"]
+        else "Nothing is resampled: samples must come at that rate (for another: `export --device-fs`)."
+    )
     yield (
         f"`c/kdsweep_student.c` and `.h` are the {'int8' if int8 else 'float32'} model and everything round "
-        f"it, from samples at {config['fs']:g} Hz to BPM and the classes' standard deviation, in C99 without "
-        "malloc; of the C library they use memcpy, memset, sqrtf, isfinite and, for a stride of no "
+        f"it, from samples at {c['device_fs'] or fs:g} Hz to BPM and the classes' standard deviation, in C99 "
+        "without malloc; of the C library they use memcpy, memset, sqrtf, isfinite and, for a stride of no "
         "whole number of samples, llrint. The filter runs forward only, as `stream.py` does with "
-        "`causal=True`, in single precision on the samples' differences. Nothing is resampled: samples must "
-        "come at that rate."
+        f"`causal=True`, in single precision on the samples' differences. {rate}"
     )
     yield ""
     if int8:
@@ -272,11 +277,14 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
             f"same to the bit on every processor. Beside float32 it costs {said(int8)}."
         )
         yield ""
+        if "qat" in int8:
+            yield from _qat(int8)
     yield "| RAM and flash | bytes |"
     yield "|---|---|"
     yield f"| arena (`KDS_ARENA_BYTES`) | {c['arena_bytes']:,} |"
     yield f"| the stream's state (`kds_stream`), about | {c['state_bytes']:,} |"
-    yield f"| weights | {c['constant_bytes']:,} |"
+    more = ", and the resampler's taps" if c["device_fs"] else ""
+    yield f"| weights{more} | {c['constant_bytes']:,} |"
     yield ""
     if checked := c["checked"]:
         logits = (
@@ -301,6 +309,22 @@ def _c(config: dict[str, Any], c: dict[str, Any]) -> Iterator[str]:
         "`kds_start` once and `kds_push` for every sample; where it returns 1 there is a new heart rate. "
         "`main.c` shows the calls and runs `vectors.h`, made-up signals; put your own output for its printf."
     )
+
+
+def _qat(int8: dict[str, Any]) -> Iterator[str]:
+    qat, before = int8["qat"], int8["post_training"]
+    chosen = f"epoch {qat['best_epoch']} of {qat['epochs']}" if qat["best_epoch"] else "none of its epochs"
+    yield (
+        f"The weights in C were fine-tuned for their integers (quantisation-aware, `{qat['id']}`; {chosen} "
+        "was chosen on the validation windows); `model.onnx` has those from before."
+    )
+    yield ""
+    yield "| on the test windows | MAE, BPM | heart rates move by, BPM |"
+    yield "|---|---|---|"
+    yield f"| float32 | {before['mae_bpm'] - before['costs_bpm']:.3f} | |"
+    for what, cost in (("int8 after training", before), ("int8, fine-tuned: in C", int8)):
+        yield f"| {what} | {cost['mae_bpm']:.3f} | {cost['drift_bpm']['mean']:.3f} |"
+    yield ""
 
 
 def _limits(opened: Opened, result: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:

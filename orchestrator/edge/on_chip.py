@@ -5,17 +5,20 @@ Instructions are counted where `kdsweep profile --target` did, else computed fro
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from kd.edge.c import instructions as law
+from kd.edge.c import instructions, instructions8
 from kd.errors import InputError
 from orchestrator.edge.device_table import Chip
 from orchestrator.words import quoted
 
-PRECISION = "fp32"  # the law is of the float32 C
-INSTRUCTIONS, UJ = f"instructions_{PRECISION}", f"uj_{PRECISION}"
+LAWS: dict[str, Any] = {"fp32": instructions, "int8": instructions8}
+RECORDS = {"fp32": "targets", "int8": "targets_int8"}  # precision -> where profile.json has what was counted
+C_OF = {"fp32": "float32 C", "int8": "int8 C"}
 COUNTED, COMPUTED = "counted in QEMU", "computed from the shape"
 ABOUT = "QEMU counts instructions, not cycles or wait states"
 
@@ -23,25 +26,36 @@ ABOUT = "QEMU counts instructions, not cycles or wait states"
 def attach_chip(document: dict[str, Any], profile: dict[str, Any], chip: Chip) -> dict[str, Any]:
     """The document with what its configurations cost on `chip`, and document["chip"], which says of what.
 
-    Columns: instructions_fp32 of a window, latency_ms_fp32 of one, uj_fp32 from one heart rate to the next
-    (None where the chip's file lacks a number). Raises InputError for laws that don't know their input.
+    Columns, for each precision P: instructions_P of a window, latency_ms_P of one, uj_P from one heart rate
+    to the next (None where the chip's file lacks a number); memory_bytes_int8 is the arena of the int8 C.
+    document["profile"]["int8"] is what that C cost in BPM where it was measured. Raises InputError for laws
+    that don't know their input.
     """
     pipeline = _pipeline(document, profile)
     for arch, data in document["architectures"].items():
-        columns = data["configurations"]
-        counted = _counted(profile, arch, chip.core)
-        window = _computed(arch, columns, pipeline, chip.core)
-        for i, shape in enumerate(zip(columns["depth"], columns["width"], strict=True)):
-            window[i] = counted.get(shape, window[i])
-        estimate = law.per_estimate(window, pipeline, chip.core)
-        columns[INSTRUCTIONS] = [round(float(n)) for n in window]
-        ms = [chip.ms(float(n)) for n in window]
-        columns[f"latency_ms_{PRECISION}"] = columns[f"latency_median_ms_{PRECISION}"] = ms
-        columns["latency_ms_int8"] = columns["latency_median_ms_int8"] = [None] * len(ms)
-        columns[UJ] = [chip.uj(float(n)) for n in estimate]
-        data["counted"] = sorted(f"{d}x{w}" for d, w in counted)
-    sample = law.per_sample(pipeline, chip.core)
+        columns, data["counted"] = data["configurations"], {}
+        for precision, law in LAWS.items():
+            if precision == "int8" and arch not in instructions8.KNOWN:
+                for name in ("instructions", "latency_ms", "latency_median_ms", "uj"):
+                    columns[f"{name}_int8"] = [None] * len(columns["depth"])
+                data["counted"][precision] = []
+                continue
+            counted = _counted(profile, arch, chip.core, precision)
+            window = _by_depth(columns, partial(law.per_window, target=chip.core), arch, pipeline)
+            for i, shape in enumerate(zip(columns["depth"], columns["width"], strict=True)):
+                window[i] = counted.get(shape, window[i])
+            estimate = law.per_estimate(window, pipeline, chip.core)
+            columns[f"instructions_{precision}"] = [round(float(n)) for n in window]
+            ms = [chip.ms(float(n)) for n in window]
+            columns[f"latency_ms_{precision}"] = columns[f"latency_median_ms_{precision}"] = ms
+            columns[f"uj_{precision}"] = [chip.uj(float(n)) for n in estimate]
+            data["counted"][precision] = sorted(f"{d}x{w}" for d, w in counted)
+        if arch in instructions8.KNOWN:
+            arena = _by_depth(columns, instructions8.arena_bytes, arch, pipeline)
+            columns["memory_bytes_int8"] = [int(n) for n in arena]
+        data["int8_costs"] = {f"{d}x{w}": cost for (d, w), cost in _int8_costs(profile, arch).items()}
     document["profile"] |= {"device": chip.name, "devices": [*document["profile"]["devices"], chip.name]}
+    document["profile"]["int8"] = _int8(profile)
     document["chip"] = {
         "name": chip.name,
         "core": chip.core,
@@ -50,31 +64,40 @@ def attach_chip(document: dict[str, Any], profile: dict[str, Any], chip: Chip) -
         "active_mw": chip.active_mw,
         "nj_per_instruction": chip.nj_per_instruction,
         "sources": dict(chip.sources),
-        "instructions_per_sample": round(sample),
+        "instructions_per_sample": {
+            precision: round(law.per_sample(pipeline, chip.core)) for precision, law in LAWS.items()
+        },
         "samples_per_estimate": pipeline.stride,
         "sensor_channels": pipeline.inputs,
-        "law": law.ABOUT,
+        "law": instructions.ABOUT,
         "about": ABOUT,
     }
     return document
 
 
-def chip_cost(document: dict[str, Any], student: dict[str, Any], row: int) -> dict[str, Any]:
-    """What a student costs on the document's chip, each figure with what it is."""
+def chip_cost(document: dict[str, Any], student: dict[str, Any], row: int, precision: str) -> dict[str, Any]:
+    """What a student costs on the document's chip, each figure with what it is.
+
+    int8_costs_bpm: what integers cost it on the test windows, where that was measured.
+    """
     data, chip = document["architectures"][student["arch"]], document["chip"]
-    columns = data["configurations"]
-    counted = f"{student['depth']}x{student['width']}" in data["counted"]
+    columns, shape = data["configurations"], f"{student['depth']}x{student['width']}"
+    counted = shape in data["counted"][precision]
     cost: dict[str, Any] = {
-        "instructions": columns[INSTRUCTIONS][row],
-        "instructions_are": f"{COUNTED if counted else COMPUTED}, float32 C",
+        "instructions": columns[f"instructions_{precision}"][row],
+        "instructions_are": f"{COUNTED if counted else COMPUTED}, {C_OF[precision]}",
     }
-    if (ms := columns[f"latency_ms_{PRECISION}"][row]) is not None:
+    if precision == "int8":
+        cost["memory_is"] = "the arena of the int8 C, computed"
+        if (bpm := data["int8_costs"].get(shape)) is not None:
+            cost["int8_costs_bpm"] = round(bpm, 4)
+    if (ms := columns[f"latency_ms_{precision}"][row]) is not None:
         cost |= {
             "latency_ms": ms,
             "latency_is": f"computed: instructions at {chip['clock_mhz']:g} MHz and "
             f"{chip['instructions_per_cycle']:g} instructions a cycle",
         }
-    if (uj := columns[UJ][row]) is not None:
+    if (uj := columns[f"uj_{precision}"][row]) is not None:
         each = (
             f"{chip['nj_per_instruction']:g} nJ an instruction"
             if chip["nj_per_instruction"] is not None
@@ -87,14 +110,12 @@ def chip_cost(document: dict[str, Any], student: dict[str, Any], row: int) -> di
     return cost
 
 
-def refuse_unknown(document: dict[str, Any], limit: str, precision: str) -> None:
+def refuse_unknown(document: dict[str, Any], limit: str) -> None:
     """InputError when a limit can't be asked about on the document's chip, or there is none."""
     flag = f"--{limit.replace('_', '-')}"
     chip = document.get("chip")
     if chip is None:
         raise InputError(f"{flag}: name a microcontroller, for example --device m4, --device m4@64MHz")
-    if precision != PRECISION:
-        raise InputError(f"{flag}: instructions are known of the float32 C only: leave --precision out")
     if limit == "max_uj" and chip["nj_per_instruction"] is not None:
         return
     time = ("clock_mhz", "instructions_per_cycle")
@@ -107,7 +128,7 @@ def refuse_unknown(document: dict[str, Any], limit: str, precision: str) -> None
         )
 
 
-def _pipeline(document: dict[str, Any], profile: dict[str, Any]) -> law.Pipeline:
+def _pipeline(document: dict[str, Any], profile: dict[str, Any]) -> instructions.Pipeline:
     """What stands round the network, of laws that say so; the sensor's channels as counted, else 1."""
     if "input" not in document:
         raise InputError(
@@ -119,13 +140,14 @@ def _pipeline(document: dict[str, Any], profile: dict[str, Any]) -> law.Pipeline
     counted = [
         record["inputs"]
         for point in profile["points"].values()
-        for record in (point.get("targets") or {}).values()
+        for name in RECORDS.values()
+        for record in (point.get(name) or {}).values()
         if "inputs" in record
     ]
     axes = given.get("axes", 0)
     if axes >= given["channels"]:  # these students see the PPG alone
         axes = 0
-    return law.Pipeline(
+    return instructions.Pipeline(
         samples=given["samples"],
         channels=given["channels"],
         axes=axes,
@@ -138,21 +160,52 @@ def _pipeline(document: dict[str, Any], profile: dict[str, Any]) -> law.Pipeline
     )
 
 
-def _computed(arch: str, columns: dict[str, Any], pipeline: law.Pipeline, target: str) -> Any:
-    """Instructions of a window of every configuration (n,), a depth at a time."""
+def _by_depth(columns: dict[str, Any], law: Callable[..., Any], arch: str, pipeline: Any) -> Any:
+    """law(arch, depth, widths, pipeline) of every configuration (n,), a depth at a time."""
     depths, widths = np.array(columns["depth"]), np.array(columns["width"])
     found = np.zeros(len(depths))
     for depth in np.unique(depths):
         here = depths == depth
-        found[here] = law.per_window(arch, int(depth), widths[here], pipeline, target)
+        found[here] = law(arch, int(depth), widths[here], pipeline)
     return found
 
 
-def _counted(profile: dict[str, Any], arch: str, target: str) -> dict[tuple[int, int], float]:
+def _counted(profile: dict[str, Any], arch: str, target: str, precision: str) -> dict[tuple[int, int], float]:
     """Shape -> the mean of what was counted on a target."""
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     for point in profile["points"].values():
-        record = (point.get("targets") or {}).get(target)
-        if point["arch"] == arch and record and record.get("precision", PRECISION) == PRECISION:
+        record = (point.get(RECORDS[precision]) or {}).get(target)
+        if point["arch"] == arch and record:
             found[point["depth"], point["width"]].append(record["instructions"])
     return {shape: sum(values) / len(values) for shape, values in found.items()}
+
+
+def _tests(profile: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Points, and what their int8 C was measured to cost, the same on every target."""
+    for point in profile["points"].values():
+        tests = [r["test"] for r in (point.get(RECORDS["int8"]) or {}).values() if "test" in r]
+        if tests:
+            yield point, tests[-1]
+
+
+def _int8_costs(profile: dict[str, Any], arch: str) -> dict[tuple[int, int], float]:
+    """Shape -> what its int8 C costs on the test windows in BPM, the mean of its points."""
+    found: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for point, test in _tests(profile):
+        if point["arch"] == arch:
+            found[point["depth"], point["width"]].append(test["costs_bpm"])
+    return {shape: sum(values) / len(values) for shape, values in found.items()}
+
+
+def _int8(profile: dict[str, Any]) -> dict[str, Any] | None:
+    """The same of all points, as `latency.attach` says it of the int8 ONNX files; None if of none."""
+    tests = [test for _, test in _tests(profile)]
+    if not tests:
+        return None
+    change, drift = [t["costs_bpm"] for t in tests], [t["drift_bpm"]["mean"] for t in tests]
+    return {
+        "points": len(tests),
+        "mae_change_mean_bpm": round(sum(change) / len(change), 4),
+        "mae_change_most_bpm": round(max(change), 4),
+        "drift_mean_bpm": round(sum(drift) / len(drift), 4),
+    }

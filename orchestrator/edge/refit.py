@@ -58,11 +58,7 @@ def refit_point(
     store, refits = Store(folder), Refits(folder)
     with alone(store, dry_run):
         results = list(store.results())
-        config = load_space(folder / "space.yaml", []).data_config()
-        config = dataclasses.replace(config, split=Split(EVERYBODY))
-        data = prepare(config, cache_of(folder), say)
-        some = data.train.take(np.unique(np.linspace(0, len(data.train) - 1, WATCHED).astype(int)))
-        data = dataclasses.replace(data, val=some, test=some)
+        config, data = everybody(folder, say)
         chosen = store.result(point)
         made = [_described(chosen, results, data, headline(folder), seed)]
         if chosen["teacher"]:
@@ -91,6 +87,15 @@ def refit_point(
                     write_json(refits.folder(one["id"]) / tracking.FILE, {"tracker": tracker})
                 _train(one, data, refits, say, tick)
         return refits.result(made[-1]["id"])
+
+
+def everybody(folder: Path, say: Say) -> tuple[DataConfig, Data]:
+    """A sweep's data with all subjects' windows for training; some of the same ones stand for the rest."""
+    config = load_space(folder / "space.yaml", []).data_config()
+    config = dataclasses.replace(config, split=Split(EVERYBODY))
+    data = prepare(config, cache_of(folder), say)
+    some = data.train.take(np.unique(np.linspace(0, len(data.train) - 1, WATCHED).astype(int)))
+    return config, dataclasses.replace(data, val=some, test=some)
 
 
 def _described(

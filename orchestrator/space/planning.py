@@ -115,7 +115,8 @@ class _Maker:
         self.fold = fold
         self.fingerprint = data.fingerprint
         self.group = group
-        seen = {"", *(space.seen(block) for block in (*space.grids, *space.students))}
+        blocks: list[Teachers | Students] = [*space.grids, *space.students]
+        seen = {"", *map(space.seen, blocks)}
         recipes = {role: space.recipe(role) for role in ("teacher", "student")}
         # by role and `Recipe.channels`, of which recipes say nothing where it is ""
         self.recipes = {

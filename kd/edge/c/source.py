@@ -10,6 +10,7 @@ from torch import nn
 
 from kd.edge.c.network import network
 from kd.edge.c.network8 import program8
+from kd.edge.c.resampler import device_fs, inputs_until, resampler
 from kd.edge.int8.layers import LEVEL
 from kd.edge.int8.student import Student8
 from kd.errors import InputError
@@ -69,9 +70,9 @@ def write_c(
 ) -> dict[str, int]:
     """Write the files into `folder`; bytes of the arena, the stream's state and the weights.
 
-    config: what preprocess.json says. inputs: the PPG sensor's channels, of which the mean is the model's
-    input, if it was trained so; else they are the model's. Raises InputError for an architecture or a stride
-    that C can't have.
+    config: what preprocess.json says, and "device_fs" if samples come at another rate, from which the C then
+    resamples. inputs: the PPG sensor's channels, of which the mean is the model's input, if it was trained
+    so; else they are the model's. Raises InputError for an architecture, rate or stride that C cannot have.
     """
     if config["stride_s"] * config["fs"] < 1:
         raise InputError(
@@ -83,11 +84,18 @@ def write_c(
     inputs = inputs if mean else ppg_channels(config)
     acc_channels = acc["channels"] if acc else 0
     program = program8(model) if isinstance(model, Student8) else _program(model, arch, channels, samples)
-    sos, stride = config["filter"]["sos"], config["stride_s"] * config["fs"]
+    sos, fs, numbers = config["filter"]["sos"], device_fs(config), resampler(config)
+    ratio = float(grid.ratio(fs, config["fs"]))
+    stride, reach = config["stride_s"] * fs * ratio, numbers["reach"]
     names = {
         "title": title,
-        "fs": _float(config["fs"]),
-        "fs_exact": repr(float(config["fs"])),
+        "fs": _float(fs),
+        "fs_exact": f"{fs!r} * {ratio!r}" if reach else repr(fs),
+        **numbers,
+        "resample": bool(reach),
+        "task_fs": f"{config['fs']:g}",
+        "delay_s": f"{numbers['half'] / numbers['up'] / fs:.2g}",
+        "tap_rows": _table(numbers["taps"], _float),
         "stride_s": repr(float(config["stride_s"])),
         "stride": round(stride) if abs(stride - round(stride)) < 1e-9 else 0,
         "window_s": f"{config['window_s']:g}",
@@ -118,10 +126,12 @@ def write_c(
     for name, template in TEMPLATES.items():
         write_text(folder / name, environment.get_template(template).render(names))
     floats = (inputs + acc_channels) * (2 * len(sos) + samples + 1) + 2 * inputs * (mean and inputs > 1)
+    if reach:  # raw samples, and four integers that are as large as floats
+        floats += (inputs + acc_channels) * (reach + 2) + 4
     return {
         "arena_bytes": program["arena_bytes"],
         "state_bytes": 8 * ((floats + 2) // 2) + 24,
-        "constant_bytes": program["constant_bytes"],
+        "constant_bytes": program["constant_bytes"] + 4 * numbers["taps"].size,
     }
 
 
@@ -170,8 +180,9 @@ def rehearsed(model: nn.Module | Student8, config: Mapping[str, Any], inputs: in
     """
     for seed in range(TRIES):
         signal, reference = made_up_signal(config, inputs, seed=seed), Reference(model, config)
-        moves = {"acc_fs": config["fs"]} if "acc" in config else {}
-        live = stream.Stream(reference, config["fs"], inputs, causal=True, **moves)  # type: ignore[arg-type]
+        fs = device_fs(config)
+        moves = {"acc_fs": fs} if "acc" in config else {}
+        live = stream.Stream(reference, fs, inputs, causal=True, **moves)  # type: ignore[arg-type]
         heard = list(live.push(signal[:inputs], signal[inputs:]))
         if len(heard) != VECTORS:
             raise AssertionError(f"{len(heard)} windows in a signal made for {VECTORS}")
@@ -186,9 +197,10 @@ def made_up_signal(config: Mapping[str, Any], channels: int, vectors: int = VECT
     After the channels of the PPG, an accelerometer's three axes, if the model sees one. Made up, so that no
     recording of a person goes into a firmware's tests. One sample is missing (NaN).
     """
-    last = grid.first_sample(grid.start_s(vectors - 1, config["stride_s"]), config["fs"], config["fs"])
-    length = int(last) + config["samples"]
-    t, rng = np.arange(length) / config["fs"], np.random.default_rng(seed)
+    fs = device_fs(config)
+    last = grid.first_sample(grid.start_s(vectors - 1, config["stride_s"]), fs, config["fs"])
+    length = inputs_until(int(last) + config["samples"] - 1, resampler(config))
+    t, rng = np.arange(length) / fs, np.random.default_rng(seed)
     phase = 2 * np.pi * (1.1 * t + 0.02 * t**2)
     rows = [np.sin(phase + c) + 0.4 * np.sin(2 * phase + c) for c in range(channels)]
     signal = 2000 + 10 * np.array(rows) + rng.standard_normal((channels, length)).cumsum(1)

@@ -45,6 +45,10 @@ class Window:
         whole = np.trunc(x * np.float32(self.factor)).astype(np.int64)
         return np.clip((whole * self.multiplier + self.offset) >> self.shift, 0, 255)
 
+    def real(self, windows: Any) -> npt.NDArray[np.float32]:
+        """What is left of windows, as floats of the same shape."""
+        return ((self(windows) - LEVEL) * self.scale).astype(np.float32)
+
     def certain(self, windows: Any) -> bool:
         """Whether no value's step depends on a rounding beyond a float filter's."""
         off = NOISE * float(np.std(windows))
@@ -93,6 +97,7 @@ class Convolution:
     def sums(self, x: Integers) -> Integers:
         """(N, L, cin) -> (N, ceil(L / stride), cout)."""
         cout, kernel, cin = self.weights.shape
+        x = x.astype(_float(kernel * cin))
         padded = np.pad(x, ((0, 0), (kernel // 2,) * 2, (0, 0)), constant_values=LEVEL if self.border else 0)
         columns = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=1)[:, :: self.stride]
         rows = columns.transpose(0, 1, 3, 2).reshape(-1, kernel * cin)
@@ -155,6 +160,15 @@ class Block:
     shortcut: Convolution | None
 
 
-def exact(rows: Integers, weights: Integers) -> Integers:
-    """Integer products by a float64 library: exact below 2^53, many times faster than numpy's integers."""
-    return np.rint(rows.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.int64)
+def exact(rows: npt.NDArray[Any], weights: Integers) -> Integers:
+    """Integer products by a library for floats, many times faster than numpy's integers.
+
+    rows: float32 where no sum can reach 2^24, else they are taken as float64, exact below 2^53.
+    """
+    kind = np.float32 if rows.dtype == np.float32 else np.float64
+    return np.asarray(rows.astype(kind, copy=False) @ weights.T.astype(kind)).astype(np.int64)
+
+
+def _float(terms: int) -> type:
+    """The float in which sums of so many products of 255 and 127 are exact."""
+    return np.float32 if terms * 255 * 127 < 2**24 else np.float64

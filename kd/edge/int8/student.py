@@ -33,25 +33,38 @@ class Student8:
         parts = [self.classes(self.features(windows[i : i + BATCH])) for i in range(0, len(windows), BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes.bias)), np.float32)
 
-    def features(self, windows: Any) -> Integers:
-        """(N, C, S) -> (N, F), integers."""
-        x = self.window(windows)
+    def features(self, windows: Any, maps: dict[str, Integers] | None = None) -> Integers:
+        """(N, C, S) -> (N, F), integers. maps: filled with all maps, by layer and `_kept` or `_map`."""
+        x, maps = self.window(windows), {} if maps is None else maps
         if self.stem is None or self.average is None:
             x = x.reshape(len(x), -1)
             for dense in self.hidden:
-                x = dense(x)
+                x = maps[f"{dense.name}_map"] = dense(x)
             return x
-        kept, x = self._maps(self.stem(x.transpose(0, 2, 1)))
+        kept, x = self._maps(self.stem, x.transpose(0, 2, 1), None, maps)
         for block in self.blocks:
             if block.shortcut is not None:
-                made = block.shortcut(x)
+                _put(block.shortcut, made := block.shortcut(x), maps)
                 kept = made[1] if self.post else made[0]
-            hidden = block.first(x)[1]
-            assert hidden is not None
-            kept, x = self._maps(block.second(hidden, kept))
+            hidden = block.first(x)
+            _put(block.first, hidden, maps)
+            assert hidden[1] is not None
+            kept, x = self._maps(block.second, hidden[1], kept, maps)
         return self.average(x)
 
-    def _maps(self, made: tuple[Integers | None, Integers | None]) -> tuple[Integers | None, Integers]:
-        """What is kept, and what is read next."""
+    def _maps(
+        self, layer: Convolution, x: Integers, kept: Integers | None, maps: dict[str, Integers]
+    ) -> tuple[Integers | None, Integers]:
+        """What is kept of a layer, and what is read next."""
+        made = layer(x, kept)
+        _put(layer, made, maps)
         assert made[1] is not None
         return made[1] if self.post else made[0], made[1]
+
+
+def _put(
+    layer: Convolution, made: tuple[Integers | None, Integers | None], maps: dict[str, Integers]
+) -> None:
+    for kind, integers in zip(("kept", "map"), made, strict=True):
+        if integers is not None:
+            maps[f"{layer.name}_{kind}"] = integers

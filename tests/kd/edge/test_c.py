@@ -49,8 +49,8 @@ STUDENTS = [
     ("resnet1d", 6, 8, Preprocess(fs=31.25, window_s=3.2, stride_s=0.7, channels="all"), 2),
     ("resnet1d", 9, 2, Preprocess(window_s=0.6, order=2, channels="first"), 2),
     ("resnet1d-post", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
-    ("tcn", 5, 3, Preprocess(window_s=5.08, channels="all"), 2),
-    ("dscnn", 5, 3, Preprocess(window_s=5.08), 1),
+    ("tcn", 5, 3, Preprocess(window_s=5.08, acc="xyz"), 2),
+    ("dscnn", 5, 3, Preprocess(window_s=5.08, channels="all"), 3),
     ("mlp", 1, 1, Preprocess(), 2),
     ("mlp", 3, 17, Preprocess(fs=20.0, window_s=4.05, channels="all"), 2),
     ("resnet1d", 3, 4, Preprocess(window_s=4.0, acc="xyz", acc_band_hz=(0.4, 6.0)), 2),
@@ -197,35 +197,76 @@ def heard(folder: Path, signal: np.ndarray, size: int) -> tuple[np.ndarray, np.n
 
 
 @pytest.mark.parametrize(
-    ("preprocess", "inputs", "level", "pulse", "most"),
+    ("preprocess", "inputs", "level", "pulse", "most", "fs"),
     [
-        (Preprocess(), 1, 2e5, 200, 5e-5),  # an 18-bit sensor
-        (Preprocess(), 3, 8e6, 4000, 5e-5),  # a 24-bit one, three channels
-        (Preprocess(order=1), 1, 2e5, 200, 5e-5),
-        (Preprocess(fs=64.0, order=3), 1, 2e5, 200, 5e-5),
-        (Preprocess(fs=200.0), 1, 2e5, 200, 1e-3),
+        (Preprocess(), 1, 2e5, 200, 5e-5, 25),  # an 18-bit sensor
+        (Preprocess(), 3, 8e6, 4000, 5e-5, 25),  # a 24-bit one, three channels
+        (Preprocess(order=1), 1, 2e5, 200, 5e-5, 25),
+        (Preprocess(fs=64.0, order=3), 1, 2e5, 200, 5e-5, 64),
+        (Preprocess(fs=200.0), 1, 2e5, 200, 1e-3, 200),
+        (Preprocess(stride_s=2.02), 1, 2e5, 200, 1e-4, 64),  # from here on resampled
+        (Preprocess(), 2, 8e6, 4000, 1e-4, 100),
+        (Preprocess(), 1, 2e5, 200, 1e-4, 25.6),
+        (Preprocess(stride_s=1.98), 1, 2e5, 200, 1e-4, 20),  # two samples of one
     ],
 )
 def test_a_filter_in_single_precision_cuts_the_windows_of_one_in_double(
-    preprocess, inputs, level, pulse, most, tmp_path
+    preprocess, inputs, level, pulse, most, fs, tmp_path
 ):
     """A pulse a thousandth of the level or less, on a drift of tens of pulses: windows as z-scores."""
     student = ("mlp", 1, 4, preprocess, inputs)
-    config = config_of(student)
+    config = config_of(student) | {"device_fs": fs}
     write_c(model_of(student), "mlp", config, inputs, "A student", tmp_path)
-    rng, t = np.random.default_rng(0), np.arange(int(120 * preprocess.fs)) / preprocess.fs
+    rng, t = np.random.default_rng(0), np.arange(int(120 * fs)) / fs
     phase = 2 * np.pi * (1.2 * t + 5 * np.sin(t / 20))
-    drift = 30 * pulse * rng.standard_normal((inputs, len(t))).cumsum(1) / np.sqrt(preprocess.fs * 120)
+    drift = 30 * pulse * rng.standard_normal((inputs, len(t))).cumsum(1) / np.sqrt(fs * 120)
     signal = level + pulse * (np.sin(phase) + 0.4 * np.sin(2 * phase)) + drift
     signal[:, len(t) // 2] = np.nan
     signal = signal.astype(np.float32)
     windows, bpm = heard(tmp_path, signal, preprocess.samples)
     reference = Reference(model_of(student), config)
-    said = [bpm for _, bpm in Stream(reference, preprocess.fs, inputs, causal=True).push(signal)]
+    said = [bpm for _, bpm in Stream(reference, fs, inputs, causal=True).push(signal)]
     wanted = np.array([w.ravel() for w in reference.windows])
-    assert windows.shape == wanted.shape == (57, preprocess.samples)
+    assert windows.shape == wanted.shape == (len(said), preprocess.samples)
+    assert len(said) >= 56
     assert np.abs(windows - wanted).max() < most
     assert np.abs(bpm - said).max() < 1e-2
+
+
+@pytest.mark.parametrize("fs", [64, 125])
+def test_samples_at_the_devices_rate_are_resampled(fs, tmp_path):
+    """`make test` with vectors at that rate; all RAM is said, and nothing warns on an M0+."""
+    student = ("mlp", 1, 4, Preprocess(), 1)
+    config = config_of(student) | {"device_fs": fs}
+    said = write_c(model_of(student), "mlp", config, 1, "A student", tmp_path)
+    windows = np.random.default_rng(1).standard_normal((3, 1, 200))
+    assert check(tmp_path, model_of(student), windows, config["class_centres_bpm"]) is not None
+    ram = '#include "kdsweep_student.h"\nchar ram[KDS_RAM_BYTES == {} ? 1 : -1];'
+    (tmp_path / "ram.c").write_text(ram.format(said["arena_bytes"] + said["state_bytes"]))
+    subprocess.run(["cc", "-c", "ram.c"], cwd=tmp_path, check=True)
+    without = tmp_path / "without"
+    without.mkdir()
+    plain = write_c(model_of(student), "mlp", config_of(student), 1, "A student", without)
+    reach = 20 * max(1, fs / 25) + 1  # ten periods of the lower rate to each side
+    assert said["state_bytes"] - plain["state_bytes"] == pytest.approx(4 * (reach + 6), abs=16)
+    if shutil.which("arm-none-eabi-gcc"):
+        command = ["arm-none-eabi-gcc", *TARGETS["m0plus"].split(), *FLAGS, "kdsweep_student.c"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+
+
+def test_a_rate_that_cannot_be_is_refused(tmp_path):
+    student = ("mlp", 1, 1, Preprocess(), 1)
+    for fs, why in (
+        (7, "takes more than 8 Hz"),
+        (99.7, "choose a rate in a simpler"),
+        (np.nan, "band ends"),
+    ):
+        with pytest.raises(InputError, match=f"--device-fs {fs:g}.*{why}"):
+            write_c(model_of(student), "mlp", config_of(student) | {"device_fs": fs}, 1, "", tmp_path)
+    often = ("mlp", 1, 1, Preprocess(stride_s=0.05), 1)
+    with pytest.raises(InputError, match=r"a window every 0\.05 s is more than one a sample"):
+        write_c(model_of(often), "mlp", config_of(often) | {"device_fs": 20}, 1, "", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_c_that_answers_otherwise_is_refused(tmp_path):

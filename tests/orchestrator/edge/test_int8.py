@@ -8,9 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from kd.edge import emulate
+from kd.errors import InputError
 from orchestrator.commands.export import export
 from orchestrator.commands.profile import profile
 from orchestrator.edge import int8
+from orchestrator.edge.qat import fine_tuned
 from orchestrator.space.resolve import open_space
 from orchestrator.store.store import Store
 
@@ -44,6 +46,39 @@ def test_export_writes_it_and_says_what_it_costs(sweep):
     card = (out / "README.md").read_text()
     assert f"Beside float32 it costs {cost['costs_bpm']:+.3f} BPM" in card
     assert "are those of the reference in numpy to the bit" in card
+
+
+def test_fine_tuned_integers_are_shipped_and_kept(sweep):
+    folder, result = sweep
+    out = folder.parent / "aware"
+    more = ("--c", "--precision", "int8", "--qat", "1", "--device-fs", "100")
+    said = invoke(export, str(folder), result["id"], "-o", str(out), *more)
+    assert said.exit_code == 0
+    assert "quantisation-aware epoch 1 of 1" in said.stderr
+    cost = json.loads((out / "preprocess.json").read_text())["test"]["int8_c"]
+    kept = folder / "qat" / cost["qat"]["id"]
+    record = json.loads((kept / "result.json").read_text())
+    assert {p.name for p in kept.iterdir()} == {"result.json", "model.safetensors", "history.jsonl"}
+    assert cost["qat"]["best_epoch"] == record["best_epoch"] in (0, 1)
+    assert (record["of_point"], record["of_model_sha256"]) == (result["id"], result["model_sha256"])
+    assert record["val_mae_bpm"] <= record["val_mae_bpm_post_training"]
+    before = cost["post_training"]
+    assert before["mae_bpm"] - before["costs_bpm"] == pytest.approx(cost["mae_bpm"] - cost["costs_bpm"])
+    card = (out / "README.md").read_text()
+    assert f"| int8 after training | {before['mae_bpm']:.3f} |" in card
+    assert f"| int8, fine-tuned: in C | {cost['mae_bpm']:.3f} |" in card
+    assert "Samples come at 100 Hz and are resampled to 25 Hz" in card
+    assert "#define KDS_FS 100.0f" in (out / "c" / "kdsweep_student.h").read_text()
+    again, _ = fine_tuned(open_space(str(folder), [], None), result, 1, pytest.fail)  # nothing is trained
+    opened = open_space(str(folder), [], None)
+    whole = int8.cost(again, int8.quantised(again, result["arch"], opened.windows), opened.windows)
+    assert whole["mae_bpm"] == cost["mae_bpm"]
+    (kept / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match=f"delete {kept} and export again"):
+        fine_tuned(opened, result, 1, pytest.fail)
+    for wrong, why in ((("--c", "--qat"), "--qat fine-tunes"), (("--device-fs", "50"), "--device-fs is the")):
+        with pytest.raises(InputError, match=why):
+            invoke(export, str(folder), result["id"], "-o", str(out), *wrong)
 
 
 @NEEDED
@@ -88,4 +123,6 @@ def test_what_it_costs_is_measured_on_the_test_windows(sweep, monkeypatch):
     assert cost["mae_bpm"] == pytest.approx(np.abs(data.test.bpm - data.min_bpm - 40).mean(), abs=1e-3)
     assert cost["mae_bpm"] - cost["costs_bpm"] == pytest.approx(result["mae_bpm"], abs=1e-3)
     dear = {"costs_bpm": 0.2, "drift_bpm": {"mean": 0.3}}
-    assert "+0.200 BPM on the test windows, more than 0.1 BPM: prefer float32" in int8.said(dear)
+    assert "+0.200 BPM on the test windows, more than 0.1 BPM: try --qat, or prefer float32" in int8.said(
+        dear
+    )

@@ -10,9 +10,11 @@ from click.testing import CliRunner
 
 from kd.edge import emulate
 from kd.edge.c import instructions as law
+from kd.edge.c import instructions8 as law8
 from kd.errors import InputError
 from orchestrator.answers.best import answer
 from orchestrator.answers.candidates import Budget
+from orchestrator.answers.shown import in_words
 from orchestrator.commands.query import query
 from orchestrator.edge import device_table
 from orchestrator.edge.device_table import Chip, find, read
@@ -163,10 +165,13 @@ def test_untrained_students_have_instructions_by_the_law_and_counted_ones_theirs
     pipeline = law.Pipeline()
     for row in (0, len(shapes) // 2, len(shapes) - 1):
         if shapes[row] != shape:
-            said = law.per_window("resnet1d", *shapes[row], pipeline, "m4")
-            assert columns["instructions_fp32"][row] == round(said)
-            assert columns["latency_ms_fp32"][row] == pytest.approx(said / (64e3 * 0.44))
+            for precision, of in (("fp32", law), ("int8", law8)):
+                said = of.per_window("resnet1d", *shapes[row], pipeline, "m4")
+                assert columns[f"instructions_{precision}"][row] == round(said)
+                assert columns[f"latency_ms_{precision}"][row] == pytest.approx(said / (64e3 * 0.44))
+            assert columns["memory_bytes_int8"][row] == law8.arena_bytes("resnet1d", *shapes[row], pipeline)
     assert columns["instructions_fp32"][shapes.index(shape)] == 123_456
+    assert columns["instructions_int8"][shapes.index(shape)] != 123_456
     assert set(columns["uj_fp32"]) == {None}
 
 
@@ -194,6 +199,49 @@ def test_a_budget_keeps_to_it_and_says_what_is_computed(document, limit, column,
     assert json.loads(json.dumps(result, allow_nan=False))["chip"]["core"] == "m4"
 
 
+def counted_int8(run: dict, costs_bpm: float) -> dict:
+    """A profile of a ResNet whose int8 C was counted on an M4 and tested."""
+    test = {"mae_bpm": 6.0, "costs_bpm": costs_bpm, "drift_bpm": {"mean": 0.3}}
+    record = {"instructions": 1234, "precision": "int8", "test": test}
+    point = {"arch": "resnet1d", "depth": run["depth"], "width": run["width"], "devices": {}}
+    return empty_profile() | {"points": {run["id"]: point | {"targets_int8": {"m4": record}}}}
+
+
+@pytest.mark.parametrize("limit", ["max_instructions", "max_latency_ms", "max_uj", "max_memory_kb"])
+def test_a_budget_of_integers_is_judged_by_integers(document, limit):
+    device = "nrf52840"
+    on(document, find(device, []))
+    columns = document["architectures"]["resnet1d"]["configurations"]
+    unit = 1000 if limit == "max_memory_kb" else 1
+    name = {"max_memory_kb": "memory_bytes"}.get(limit, limit.removeprefix("max_"))
+    most = float(np.median(columns[f"{name}_int8"])) / unit
+    sizes = {}
+    for precision in ("fp32", "int8"):
+        budget = Budget(device=device, precision=precision, **{limit: most})
+        result = with_costs(document, budget, answer(document, budget))
+        sizes[precision] = result["best"]["params"]
+    cost = result["best"]["cost"]
+    assert sizes["int8"] > sizes["fp32"]  # the same milliseconds carry a larger student
+    assert cost["instructions_are"] == "computed from the shape, int8 C"
+    assert cost["memory_is"] == "the arena of the int8 C, computed"
+    assert cost[{"max_memory_kb": "memory_bytes"}.get(limit, name)] <= most * unit
+    assert result["int8"] is None
+    assert "measured on no student: kdsweep profile --target m4 --precision int8" in in_words(result)
+
+
+def test_what_integers_were_measured_to_cost_is_said_beside_the_answer(document):
+    run = next(arm for arm in document["arms"] if arm["arch"] == "resnet1d")["runs"][-1]
+    on(document, find("m4", []), counted_int8(run, 0.125))
+    budget = Budget(device="m4", precision="int8", max_instructions=1234)  # so few has only the counted one
+    result = with_costs(document, budget, answer(document, budget))
+    best = result["best"]
+    assert (best["depth"], best["width"]) == (run["depth"], run["width"])
+    assert best["cost"]["instructions_are"] == "counted in QEMU, int8 C"
+    assert best["cost"]["int8_costs_bpm"] == 0.125
+    assert "int8 changed them by +0.125 BPM on average" in in_words(result)
+    assert "and those of this shape by +0.125" in in_words(result)
+
+
 def test_energy_is_of_the_window_and_of_the_samples_it_waits_for(document):
     chip = find("nrf52840", [])
     on(document, chip)
@@ -216,7 +264,6 @@ def test_energy_is_of_the_window_and_of_the_samples_it_waits_for(document):
         (Budget(max_uj=10), "m4@64MHz", r"--max-uj: of m4@64MHz active_mw is unknown.*--device FILE.yaml"),
         (Budget(max_latency_ms=10), "m7@200MHz", r"-ms: of m7@200MHz instructions_per_cycle is unknown"),
         (Budget(max_latency_ms=10), "m4", r"clock_mhz and instructions_per_cycle are unknown"),
-        (Budget(max_instructions=1e6, precision="int8"), "m4", r"float32 C only: leave --precision out"),
     ],
 )
 def test_what_cant_be_known_is_refused(document, budget, device, said):
