@@ -213,6 +213,23 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_by_any_number_of_threads(
     assert one == other
 
 
+@pytest.mark.parametrize("arch", ["tcn", "dscnn"])
+def test_convolutions_of_a_chain_give_the_same_bits_by_any_number_of_threads(arch, engine) -> None:
+    spec = Spec("s", "student", arch, 5, 5, strategy="dkd", recipe=Recipe(max_epochs=30, batch_size=33))
+    ends = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            stack = as_fused(inputs(spec, Shape(arch, 5, 5, 2, 101, CLASSES), 0), engine)
+            stack.epoch([0])
+            stack.epoch([1])
+            ends.append(torch.cat([stack.optimiser.flat, stack._running]))
+    finally:
+        torch.set_num_threads(1)
+    assert torch.isfinite(ends[0]).all()
+    assert torch.equal(*ends)
+
+
 def test_torch_goes_on_where_the_engine_stopped(small_data, tmp_path, engine) -> None:
     first = run(small_data, tmp_path, engine)
     first.step()
