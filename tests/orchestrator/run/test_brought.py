@@ -378,6 +378,25 @@ def test_members_of_a_mean_that_are_not_there_or_alone(tmp_path: Path) -> None:
             opened(tmp_path, f"[{grid}, {{name: both, mean: {mean}}}]")
 
 
+def test_a_member_that_failed_blocks_its_means_and_their_students_only(tmp_path: Path) -> None:
+    from orchestrator.report.sweep import Sweep, _plan
+    from orchestrator.run.status import blocked_of
+
+    grid = "{arch: resnet1d, depth: 1, width: 4, seeds: [0, 1]}"
+    data = "{options: {subjects: 6, minutes: 1}}"
+    plan = opened(tmp_path, f"[{grid}, {{name: both, mean: [resnet1d-1x4]}}]", data=data).plan
+    mean = next(p for p in plan.points if p.name == "both")
+    failed = mean.needs[0]
+    waiting = {p.id for p in plan.points if {mean.id, failed}.intersection(p.needs)}
+    assert mean.id in waiting
+    assert len(waiting) == 1 + 2 * 2  # students of the mean and of the member, soft and hard
+    assert blocked_of(plan, {failed}, set()) == waiting
+    plan.save(tmp_path / "plan.json")
+    points = _plan(tmp_path / "plan.json")
+    sweep = Sweep(tmp_path, {}, [], {failed: {}}, points, "")
+    assert {point.id for point in sweep.blocked} == waiting
+
+
 def test_ready_outputs_are_asked_for_windows_without_labels_too(tmp_path: Path) -> None:
     data = "{options: {subjects: 6, minutes: 1}, augment: {copies: 1}}"
     folder, teachers = tmp_path / "a", f"{{name: a, outputs: {tmp_path}/a}}"
