@@ -50,7 +50,7 @@ def attach_chip(document: dict[str, Any], profile: dict[str, Any], chip: Chip) -
             columns[f"latency_ms_{precision}"] = columns[f"latency_median_ms_{precision}"] = ms
             columns[f"uj_{precision}"] = [chip.uj(float(n)) for n in estimate]
             data["counted"][precision] = sorted(f"{d}x{w}" for d, w in counted)
-        if arch in instructions8.KNOWN:
+        if instructions8.has_arena(arch):
             arena = _by_depth(columns, instructions8.arena_bytes, arch, pipeline)
             columns["memory_bytes_int8"] = [int(n) for n in arena]
         data["int8_costs"] = {f"{d}x{w}": cost for (d, w), cost in _int8_costs(profile, arch).items()}

@@ -6,7 +6,7 @@
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from kd.edge.c import instructions as base
 from kd.edge.c.instructions import Call, Pipeline, Terms, priced
 from kd.errors import InputError
 from kd.models import resnet1d
+from kd.models.architectures import ARCHITECTURES
+from kd.models.conv import Conv
 
 FILE = Path(__file__).parent / "instructions8.json"
 VECTORS = 16  # numbers in a vector, and outputs whose sums wait for each other there
 STEPS = {"m0plus": 1, "m4": 4, "m7": 4, "m33": 4, "m55": VECTORS}  # products that a target takes at a time
+PLACES = 4  # of which a causal convolution lays the inputs side by side at most
 TOGETHER = 8  # outputs whose sums wait for each other elsewhere
 KNOWN = ("mlp", "resnet1d", "resnet1d-post")
 
@@ -61,6 +64,11 @@ def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Cal
     yield "classify", (filters[-1], pipeline.classes)
 
 
+def has_arena(arch: str) -> bool:
+    """Whether `arena_bytes` knows the architecture; `calls` knows those of KNOWN alone."""
+    return arch in KNOWN or (arch in ARCHITECTURES and ARCHITECTURES[arch].plan is not None)
+
+
 def arena_bytes(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Any:
     """KDS_ARENA_BYTES of its C: the most that is alive at once, in whole words; width as for `calls`."""
     live = list(_live(arch, depth, width, pipeline))
@@ -73,6 +81,9 @@ def _live(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Any
     window = pipeline.channels * pipeline.samples
     if arch == "mlp":
         yield from (window + width, *([2 * width] * (depth - 1)), width + logits)
+        return
+    if plan := ARCHITECTURES[arch].plan:
+        yield from _live_chain(plan(depth, width, pipeline.channels), pipeline)
         return
     length, filters = pipeline.samples, resnet1d.filters(depth, width)
     pre, changes = arch == "resnet1d", [*_changes(depth), True]
@@ -89,6 +100,17 @@ def _live(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Any
     features = 4 * filters[-1]
     yield filters[-1] * length + features
     yield features + logits
+
+
+def _live_chain(convs: Sequence[Conv], pipeline: Pipeline) -> Iterator[Any]:
+    length, features = pipeline.samples, 4 * convs[-1].cout
+    for i, c in enumerate(convs):
+        out, border = -(-length // c.stride), 0 if i or c.causal else 2 * c.before * c.cin
+        rows = PLACES * c.kernel * c.cin if c.causal else 0
+        yield c.cin * length + border + c.cout * out + rows
+        length = out
+    yield convs[-1].cout * length + features
+    yield features + 4 * pipeline.classes
 
 
 def _changes(depth: int) -> list[bool]:

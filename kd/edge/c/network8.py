@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from kd.edge.c.instructions8 import PLACES
 from kd.edge.c.network import Place
 from kd.edge.int8.layers import LEVEL, Convolution, Rescale
 from kd.edge.int8.student import Student8
-
-PLACES = 4  # whose taps network_int8.c.j2 lays side by side at most
 
 
 class Program:
@@ -222,8 +221,7 @@ def _chain(program: Program, student: Student8) -> tuple[Place, Place]:
         if layer.depthwise:
             w = program.constant("int8_t", f"w_{layer.name}", layer.weights[:, :, 0].T)  # (kernel, channels)
             to_map = program.rescale(f"{layer.name}_map", layer.to_map)
-            shape = (length, cout, kernel, layer.stride)
-            program.call("depthwise", ("map", x), *shape, w, to_map, ("map", y))
+            program.call("depthwise", ("map", x), length, cout, kernel, layer.stride, w, to_map, ("map", y))
         elif layer.causal:
             w = program.constant("int8_t", f"w_{layer.name}", layer.weights)
             to_map = program.rescale(f"{layer.name}_map", layer.to_map)

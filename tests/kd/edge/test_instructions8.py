@@ -44,6 +44,16 @@ def of_layer(layer: Convolution, length: int) -> tuple:
     return (length, kernel // 2 * layer.border, cin, cout, kernel, layer.stride, maps)
 
 
+@pytest.mark.parametrize("shape", [("tcn", 5, 3), ("dscnn", 6, 5), ("dscnn", 1, 1)], ids=str)
+def test_of_a_chain_the_arena_is_known_and_no_instructions(shape):
+    student, config, inputs = whole((*shape, Preprocess(channels="all", fs=20.0, window_s=4.05), 2))
+    pipeline = base.Pipeline.of(config, inputs)
+    assert law.has_arena(shape[0])
+    assert int(law.arena_bytes(*shape, pipeline)) == program8(student)["arena_bytes"]
+    with pytest.raises(InputError, match="no law of instructions in int8"):
+        list(law.calls(*shape, pipeline))
+
+
 @pytest.mark.parametrize(("arch", "depth", "width"), SHAPES)
 def test_the_calls_and_the_arena_of_a_shape_are_the_generators(arch, depth, width):
     preprocess = Preprocess(channels="all", fs=20.0, window_s=4.05)
