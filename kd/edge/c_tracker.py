@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kd.edge import emulate
 from kd.edge.c_header import _float
 from kd.errors import InputError
 from kd.files import write_text
@@ -69,6 +70,29 @@ def check(folder: Path) -> bool | None:
     return True
 
 
+def count(config: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """The tracker on one of `emulate.TARGETS`: instructions of an update, the most of the vectors; bytes.
+
+    off_bpm: how far its answers are from Python's. Raises InputError without compiler and emulator, or where
+    it answers otherwise.
+    """
+    emulate.require_tools()
+    chosen = emulate.TARGETS[target]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        made = write_tracker(config, folder)
+        for name in ("kdsweep_student.h", "kdsweep_student.c", "vectors.h"):  # what ticks.h and link ask for
+            write_text(folder / name, "")
+        emulate.compile_student(folder, chosen)
+        lines = emulate.run(emulate.link(folder, chosen, "count_tracker.c"), chosen)
+    found = lines["said"].view(np.float32).reshape(VECTORS, 5)[:, :4]
+    off = float(np.abs(found - said_of(config["tracker"], config["class_centres_bpm"])).max())
+    if not off <= TOLERANCE_BPM:
+        raise InputError(f"on the emulated microcontroller the tracker is off by {off:.2g} BPM")
+    numbers = emulate.counted(lines, "updates", chosen)
+    return {**made, "cpu": chosen.cpu, "instructions": int(numbers.max()), "off_bpm": off}
+
+
 def made_up(classes: int, seed: int = 0) -> Any:
     """Logits (VECTORS, classes) of a rate that wanders and then steps, and of windows that say little."""
     rng = np.random.default_rng(seed)
@@ -79,16 +103,24 @@ def made_up(classes: int, seed: int = 0) -> Any:
     return (z + rng.normal(0, 0.3, z.shape)).astype(np.float32)
 
 
-def _vectors(config: Mapping[str, Any], centres: Any) -> str:
-    logits, tracker = made_up(len(centres)), Tracker(dict(config), centres[0], len(centres))
-    said = []
-    for i, row in enumerate(logits):
+def said_of(config: Mapping[str, Any], centres: Any) -> Any:
+    """What the tracker in Python says of `made_up` windows, reset before the last two: (VECTORS, 4), BPM."""
+    tracker, said = Tracker(dict(config), centres[0], len(centres)), []
+    for i, row in enumerate(made_up(len(centres))):
         if i == VECTORS - 2:
             tracker.reset()
         found = tracker.update(row)
         said.append([found.bpm, found.low, found.high, found.expected_error_bpm])
+    return np.array(said)
+
+
+def _vectors(config: Mapping[str, Any], centres: Any) -> str:
     return C_VECTORS.format(
-        vectors=VECTORS, reset=VECTORS - 2, logits=_rows(logits), said=_rows(said), classes=len(centres)
+        vectors=VECTORS,
+        reset=VECTORS - 2,
+        logits=_rows(made_up(len(centres))),
+        said=_rows(said_of(config, centres)),
+        classes=len(centres),
     )
 
 

@@ -316,7 +316,10 @@ def main() -> int:
         subject = f"{r['dataset']}/{r['subject']}"
         if not args.all and subject not in test["subjects"]:
             continue
-        windows, bpm, _ = labelled_windows(r, model.config)
+        try:
+            windows, bpm, _ = labelled_windows(r, model.config)
+        except ValueError as error:
+            sys.exit(f"{args.recordings}: {r['name']}: {error}")
         if len(bpm):
             seen.add(subject)
             errors.append(np.abs(model(windows) - bpm))

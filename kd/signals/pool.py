@@ -63,6 +63,15 @@ class Pool:
     dropped: dict[str, dict[str, int]]
     mislabelled: bool
 
+    def x(self, rows: Array) -> Array:
+        """Windows by their numbers (n,), counted through the originals, then through the copies."""
+        n = len(self.originals[1])
+        if self.copies is None or not len(rows) or rows.max() < n:
+            return np.asarray(self.originals[0][rows])
+        x = np.empty((len(rows), *self.originals[0].shape[1:]), self.originals[0].dtype)
+        x[rows < n], x[rows >= n] = self.originals[0][rows[rows < n]], self.copies[0][rows[rows >= n] - n]
+        return x
+
     @property
     def windows(self) -> dict[str, int]:
         """How many windows each subject has; only those who have some."""

@@ -27,7 +27,7 @@ from kd.signals.preprocess import ACC, PPG, Preprocess
 from kd.signals.splits import SIDES, Split
 from kd.signals.stage import staged
 from kd.signals.unlabelled import Extra, Unlabelled
-from kd.signals.windows import Dropped, WindowSet, kept, make_windows
+from kd.signals.windows import LEAD, Dropped, WindowSet, kept, make_windows
 
 PREPARE_VERSION = 1  # raise when the same config gives other windows
 # 2: labels outside the classes are left out before labels are mixed. Arrays are cached under 2; data whose
@@ -237,7 +237,14 @@ def pool_of(config: DataConfig, cache_dir: Path, progress: Progress | None) -> P
         pool.build(
             folder, recordings, config.preprocess, config.augment, config.bpm_range, progress, config.lead_s
         )
-    return pool.load(folder)
+    found = pool.load(folder)
+    if not found.windows and (led := Dropped(found.dropped).by_reason.get(LEAD)):
+        raise InputError(
+            f"no window is left: {led:,} begin less than {config.lead_s:g} s (data.lead_s, or what a "
+            "teacher's longer window needs) after their recording does: give longer recordings, or a teacher "
+            "with shorter windows"
+        )
+    return found
 
 
 def windows_name(config: DataConfig, cache_dir: Path) -> str:
@@ -254,7 +261,9 @@ def as_source(config: DataConfig) -> DataConfig:
     """The recordings without labels, as if they were the data."""
     assert config.unlabelled is not None
     source = {key: getattr(config.unlabelled, key) for key in ("source", "path", "options")}
-    return dataclasses.replace(config, **source, augment=Augment(), unlabelled=None)
+    copies = config.unlabelled.copies
+    augment = dataclasses.replace(config.augment, copies=copies) if copies else Augment()
+    return dataclasses.replace(config, **source, augment=augment, unlabelled=None)
 
 
 def unlabelled_pool(config: DataConfig, cache_dir: Path, progress: Progress | None = None) -> Pool:
@@ -312,7 +321,7 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
     if progress:
         progress(f"writing {sum(part.windows for part in cut.parts):,} windows")
     more, left_out = unlabelled_rows(cut, config, side_of, cache_dir, progress)
-    without = unlabelled_pool(config, cache_dir).originals[0] if more else np.zeros(0)
+    without = unlabelled_pool(config, cache_dir) if more else cut
     parts = [*cut.parts, *(part for part, _ in more)]
     axes, dropout = config.preprocess.axes, config.preprocess.acc_dropout
     trained = {subject for subject, at in side_of.items() if at == "train"}
@@ -326,7 +335,7 @@ def _divide(cut: Pool, config: DataConfig, folder: Path, cache_dir: Path, progre
                     stack.enter_context(ArrayWriter(temporary / f"{side}_{key}.npy")) for key in WINDOW_KEYS
                 ]
                 chosen = cut.select(subjects, copies=side == "train")
-                besides = ((part, without[at], np.full(len(at), np.nan, np.float32)) for part, at in more)
+                besides = ((part, without.x(at), np.full(len(at), np.nan, np.float32)) for part, at in more)
                 for part, x, bpm in itertools.chain(chosen, besides if side == "train" else ()):
                     if axes:
                         x = motion.scaled(x, axes, scale)
@@ -425,7 +434,8 @@ def _named(
     if (more := config.unlabelled) is not None:
         source = _source_identity(as_source(config), cache_dir)
         led = {"led": True} if config.lead_s else {}  # see `_unlabelled_folder`
-        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep, **led}
+        copied = {"augment": as_source(config).augment.identity(config.preprocess)} if more.copies else {}
+        identity["unlabelled"] = {**source, "gate": more.gate, "keep": more.keep, **led, **copied}
     text = json.dumps(_canonical(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

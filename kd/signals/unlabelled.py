@@ -24,8 +24,9 @@ OTHER_SIDE, POOR = "subject validated or tested on", "poor signal"  # why a wind
 class Unlabelled:
     """Which recordings are trained on without labels; those they have are not read.
 
-    source, path, options: as of labelled data. gate: "quality" keeps the share `keep` of windows with the
-    clearest pulse (`quality`), "entropy" those that each teacher is surest of; "none" keeps all.
+    source, path, options: as of labelled data. copies: changed ones of each recording besides, as
+    `data.augment` changes them; teachers have outputs for each. gate: "quality" keeps the share `keep` of
+    windows with the clearest pulse (`quality`), "entropy" those that each teacher is surest of; "none" all.
     """
 
     source: str = "auto"
@@ -33,12 +34,15 @@ class Unlabelled:
     options: Mapping[str, Any] = field(default_factory=dict)
     gate: str = "none"
     keep: float = 1.0
+    copies: int = 0
 
     def __post_init__(self) -> None:
         if self.path is None and self.source != "synthetic":
             raise InputError("data.unlabelled.path is missing: give the path of recordings without labels")
         if self.gate not in GATES:
             raise InputError(f"data.unlabelled.gate is {self.gate!r}: use {', '.join(GATES)}")
+        if self.copies < 0:
+            raise InputError(f"data.unlabelled.copies is {self.copies}: it must not be negative")
         if not 0 < self.keep <= 1:
             raise InputError(f"data.unlabelled.keep is {self.keep}: give a share above 0, up to 1")
         if (self.gate == "none") != (self.keep == 1):
@@ -103,34 +107,36 @@ def chosen(
 ) -> tuple[list[tuple[Part, Array]], dict[str, int]]:
     """Which windows (n,) of `found` are trained on, recording by recording; reason -> windows left out.
 
+    A pool's windows are counted through its originals, then through its copies.
     found, cut: windows without and with labels, and the fingerprints of their recordings. Others as of
     `held_out` and `quality`, which sees the PPG alone: the last `axes` channels are none of it. Raises
     InputError when nothing is left.
     """
     parts, where = found[0].parts, f"data.unlabelled ({config.path or config.source})"
-    x = found[0].originals[0]
-    if x.shape[1] != cut[0].originals[0].shape[1]:
+    if (x := found[0].originals[0]).shape[1] != cut[0].originals[0].shape[1]:
         raise InputError(
             f"{where} has {x.shape[1]} channels, the labelled recordings have "
             f"{cut[0].originals[0].shape[1]}: set data.preprocess.channels to mean or first"
         )
     elsewhere = [(part.subject, signal) for part, signal in zip(cut[0].parts, cut[1], strict=True)]
     out = held_out([part.subject for part in parts], found[1], elsewhere, side_of, lodo)
-    ends = np.cumsum([part.windows for part in parts])
+    counts = [(part, n) for n in ("windows", "copies") for part in parts]
+    ends = np.cumsum([getattr(part, n) for part, n in counts])
     rows = [
-        (part, np.arange(end - part.windows, end))
-        for part, end in zip(parts, ends, strict=True)
-        if part.subject not in out
+        (part, np.arange(end - getattr(part, n), end))
+        for (part, n), end in zip(counts, ends, strict=True)
+        if part.subject not in out and (n == "windows" or part.copies)
     ]
-    left_out = {OTHER_SIDE: sum(part.windows for part in parts if part.subject in out)}
+    left_out = {OTHER_SIDE: sum(part.windows + part.copies for part in parts if part.subject in out)}
     if not sum(len(at) for _, at in rows):
         raise InputError(
             f"{where}: no window is left to train on, {left_out[OTHER_SIDE]:,} are of subjects who are "
             "validated or tested on: add recordings of others, or leave data.unlabelled out"
         )
     if config.gate == "quality":
-        ppg = x[:, : x.shape[1] - axes]
-        clear = best(np.concatenate([quality(ppg[at], fs, bpm_range) for _, at in rows]), config.keep)
+        ppg = slice(x.shape[1] - axes)
+        values = [quality(found[0].x(at)[:, ppg], fs, bpm_range) for _, at in rows]
+        clear = best(np.concatenate(values), config.keep)
         ends = np.cumsum([len(at) for _, at in rows])
         rows = [(p, at[clear[end - len(at) : end]]) for (p, at), end in zip(rows, ends, strict=True)]
         left_out[POOR] = int((~clear).sum())

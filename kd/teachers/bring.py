@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd.files import sha256, write_atomically
+from kd.errors import InputError
+from kd.files import load_array, sha256, write_atomically
+from kd.models import weights
 from kd.signals.prepare import Data, DataConfig
 from kd.signals.whole import Whole, rows_of, take, wholes
 from kd.signals.windows import WindowSet
@@ -33,9 +35,10 @@ from kd.teachers.runners import BATCH, check_width_is
 from kd.teachers.source import Source
 from kd.training import metrics
 from kd.training.member import Diverged, Row
-from kd.training.teacher import MODEL, Forward, outputs, write_teacher_outputs
+from kd.training.teacher import FEATURES, LOGITS, MODEL, Forward, as_tensor, outputs, write_teacher_outputs
 from kd.training.train import device_name, evaluate, track
 
+OUTPUTS = (LOGITS, FEATURES)
 IDENTITY = "brought"  # the one key of the metadata of a brought teacher's model file
 
 
@@ -54,8 +57,9 @@ class Standing:
 class Bringing:
     """One brought teacher, in `folder`, for the split of `config`. members: its one Standing.
 
-    judged: whether somebody is left to validate and to test on. Raises InputError for files that changed
-    since they were planned, and for outputs that can't be used.
+    judged: whether somebody is left to validate and to test on. folder_of: of a point that is a mean's
+    member, trained on the same windows. Raises InputError for files that changed since they were planned,
+    and for outputs that can't be used.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Bringing:
         device: str,
         *,
         judged: bool = True,
+        folder_of: Callable[[str], Path] | None = None,
     ) -> None:
         self.source, self.data, self.config, self.folder = source, data, config, Path(folder)
         self.device = torch.device(device)
@@ -85,11 +90,12 @@ class Bringing:
         self._passes = {
             leaf: [Pass(leaf, w, _folder(cache_dir, leaf, w), device, first) for w in self._wholes]
             for leaf in self._leaves
-            if leaf.kind != "outputs"
+            if leaf.kind not in ("outputs", "trained")
         }
         windows = sum(one.total for passes in self._passes.values() for one in passes)
         self.members = [Standing(max_epochs=max(1, windows))]
         self._steps, self._judged, self._id = self._step(), judged, id
+        self._folder_of = folder_of
         self._tuning: Tuning | None = None
 
     def _step(self) -> Iterator[int]:
@@ -188,6 +194,8 @@ class Bringing:
 
     def _forward(self, leaf: Source, head: Head | None) -> Forward:
         """From numbers of windows (n,) to logits (n, K) and features (n, F), F 0 without any."""
+        if leaf.kind == "trained":
+            return self._forward_trained(leaf)
         raw, config = self._raw(leaf), self.config
 
         def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,6 +206,32 @@ class Bringing:
                 logits = head(torch.from_numpy(np.asarray(out, np.float32)))
             features = np.zeros((len(rows), 0)) if raw.features is None else take(raw.features, rows.numpy())
             return logits, torch.from_numpy(np.asarray(features, np.float32))
+
+        return forward
+
+    def _forward_trained(self, leaf: Source) -> Forward:
+        """The same of a trained point: what it left behind for its students; other windows pass its model."""
+        assert self._folder_of is not None
+        folder = self._folder_of(*leaf.content)
+        kept = [as_tensor(load_array(folder / name, f"train {leaf.content[0]} again")) for name in OUTPUTS]
+        if len(kept[0]) != len(self._taught):
+            raise InputError(
+                f"teacher {self.source.name}: {folder} has outputs for {len(kept[0])} windows, the data have "
+                f"{len(self._taught)}: train {leaf.content[0]} again"
+            )
+        data = self.data.seen_by(leaf.symbol or "")
+        x, others = [data.val.x, data.test.x], np.concatenate([self._rows["val"], self._rows["test"]])
+        model = weights.load(folder / MODEL, *data.train.x.shape[1:]).to(self.device)
+        at, other = (np.full(sum(map(len, self._wholes)), -1) for _ in range(2))
+        at[self._taught], other[others] = np.arange(len(self._taught)), np.arange(len(others))
+
+        def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
+            known = at[rows.numpy()]
+            if (known >= 0).all():
+                logits, features = (array[known] for array in kept)
+            else:
+                logits, features = model(torch.from_numpy(take(x, other[rows.numpy()])).to(self.device))
+            return logits.cpu(), features.cpu()
 
         return forward
 

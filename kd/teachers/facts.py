@@ -47,9 +47,12 @@ class Facts:
 
 
 def facts(source: Source, config: DataConfig, cache_dir: Path) -> Facts:
-    """What is known of a source; runs it on a few windows if nobody has. InputError as of any pass."""
+    """What is known of a source; runs it on a few windows if nobody has. InputError as of any pass.
+
+    Of a mean: of its members that are not trained in the sweep.
+    """
     if source.kind == "mean":
-        known = [facts(one, config, cache_dir) for one in source.of]
+        known = [facts(one, config, cache_dir) for one in source.of if one.kind != "trained"]
         params = [one.params for one in known]
         macs = [one.macs for one in known]
         return Facts(
@@ -57,7 +60,7 @@ def facts(source: Source, config: DataConfig, cache_dir: Path) -> Facts:
             sum(macs) if all(macs) else 0,
             sum(one.seconds for one in known),
             config.classes,
-            known[0].windows,
+            sum(map(len, wholes(config, cache_dir))),
         )
     known_windows = wholes(config, cache_dir)
     said = json.dumps([source.raw_key(name_of(known_windows)), source.params, source.macs])

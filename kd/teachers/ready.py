@@ -82,6 +82,8 @@ def read_outputs(source: Source, known: Sequence[Whole]) -> tuple[npt.NDArray[An
             continue
         if array.ndim != 2 or len(array) != windows:
             raise InputError(f"{where} has shape {array.shape}, the index {windows} windows: {REMEDY}")
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"{where} holds no real numbers, but {array.dtype}: {REMEDY}")
         parts = (array[i : i + SOME] for i in range(0, windows, SOME))
         if bad := sum(int((~np.isfinite(part)).any(axis=1).sum()) for part in parts):
             raise InputError(f"{where}: outputs of {bad} of {windows} windows are not finite: {REMEDY}")

@@ -5,6 +5,7 @@ float32. A port is the user's own code and runs as such; ONNX files and weights 
 """
 
 import importlib.util
+import pickle
 import sys
 import traceback
 import uuid
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from kd.errors import InputError
 from kd.shipped import grid
-from kd.teachers.source import Source
+from kd.teachers.source import PRECISIONS, Source
 
 BATCH = 64  # windows of a forward pass: always cut alike, so that a killed pass goes on with the same bits
 Array = npt.NDArray[Any]
@@ -129,11 +130,12 @@ def _port(source: Source, device: str) -> Runner:
     import torch
 
     port, module = load_port(source)
+    low = source.precision != PRECISIONS[0]
     if isinstance(module, torch.nn.Module):
         module.to(device).eval()
 
     def forward(x: Array) -> Outputs:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
             out = _calling(source, "outputs", port.outputs, torch.from_numpy(x).to(device))
         if not isinstance(out, torch.Tensor):
             raise InputError(
@@ -182,6 +184,8 @@ def weights_of(source: Source) -> Mapping[str, Any] | None:
         return state
     except Exception as error:  # safetensors, zip and pickle have each their own
         why = str(error).strip().partition("\n")[0][:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch would have it opened all the same
+            why = "a pickle of something else"
         raise InputError(
             f"teacher {source.name}: {path}: not safetensors, nor a file of tensors alone ({why}): a pickle "
             "can run any code and is not opened; save the state dict as safetensors"
@@ -194,7 +198,7 @@ def _calling(source: Source, what: str, call: Callable[..., Any], *args: Any) ->
         return call(*args)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == source.path]
         at = f" in line {frames[-1].lineno}" if frames else ""
         raise InputError(

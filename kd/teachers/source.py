@@ -17,6 +17,7 @@ from kd.files import read_text, sha256
 
 BROUGHT_VERSION = 1  # raise when the same files and declaration give other outputs
 OUTPUTS = ("logits", "bpm", "gaussian", "embedding")
+PRECISIONS = ("float32", "bfloat16")
 PLACES = ("name", "path", "weights", "params", "macs", "same_input", "same_split")  # change no output
 LOGITS_FILE, FEATURES_FILE, INDEX_FILE = "logits.npy", "features.npy", "windows.parquet"  # of ready outputs
 
@@ -25,7 +26,9 @@ LOGITS_FILE, FEATURES_FILE, INDEX_FILE = "logits.npy", "features.npy", "windows.
 class Source:
     """One brought teacher.
 
-    kind: "onnx", "port", "model" (of a point of a sweep), "outputs" or "mean". path: its file, the port's
+    kind: "onnx", "port", "model" (of a point of a sweep), "outputs" or "mean"; of a mean's member also
+    "trained", a point of the same sweep and fold: its id is the content, the sensor it sees the symbol.
+    path: its file, the port's
     file, or a folder. fs, window_s, band_hz, order, normalise, channels: the windows it takes; band_hz None:
     not filtered. output: one of OUTPUTS. min_bpm, step_bpm: centre of the first of its bins, and from one to
     the next. features: name of an ONNX output; or that a ready folder has features.npy. hidden: units of
@@ -55,6 +58,7 @@ class Source:
     epochs: int = 30  # of the head, as a student's default
     lr: float = 2e-3  # the same
     finetune: tuple[int, float, int] | None = None  # epochs, lr, layers
+    precision: str = PRECISIONS[0]  # that torch computes a port's pass in (autocast)
     params: int = 0
     macs: int = 0
     same_input: bool = False
@@ -66,7 +70,7 @@ class Source:
         """Whether students can learn its features."""
         if self.kind == "mean":
             return all(one.has_features for one in self.of)
-        return self.features is not None or self.kind == "model" or self.output == "embedding"
+        return self.features is not None or self.kind in ("model", "trained") or self.output == "embedding"
 
     @property
     def runs_code(self) -> list[str]:
@@ -78,6 +82,8 @@ class Source:
         said = {key: value for key, value in asdict(self).items() if key not in (*PLACES, "of")}
         if self.output != "embedding":
             said = {key: value for key, value in said.items() if key not in ("hidden", "epochs", "lr")}
+        if self.precision == PRECISIONS[0]:  # as before there was a choice
+            del said["precision"]
         return {"version": BROUGHT_VERSION, **said, "of": [one.identity() for one in self.of]}
 
     def raw_key(self, pool: str) -> str:
@@ -93,7 +99,7 @@ class Source:
 
     def check_unchanged(self) -> None:
         """Raise InputError if its files are not those that were planned."""
-        if self.kind != "mean" and contents(self) != self.content:
+        if self.kind not in ("mean", "trained") and contents(self) != self.content:
             raise InputError(
                 f"teacher {self.name}: {self.path} has changed since it was planned: plan and run again"
             )
@@ -108,7 +114,7 @@ def source_of(said: Mapping[str, Any]) -> Source:
         "finetune": tuple(said["finetune"]) if said.get("finetune") else None,
         "of": tuple(source_of(one) for one in said["of"]),
     }
-    return Source(**{name.name: said[name.name] for name in fields(Source)} | more)
+    return Source(**{name.name: said[name.name] for name in fields(Source) if name.name in said} | more)
 
 
 def contents(source: Source) -> tuple[str, ...]:

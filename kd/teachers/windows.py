@@ -54,7 +54,7 @@ def each_played(whole: Whole) -> Iterator[Played]:
         first += len(starts)
         copies = augmented([recording], config.augment, p, bpm_range)
         for k, copy in enumerate(copies, 1):
-            starts, bpm, _ = kept(copy, p, bpm_range, tested=True, lead_s=config.lead_s)
+            starts, bpm, _ = kept(copy, p, bpm_range, tested=True, lead_s=config.lead_s, labelled=labelled)
             yield Played(copy, starts, bpm, first_copy, k)
             first_copy += len(starts)
 

@@ -111,7 +111,7 @@ struct Epoch {
   const int32_t* orders;
   float *flat, *gradient, *mean, *square, *running;
   int64_t steps, size, decayed;
-  float clip, sigma, ce, hard, soft, tckd, nckd, feature, temperature, ramp, unlabelled_weight;
+  float clip, sigma, ce, hard, soft, tckd, nckd, feature, temperature, ramp, unlabelled_weight, standardised, inter, intra;
   int64_t window, unlabelled;
 };
 
@@ -818,9 +818,140 @@ static vec loss_of(const Epoch& e, int K, const float* z, const vec* teacher, ve
   return total;
 }
 
+static inline vec root(vec x) {
+  for (int i = 0; i < V; i++) x[i] = std::sqrt(x[i]);
+  return x;
+}
+
+// p: the softmax of K numbers z / T, by class, `stride` floats apart. Gives log of their sum of exps.
+static vec softmax(const float* z, ptrdiff_t stride, int K, float inverse, vec* p) {
+  vec most = load(z) * inverse, total = {};
+  for (int c = 1; c < K; c++) { vec v = load(z + c * stride) * inverse; most = pick(v <= most, most, v); }
+  vec lost = {};  // Kahan's: an error of the sum would be in all classes alike
+  for (int c = 0; c < K; c++) {
+    p[c] = exp(load(z + c * stride) * inverse - most);
+    vec more = p[c] - lost, next = total + more;
+    lost = (next - total) - more;
+    total = next;
+  }
+  for (int c = 0; c < K; c++) p[c] /= total;
+  return log(total) + most;
+}
+
+// u: the z-scores of K numbers z. Gives their inverse standard deviation; all equal, all 0.
+static vec z_scores(const float* z, ptrdiff_t stride, int K, vec* u) {
+  vec mean = {}, variance = {};
+  for (int c = 0; c < K; c++) mean += load(z + c * stride);
+  mean /= (float)K;
+  for (int c = 0; c < K; c++) { u[c] = load(z + c * stride) - mean; variance += u[c] * u[c]; }
+  vec inverse = 1.0f / root(variance / (float)K + 1e-12f);
+  for (int c = 0; c < K; c++) u[c] *= inverse;
+  return inverse;
+}
+
+// The same as loss_of for `standardised`: adds to dz. work: 4 K.
+static vec standardised_of(const Epoch& e, int K, const float* z, const vec* teacher, vec theirs, float* dz, vec* work) {
+  vec *u = work, *v = u + K, *p = v + K, *q = p + K;
+  float it = 1 / e.temperature, T = e.temperature;
+  vec inverse = z_scores(z, LT, K, u);
+  z_scores((const float*)teacher, V, K, v);
+  vec zl = softmax((const float*)u, V, K, it, p), tl = softmax((const float*)v, V, K, it, q);
+  vec kl = {}, mean = {}, along = {};
+  for (int c = 0; c < K; c++) {
+    kl += q[c] * ((v[c] * it - tl) - (u[c] * it - zl));
+    p[c] -= q[c];
+    mean += p[c];
+    along += p[c] * u[c];
+  }
+  mean /= (float)K, along /= (float)K;
+  vec scale = e.standardised * T * theirs;
+  for (int c = 0; c < K; c++)
+    store(dz + c * LT, load(dz + c * LT) + scale * inverse * (p[c] - mean - u[c] * along));
+  return scale * T * kl;
+}
+
+// Pearson's correlation of a and b, both without their means, of these squares and product summed, and the
+// factors of b and of a in its gradient by a. As `_products` in kd.training.losses.
+struct Correlation { double value, by_b, by_a; };
+static Correlation correlation(double aa, double bb, double ab) {
+  double a = std::sqrt(aa), b = std::sqrt(bb), both = a * b + 1e-8;
+  return {ab / both, 1 / both, a > 0 ? -ab / (both * both) * b / a : 0.0};
+}
+
+// The loss of `dist`, summed over the batch; adds its gradient by the logits to N.d_logits. By class, the second
+// relation is over all windows, so that this goes over the batch twice.
+template <class F>
+static double relations(Net& N, const Epoch& e, const int32_t* order, F weight) {
+  int K = (int)N.s.classes, n = (int)N.s.batch, halves = N.tiles * 2, threads = N.threads;
+  float it = 1 / e.temperature, T = e.temperature;
+  std::vector<vec> s((size_t)halves * K), t((size_t)halves * K), weights(halves);
+  std::vector<double> sums(halves, 0.0), off(K, 0.0);
+  std::vector<float> ms(K), mt(K), rest_s(K), rest_t(K), by_s(K), by_t(K);  // rest: of a mean, what its float lacks
+  double all_weights = 0;
+  for (int h = 0; h < halves; h++)
+    for (int i = 0; i < V; i++) all_weights += weights[h][i] = h * V + i < n ? weight(h * V + i) : 0.0f;
+  PARALLEL
+  for (int h = 0; h < halves; h++) {
+    std::vector<vec> teacher(K);
+    for (int i = 0; i < V; i++) {
+      const float* from = e.teacher_logits + (int64_t)order[std::min(h * V + i, n - 1)] * K;
+      for (int c = 0; c < K; c++) teacher[c][i] = from[c];
+    }
+    softmax(N.logits.at(h / 2, 0) + h % 2 * V, LT, K, it, &s[(size_t)h * K]);
+    softmax((const float*)teacher.data(), V, K, it, &t[(size_t)h * K]);
+  }
+  PARALLEL
+  for (int c = 0; c < K; c++) {
+    double sum_s = 0, sum_t = 0, aa = 0, bb = 0, ab = 0;
+    for (int h = 0; h < halves; h++) {
+      sum_s += sum(weights[h] * s[(size_t)h * K + c]);
+      sum_t += sum(weights[h] * t[(size_t)h * K + c]);
+    }
+    ms[c] = (float)(sum_s / all_weights), mt[c] = (float)(sum_t / all_weights);
+    rest_s[c] = (float)(sum_s / all_weights - ms[c]), rest_t[c] = (float)(sum_t / all_weights - mt[c]);
+    for (int h = 0; h < halves; h++) {
+      vec a = s[(size_t)h * K + c] - ms[c] - rest_s[c], b = t[(size_t)h * K + c] - mt[c] - rest_t[c], w = weights[h];
+      aa += sum(w * a * a), bb += sum(w * b * b), ab += sum(w * a * b);
+    }
+    Correlation r = correlation(aa, bb, ab);
+    off[c] = 1 - r.value;
+    double scale = -(double)e.intra * T * T * n / K;
+    by_t[c] = (float)(scale * r.by_b), by_s[c] = (float)(scale * r.by_a);
+  }
+  PARALLEL
+  for (int h = 0; h < halves; h++) {
+    const vec *p = &s[(size_t)h * K], *q = &t[(size_t)h * K];
+    std::vector<vec> g(K);
+    vec mean_p = {}, mean_q = {}, aa = {}, bb = {}, ab = {}, value, by_a, by_b, along = {};
+    for (int c = 0; c < K; c++) mean_p += p[c], mean_q += q[c];
+    mean_p /= (float)K, mean_q /= (float)K;
+    for (int c = 0; c < K; c++) {
+      vec a = p[c] - mean_p, b = q[c] - mean_q;
+      aa += a * a, bb += b * b, ab += a * b;
+    }
+    for (int i = 0; i < V; i++) {
+      Correlation r = correlation(aa[i], bb[i], ab[i]);
+      value[i] = (float)(1 - r.value), by_a[i] = (float)r.by_a, by_b[i] = (float)r.by_b;
+    }
+    vec scale = e.inter * T * T * weights[h];
+    for (int c = 0; c < K; c++) {
+      g[c] = -scale * (by_b * (q[c] - mean_q) + by_a * (p[c] - mean_p));
+      g[c] += weights[h] * (by_t[c] * (q[c] - mt[c] - rest_t[c]) + by_s[c] * (p[c] - ms[c] - rest_s[c]));
+      along += p[c] * g[c];
+    }
+    float* dz = N.d_logits.at(h / 2, 0) + h % 2 * V;
+    for (int c = 0; c < K; c++) store(dz + c * LT, load(dz + c * LT) + p[c] * (g[c] - along) * (it / (float)n));
+    sums[h] = sum(scale * value);
+  }
+  double loss = 0;
+  for (double one : sums) loss += one;
+  for (double one : off) loss += (double)e.intra * T * T * n * one / K;
+  return loss;
+}
+
 static double head(Net& N, const Epoch& e, const int32_t* order) {
   int K = (int)N.s.classes, n = (int)N.s.batch, threads = N.threads;
-  bool taught = e.hard != 0 || e.soft != 0 || e.tckd != 0 || e.nckd != 0, learns = e.feature != 0;
+  bool taught = e.hard != 0 || e.soft != 0 || e.tckd != 0 || e.nckd != 0 || e.standardised != 0, learns = e.feature != 0;
   // The last windows of a batch may have no label; in means over n, factors make those over labels, and weighted ones.
   int labelled = n - (int)e.unlabelled;
   float by_label = (float)n / labelled, by_teacher = n / (labelled + e.unlabelled_weight * e.unlabelled);
@@ -854,12 +985,14 @@ static double head(Net& N, const Epoch& e, const int32_t* order) {
         }
       float *z = N.logits.at(t, 0) + h * V, *dz = N.d_logits.at(t, 0) + h * V;
       vec loss = loss_of(e, K, z, teacher, bpm, own, theirs, dz, work.data());
+      if (e.standardised != 0) loss += standardised_of(e, K, z, teacher, theirs, dz, work.data());
       for (int c = 0; c < K; c++) store(dz + c * LT, pick(lane > 0, load(dz + c * LT) / (float)n, vec{}));
       sums[t] += sum(pick(lane > 0, loss, vec{}));
     }
   }
   double loss = 0;
   for (double s : sums) loss += s;
+  if (e.inter != 0 || e.intra != 0) loss += relations(N, e, order, weight);
   affine_backward(N, e.flat, e.gradient, N.s.fc, N.s.fc_bias, N.features, N.d_logits, N.d_features, false);
   if (N.s.connected) {
     int F = (int)N.s.connected;

@@ -12,7 +12,7 @@ from kd.models.resnet1d import filters, stride
 from kd.training.stack import Shape, Stack
 from kd.training.terms import TERMS, Weights
 
-KNOWN_TERMS = {"cross_entropy", "hard", "soft", "decoupled", "feature"}
+KNOWN_TERMS = {"cross_entropy", "hard", "soft", "decoupled", "feature", "standardised", "dist"}
 ARCHITECTURES = ("resnet1d", "mlp", "resnet1d-post")  # as fused.cpp numbers them; then those of a plan
 INT, FLOAT, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
@@ -77,6 +77,7 @@ class _Epoch(ctypes.Structure):
             for name in (
                 *("clip", "sigma", "ce", "hard", "soft", "tckd", "nckd", "feature"),
                 *("temperature", "ramp", "unlabelled_weight"),
+                *("standardised", "inter", "intra"),
             )
         ),
         ("window", INT),

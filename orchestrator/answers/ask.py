@@ -16,6 +16,7 @@ from orchestrator.answers.suggest import to_decide
 from orchestrator.edge.latency import with_costs
 from orchestrator.laws.document import laws_file, read_document
 from orchestrator.store.metric import headline
+from orchestrator.store.store import Store
 from orchestrator.words import quoted
 
 CONFIDENCE = 0.8  # probability that a new run reaches an error, where none is given
@@ -68,7 +69,8 @@ def suggest_space(
     gpu_hours: compute to spend (slot-hours if the sweep ran on CPUs). out: default suggested.yaml in the
     sweep's directory.
     recipe: that the laws must be of; the suggestion has theirs.
-    `command` trains the suggestion. Raises InputError when nothing can be suggested.
+    `command` trains the suggestion, and with it the `untrained` points that the sweep has already. Raises
+    InputError when nothing can be suggested.
     """
     # pydantic comes with these: a query does without
     from orchestrator.answers.next_space import describe, gpu_share, next_space, space_like, text
@@ -85,7 +87,18 @@ def suggest_space(
     head = f"{command}\nabout {said['cost_gpu_hours']:.3g} GPU-hours; {expectation(said)}"
     write_text(file, text(next_space(space, document, suggestion), head))
     asked = {"sweep": document["sweep"], "gpu_hours": gpu_hours, "budget": budget.given}
-    return asked | said | {"file": str(file), "command": command}
+    return asked | said | {"untrained": _untrained(folder), "file": str(file), "command": command}
+
+
+def _untrained(folder: Path) -> int:
+    """How many points of a sweep's plan are not trained; none where only its laws are there."""
+    from orchestrator.space.plan import Plan
+
+    file = folder / "plan.json"
+    if not file.exists():
+        return 0
+    done = Store(folder).done()
+    return sum(point.id not in done for point in Plan.load(file).points)
 
 
 def expectation(said: dict[str, Any]) -> str:

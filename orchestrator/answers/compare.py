@@ -51,7 +51,8 @@ def _points(results: Iterable[dict[str, Any]]) -> Points:
     for r in found:
         teacher = by_id.get(r["teacher"], "unknown") if r.get("teacher") else None
         key = (
-            *(r["role"], r["arch"], r["depth"], r["width"], r.get("init") or "random", r["strategy"]),
+            *(r["role"], r["arch"] + seeing(r.get("recipe") or {}), r["depth"], r["width"]),
+            *(r.get("init") or "random", r["strategy"]),
             *(canonical(r["strategy"], r.get("strategy_args")), teacher, r["seed"]),
         )
         points.setdefault(key, []).append(r)

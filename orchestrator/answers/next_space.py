@@ -89,7 +89,10 @@ def next_space(space: SearchSpace, document: dict[str, Any], suggestion: Suggest
             if point.get("channels"):
                 block["channels"] = point["channels"]
             teachers.append(block)
-    teachers += [brought[n].model_dump(mode="json", exclude_defaults=True) for n in dict.fromkeys(names)]
+    if any(name not in brought for name in names):  # members that are trained here: all they may be
+        teachers += [block.model_dump(mode="json", exclude_defaults=True) for block in space.grids]
+    names = [name for name in dict.fromkeys(names) if name in brought]
+    teachers += [brought[name].model_dump(mode="json", exclude_defaults=True) for name in names]
     kept = space.model_dump(mode="json", exclude_defaults=True)
     for key in ("teachers", "students", "strategies", "seeds"):
         kept.pop(key, None)

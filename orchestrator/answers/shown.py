@@ -66,7 +66,10 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Suggested:
-    """What `kdsweep suggest --json` prints. file: the search space to train; command: how."""
+    """What `kdsweep suggest --json` prints. file: the search space to train; command: how.
+
+    untrained: points of the sweep that aren't trained, which that command trains, too.
+    """
 
     sweep: str
     gpu_hours: float
@@ -75,6 +78,7 @@ class Suggested:
     regret_bpm: float
     regret_after_bpm: float
     picks: Sequence[dict[str, Any]]
+    untrained: int
     file: str
     command: str
 

@@ -179,6 +179,7 @@ def _unlabelled(
         "windows": sum(n for subject, _, _, n in of if subject not in out),
         "left_out": {OTHER_SIDE: sum(n for subject, _, _, n in of if subject in out)},
         "dropped": {"windows": dropped.total(), "by_reason": dict(dropped)},
+        "copies": config.unlabelled.copies,
         "gate": config.unlabelled.gate,
         "keep": config.unlabelled.keep,
     }
@@ -384,6 +385,8 @@ def _unlabelled_in_words(found: dict[str, Any]) -> list[str]:
         *(f"{n:8,}  left out: {why}" for why, n in found["left_out"].items() if n),
         *(f"{n:8,}  dropped: {reason}" for reason, n in _most_first(found["dropped"])),
     ]
+    if found["copies"]:
+        lines.append(f"{found['copies']} changed copies of each of these recordings are added")
     if found["gate"] != "none":
         lines.append(f"of these, the {found['keep']:.0%} that the gate ({found['gate']}) holds best are seen")
     return lines

@@ -81,7 +81,9 @@ def plan(
 
 def _answerable(opened: Opened, asked: Budget, expected: tuple[Noise, str], target: float) -> dict[str, Any]:
     """What the plan could answer, from its windows' shape and tested subjects."""
-    channels, samples = opened.windows.train.x.shape[1:]
+    seen = {str(p.recipe.get("channels", "")) for p in opened.plan.points if p.role == "student"}
+    windows = opened.windows.seen_by(seen.pop() if len(seen) == 1 else "")
+    channels, samples = windows.train.x.shape[1:]
     shape = {"channels": channels, "samples": samples, "classes": opened.windows.classes}
     split = list(opened.folds.values()) or [opened.windows]
     tested = {person for data in split for person in _people(data.test)}
@@ -291,7 +293,7 @@ def _columns(plan: Plan, points: Sequence[Point], done: set[str], scale: float) 
         Column("architecture", [p.name for p in points]),
         Column("init", [p.init for p in points], 3 if len({p.init for p in points}) > 1 else 11),
         Column("arguments", arguments, 4 if any(arguments) else 12),
-        Column("waits for", [names.get(p.teacher or "", "") for p in points], 2),
+        Column("waits for", [", ".join(names.get(id, id) for id in p.needs) for p in points], 2),
         *([Column("fold", ["" if p.fold is None else str(p.fold) for p in points], 1)] if plan.folds else []),
         Column("seed", [str(p.seed) for p in points], 1 if len({p.seed for p in points}) > 1 else 8),
         Column("params", [_known(p.params) for p in points], right=True),

@@ -48,7 +48,7 @@ SHOWN = {
     "train_seconds": "train s",
 }
 BY_SUBJECT = {"point": "point", "subject": "subject", "mae_bpm": "MAE", "rmse_bpm": "RMSE"}
-BY_SUBJECT |= {"within_5_bpm": "within 5", "windows": "windows"}
+BY_SUBJECT |= {"mae_bpm_tracked": "tracked", "within_5_bpm": "within 5", "windows": "windows"}
 SPARE = ("MAE", "tracked", "RMSE", "train s", "within 5", "role", "init", "seed", "teacher")
 FORMS = {"params": ",", "windows": ",", "within_5_bpm": ".0%", "train_seconds": ".1f"}
 FORMS |= dict.fromkeys(("error_bpm", "mae_bpm", "mae_bpm_tracked", "rmse_bpm"), ".2f")
@@ -125,6 +125,8 @@ def _print(rows: Sequence[dict[str, Any]], judge: Headline, by: str | None) -> N
         return
     if by:
         names = BY_SUBJECT if by == "subject" else {"point": "point", by: by, "mae_bpm": "MAE"}
+        if all(row.get("mae_bpm_tracked") is None for row in rows):
+            names = {key: name for key, name in names.items() if key != "mae_bpm_tracked"}
         cells = [[_cell(row, key) for key in names] for row in rows]
         print_table(list(names.values()), cells, numbers=NUMBERS)
         return

@@ -50,6 +50,12 @@ def suggest(
     else:
         _print(found)
     echo(f"{found.file} written; run\n  {found.command}\nthen refit the laws with kdsweep fit", err=True)
+    if found.untrained:
+        echo(
+            f"points of the sweep that are not trained: {found.untrained}. This trains them, too; with "
+            "--answer, only what answers a question",
+            err=True,
+        )
 
 
 def _print(found: "Suggested") -> None:

@@ -8,9 +8,10 @@ def in_c(t: dict[str, Any]) -> str:
     """What the tracker's C needs; t: what `kd.edge.c_tracker.write_tracker` gave."""
     ran = "its vectors passed" if t["checked"] else "not run at export"
     return (
-        "`c/kdsweep_tracker.h` is the tracker: give `kds_tracker_update` what `kds_logits` gives; it says "
-        f"BPM, the interval, the error to expect and whether it is unsure. State {t['state_bytes']:,} bytes, "
-        f"table {t['constant_bytes']:,}, some {t['multiplications']:,} multiplications a window; "
+        "`c/kdsweep_tracker.h` is the tracker: whenever `kds_push` returns 1, give `kds_tracker_update` what "
+        "`kds_newest` gives; it says BPM, the interval, the error to expect and whether it is unsure. State "
+        f"{t['state_bytes']:,} bytes, table {t['constant_bytes']:,}, some {t['multiplications']:,} "
+        "multiplications a window; "
         f"`tracker_test.c`: {ran}."
     )
 

@@ -222,6 +222,16 @@ def _use(config: dict[str, Any], measured: dict[str, Any]) -> Iterator[str]:
         f"band-passed {low:g} to {high:g} Hz. Decode by expectation over the classes, never by argmax: "
         "int8 logits tie."
     )
+    if acc := config.get("acc"):
+        low, high = acc["filter"]["band_hz"]
+        what = "the length of its vector" if acc["kind"] == "magnitude" else "its axes x, y, z"
+        yield ""
+        yield (
+            f"The last {acc['channels']} channel(s) of a window are the accelerometer's: {what}, band-passed "
+            f"{low:g} to {high:g} Hz and divided by {acc['scale']:.6g}, in the units of the recordings "
+            "trained on; no z-score. "
+            + ("Without one, zeros." if acc["optional"] else "It was never trained without one.")
+        )
 
 
 def _tflite(mcu: dict[str, Any], tflite: dict[str, Any]) -> Iterator[str]:

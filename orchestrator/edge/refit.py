@@ -11,7 +11,7 @@ import hashlib
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kd.training.recipe import RECIPE_VERSION, Recipe, Spec
 from orchestrator.run.alone import alone
 from orchestrator.run.commit import git_commit
 from orchestrator.run.worker import compiled_engine, versions
+from orchestrator.space.plan import trained_members
 from orchestrator.space.resolve import cache_of
 from orchestrator.space.schema import load_space
 from orchestrator.store.configuration import configuration
@@ -61,9 +62,17 @@ def refit_point(
         chosen = store.result(point)
         made = [_described(chosen, results, data, headline(folder), seed)]
         if chosen["teacher"]:
-            teacher = _described(store.result(chosen["teacher"]), results, data, headline(folder), None)
+            taught = store.result(chosen["teacher"])
+            members = [
+                _described(store.result(id), results, data, headline(folder), None)
+                for id in trained_members(taught.get("brought", {}))
+            ]
+            teacher = _described(taught, results, data, headline(folder), None)
+            if members:
+                teacher["brought"] = _of(teacher["brought"], [member["id"] for member in members])
+                teacher["id"] = _id(teacher)
             made[0]["teacher"] = teacher["id"]
-            made.insert(0, teacher)
+            made = [*members, teacher, *made]
         made[-1]["id"] = _id(made[-1])
         if dry_run:
             return made[-1] | {"done": refits.is_done(made[-1]["id"])}
@@ -117,6 +126,13 @@ def _described(
     if result.get("brought"):
         described["brought"] = result["brought"]
     return described | {"id": _id(described)}
+
+
+def _of(brought: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    """A mean whose members that are trained here are these points."""
+    left = iter(ids)
+    of = [one | {"content": [next(left)]} if one["kind"] == "trained" else one for one in brought["of"]]
+    return brought | {"of": of}
 
 
 def tracker_of(points: list[str], store: Store, data: Data) -> dict[str, Any] | None:
@@ -200,7 +216,11 @@ def _bring(
 
     id, source = described["id"], source_of(described["brought"])
     say(f"{id}: outputs of the brought teacher {source.name}")
-    run = Bringing(id, source, data, config, cache_dir, refits.folder(id), "cpu", judged=False)
+    run = Bringing(
+        *(id, source, data, config, cache_dir, refits.folder(id), "cpu"),
+        judged=False,
+        folder_of=refits.folder,
+    )
     while run.step() != [None]:
         pass
     made = {"recipe_version": RECIPE_VERSION, "versions": versions(), "git_commit": git_commit()}

@@ -27,8 +27,9 @@ def windows_for(data: Data, result: Mapping[str, Any]) -> Data:
     def of(windows: WindowSet) -> WindowSet:
         return dataclasses.replace(windows, x=scaled(windows.x, seen.axes, factor))
 
-    sides = {side: of(getattr(seen, side)) for side in ("train", "val", "test")}
-    return dataclasses.replace(seen, **sides, acc_scale=result["acc_scale"])
+    return dataclasses.replace(
+        seen, train=of(seen.train), val=of(seen.val), test=of(seen.test), acc_scale=result["acc_scale"]
+    )
 
 
 def opened_for(opened: Opened, result: Mapping[str, Any]) -> Opened:

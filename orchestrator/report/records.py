@@ -29,7 +29,8 @@ def trouble(sweep: Sweep) -> Table:
         )
     for point in sweep.blocked:
         what = f"{point.arch} {point.depth}×{point.width} {point.strategy}"
-        why = f"its teacher {sweep.teacher(point.teacher)} failed"
+        failed = next((id for id in point.needs if id in sweep.errors), None)
+        why = f"its teacher {sweep.teacher(failed)} failed" if failed else "one of its teachers failed"
         rows.append([Cell(point.id), Cell(what), Cell("blocked"), Cell(why), Cell("–")])
     return Table(
         "Failed and blocked points", columns("point, what, state, why, #after epoch"), rows, open=True

@@ -14,6 +14,7 @@ from orchestrator.answers.claims import claims, dataset_weights
 from orchestrator.laws.arms import strategy_label
 from orchestrator.laws.document import read_document, results_digest
 from orchestrator.report.fronts import predicted
+from orchestrator.space.plan import trained_members
 from orchestrator.space.spaces import space_files
 from orchestrator.store.metric import headline, headline_in
 from orchestrator.store.store import Store
@@ -25,7 +26,7 @@ KEPT_HISTORY = ("epoch", "val_mae_bpm", "train_seconds")
 
 @dataclass(frozen=True)
 class Planned:
-    """A point of plan.json."""
+    """A point of plan.json. needs: as of `Point`."""
 
     id: str
     role: str
@@ -33,7 +34,7 @@ class Planned:
     depth: int
     width: int
     strategy: str
-    teacher: str | None
+    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,12 @@ class Sweep:
 
     @cached_property
     def blocked(self) -> list[Planned]:
-        """Points of the plan that can't be trained because their teacher failed."""
-        return [p for p in self._open if p.teacher in self.errors and p.id not in self.errors]
+        """Points of the plan that can't be trained because their teacher failed, or one of a mean."""
+        out: dict[str, Planned] = {}
+        for p in self._open:  # means follow their members, and students their teachers
+            if p.id not in self.errors and (self.errors.keys() | out.keys()) & set(p.needs):
+                out[p.id] = p
+        return list(out.values())
 
     @cached_property
     def waiting(self) -> list[Planned]:
@@ -211,8 +216,16 @@ def _plan(path: Path) -> dict[str, Planned]:
     """Points by id. Only what a report shows of them, so that plans of other versions can be read too."""
     try:
         content = read_json(path, "run the search space again")
-        places = [content["columns"].index(field.name) for field in fields(Planned)]
-        return {p.id: p for p in (Planned(*(row[i] for i in places)) for row in content["points"])}
+        columns = {name: k for k, name in enumerate(content["columns"])}
+        places = {field.name: columns[field.name] for field in fields(Planned) if field.name != "needs"}
+        members = [trained_members(brought) for brought in content.get("brought", [{}])]
+        kind = columns.get("brought")  # plans of versions before have none
+        found = {}
+        for row in content["points"]:
+            teacher = row[columns["teacher"]]
+            needs = (teacher,) if teacher else members[0 if kind is None else row[kind]]
+            found[row[columns["id"]]] = Planned(**{name: row[i] for name, i in places.items()}, needs=needs)
+        return found
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, IndexError) as error:

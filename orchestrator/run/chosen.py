@@ -61,9 +61,7 @@ class Chosen(Scheduler):
         return [
             id
             for id, epoch in self.until.items()
-            if id not in not_now
-            and self.trained.get(id, 0) < epoch
-            and ((teacher := self.points[id].teacher) is None or teacher in self.done)
+            if id not in not_now and self.trained.get(id, 0) < epoch and self._need(id) is None
         ]
 
     def release(self, trial: str, slots: int) -> list[str] | None:

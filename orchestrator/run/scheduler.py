@@ -5,7 +5,7 @@ one bad point neither takes its pack with it nor uses up its neighbours' retries
 """
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from orchestrator.run.progress import Cost
@@ -21,7 +21,7 @@ class Trainee(Protocol):
     @property
     def role(self) -> str: ...
     @property
-    def teacher(self) -> str | None: ...
+    def needs(self) -> Sequence[str]: ...
     @property
     def cost_s(self) -> float: ...
 
@@ -51,24 +51,22 @@ class Scheduler:
         self.max_failures = max_failures
         self.failures: dict[str, int] = {}
         self._pack = pack
-        self._students: dict[str, list[str]] = {}  # teacher -> points that learn from it, not yet released
-        self._blocked_by: dict[str, list[str]] = {}  # teacher -> points of `blocked` that learn from it
+        # teacher -> points that wait for it, not yet released; who needs several waits for one after another
+        self._students: dict[str, list[str]] = {}
+        self._blocked_by: dict[str, list[str]] = {}  # teacher -> points of `blocked` that wait for it
         self._pool: list[str] = []  # ready students not yet in a pack
         # Ready packs as a heap, the longest first: (-seconds, number, ids).
         self._packs: list[tuple[float, int, list[str]]] = []
         self._packed_s = 0.0  # of all ready packs
         self._packed_for = self._number = 0
         self._urgent: list[list[str]] = []  # retries and teachers, the next one last
-        awaited: dict[str, float] = {}
-        for point in self.points.values():
-            if point.teacher is not None and point.id not in self.done:
-                awaited[point.teacher] = awaited.get(point.teacher, 0.0) + point.cost_s
+        awaited = self._awaited()
         teachers = []
         for point in self.points.values():
             if point.id in self.done:
                 continue
-            if point.teacher is not None and point.teacher not in self.done:
-                self._students.setdefault(point.teacher, []).append(point.id)
+            if (need := self._need(point.id)) is not None:
+                self._students.setdefault(need, []).append(point.id)
             elif point.role == "teacher":
                 teachers.append(point)
             else:
@@ -102,7 +100,11 @@ class Scheduler:
         self.done.add(id)
         self.cost.left_s -= self.points[id].cost_s
         for student in self._students.pop(id, []):
-            if self.points[student].role == "teacher":
+            if (need := self._need(student)) is not None:
+                self._students.setdefault(need, []).append(student)
+                if need in self.failed or need in self.blocked:
+                    self._block(need)
+            elif self.points[student].role == "teacher":
                 self._urgent.append([student])
             else:
                 self._pool.append(student)
@@ -154,13 +156,28 @@ class Scheduler:
         self.trial_over(trial)
         return current, again
 
+    def _need(self, id: str) -> str | None:
+        """The first of what a point needs that isn't done."""
+        return next((need for need in self.points[id].needs if need not in self.done), None)
+
+    def _awaited(self) -> dict[str, float]:
+        """Seconds that wait for each point: of students, and of those of the means that it is in."""
+        awaited: dict[str, float] = {}
+        for teachers in (False, True):  # students first
+            for point in self.points.values():
+                if (point.role == "teacher") is teachers and point.id not in self.done:
+                    seconds = point.cost_s + awaited.get(point.id, 0.0)
+                    for need in point.needs:
+                        awaited[need] = awaited.get(need, 0.0) + seconds
+        return awaited
+
     def _leave(self, trial: str, id: str) -> None:
         self.running[trial].remove(id)
 
     def _block(self, teacher: str) -> None:
         students = self._students.pop(teacher, [])
         if students:
-            self._blocked_by[teacher] = students
+            self._blocked_by.setdefault(teacher, []).extend(students)
         for student in students:
             self.blocked.add(student)
             self.cost.left_s -= self.points[student].cost_s

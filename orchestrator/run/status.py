@@ -148,8 +148,12 @@ def with_jobs(state: str, jobs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def blocked_of(plan: Plan, failed: set[str], done: set[str]) -> set[str]:
-    """Points that wait for a teacher that failed."""
-    return {p.id for p in plan.points if p.teacher in failed and p.id not in done and p.id not in failed}
+    """Points that wait for a teacher that failed, or for a mean of such a one."""
+    out: set[str] = set()
+    for point in plan.points:  # means follow their members, and students their teachers
+        if point.id not in done and point.id not in failed and (failed | out).intersection(point.needs):
+            out.add(point.id)
+    return out
 
 
 def _points(

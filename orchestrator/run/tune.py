@@ -38,7 +38,7 @@ class Release(_Stateless, Searcher):
         super().__init__()
         self._events = events
         self._points = events.progress.points
-        self._served = Counter(point.teacher for point in self._points.values() if point.teacher)
+        self._served = Counter(need for point in self._points.values() for need in point.needs)
 
     def suggest(self, trial_id: str) -> Any:
         """The pack for a new trial (a dict); None: not now; FINISHED: never again."""

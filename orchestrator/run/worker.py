@@ -236,7 +236,10 @@ class PackTrainer:
         point = self.points[id]
         config, cache = of_fold(self.setup.data, point.fold), Path(self.setup.cache_dir)
         data, folder = self.data_of(point.fold), self.store.folder(id)
-        self.runs = Bringing(id, source_of(point.brought), data, config, cache, folder, self.device)
+        self.runs = Bringing(
+            *(id, source_of(point.brought), data, config, cache, folder, self.device),
+            folder_of=self.store.folder,
+        )
         events.append(_event("began", id, epoch=0))
         _say(f"{id} begins: outputs of the brought teacher {point.name}")
 
@@ -419,20 +422,20 @@ def total_cost(
     """The compute a point really had, its teacher's included: what result.json says beside train_seconds.
 
     teacher_seconds: what its teacher took to train; teacher_students: how many points of the plan it
-    serves, from `served`.
+    serves, from `served`. Of a mean, and of its students, all members together.
     total_seconds: train_seconds + an equal share of the teacher, what the point cost this sweep.
     alone_seconds: train_seconds + the whole teacher, what it costs whoever wants only this student.
     """
-    teacher = point.teacher
-    if teacher is None:
+    if not point.needs:
         return {"total_seconds": train_seconds, "alone_seconds": train_seconds}
-    seconds = store.result(teacher)["train_seconds"]
-    students = served[teacher]
+    known = {id: store.result(id) for id in point.needs}
+    share = sum(r.get("total_seconds", r["train_seconds"]) / served[id] for id, r in known.items())
+    whole = sum(r.get("alone_seconds", r["train_seconds"]) for r in known.values())
     return {
-        "teacher_seconds": seconds,
-        "teacher_students": students,
-        "total_seconds": round(train_seconds + seconds / students, 3),
-        "alone_seconds": round(train_seconds + seconds, 3),
+        "teacher_seconds": round(whole, 3),
+        "teacher_students": min(served[id] for id in point.needs),
+        "total_seconds": round(train_seconds + share, 3),
+        "alone_seconds": round(train_seconds + whole, 3),
     }
 
 

@@ -98,7 +98,10 @@ def _with_twins(one: Found, found: Mapping[str, Found]) -> Found:
     """A mean with the members of each fold."""
     if one.source.kind != "mean":
         return one
-    members = [found[member.name] for member in one.source.of]
+    members = [
+        Found(member, one.facts) if member.kind == "trained" else found[member.name]
+        for member in one.source.of
+    ]
     prints = {print_ for member in members for print_ in member.twins}
 
     def of(parts: Sequence[Source]) -> Source:
@@ -132,18 +135,27 @@ def _declared_all(space: SearchSpace) -> dict[str, tuple[Source, dict[str, Any] 
         found[block.name] = (Source(block.name, "mean"), None) if block.mean else _declared(block)
     for block in space.brought:
         if block.mean:
-            for name in block.mean:
-                if name not in found or found[name][0].kind == "mean":
-                    there = ", ".join(n for n, (s, _) in found.items() if s.kind != "mean") or "none"
-                    raise InputError(
-                        f"teacher {block.name}: mean: no brought teacher {name!r}: there are {there}; a "
-                        "teacher trained in a sweep is brought with sweep and point"
-                    )
-            of = tuple(found[name][0] for name in block.mean)
+            of = _members(block, {name: source for name, (source, _) in found.items()}, bool(space.grids))
             if tuned := [one.name for one in of if one.finetune]:
                 raise InputError(f"teacher {block.name}: mean: {tuned[0]} is fine-tuned: leave it out")
             found[block.name] = (Source(block.name, "mean", of=of, params=block.params), None)
     return found
+
+
+def _members(block: Brought, sources: Mapping[str, Source], grids: bool) -> tuple[Source, ...]:
+    """Of a mean. What is not brought is trained here, if anything is (grids); planning finds it."""
+    where = f"teacher {block.name}: mean:"
+    trained = Source("", "trained", same_input=True, same_split=True)
+    for name in block.mean or ():
+        if name in sources and sources[name].kind == "mean":
+            raise InputError(f"{where} {name} is a mean itself: name its members")
+        if name not in sources and not grids:
+            there = ", ".join(n for n, one in sources.items() if one.kind != "mean") or "none"
+            raise InputError(f"{where} no teacher {name!r}: brought are {there}, and none is trained here")
+    of = tuple(sources.get(name) or dataclasses.replace(trained, name=name) for name in block.mean or ())
+    if len(of) < 2 and of[0].kind != "trained":
+        raise InputError(f"{where} {of[0].name} is one teacher: name another")
+    return of
 
 
 def _declared(block: Brought) -> tuple[Source, dict[str, Any] | None]:
@@ -184,6 +196,7 @@ def _declared(block: Brought) -> tuple[Source, dict[str, Any] | None]:
         epochs=block.probe.epochs,
         lr=block.probe.lr,
         finetune=(tune.epochs, tune.lr, tune.layers) if (tune := block.finetune) else None,
+        precision=block.precision,
         params=block.params,
         macs=block.macs,
         **told,

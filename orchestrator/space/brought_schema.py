@@ -69,7 +69,7 @@ class Brought(Strict):
     sweep: str | None = None
     point: str | None = None
     outputs: str | None = None
-    mean: Annotated[list[str], Field(min_length=2)] | None = None
+    mean: Annotated[list[str], Field(min_length=1)] | None = None
     input: Input = Field(default_factory=Input)
     output: Literal["logits", "bpm", "gaussian", "embedding"] = "logits"
     bins: Bins | None = None
@@ -77,6 +77,7 @@ class Brought(Strict):
     features: str | None = None
     probe: Probe = Field(default_factory=Probe)
     finetune: Finetune | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     params: Count = 0
     macs: Count = 0
 
@@ -114,6 +115,8 @@ class Brought(Strict):
             return f"bins are those of logits, and output is {self.output}: leave them out"
         if self.features and kind != "onnx":
             return "features names an output of an ONNX file: leave it out"
+        if self.precision != Source.precision and (kind != "port" or self.finetune):
+            return "precision is that of a port's pass, and fine-tuning is in float32: leave it out"
         if self.finetune and (kind != "port" or self.output != "embedding" or self.probe.hidden):
             return "finetune is for a port with output: embedding and a linear probe: leave it out"
         return None

@@ -31,7 +31,7 @@ class Pack:
     ) -> "Pack":
         """A pack with what it needs of `served` and `until`."""
         points = tuple(points)
-        teachers = {point.teacher for point in points if point.teacher is not None}
+        teachers = {need for point in points for need in point.needs}
         limits = {point.id: until[point.id] for point in points if until and point.id in until}
         return cls(points, {teacher: served[teacher] for teacher in teachers}, limits)
 

@@ -70,10 +70,22 @@ class Point:
         return {name: getattr(self, name) for name in self.__slots__}
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of what must be done before: its teacher; of a mean, the members that are trained here."""
+        if self.teacher is not None:
+            return (self.teacher,)
+        return trained_members(self.brought)
+
+    @property
     def name(self) -> str:
         """Display name; several points may share it."""
         shape = f"{self.arch}-{self.depth}x{self.width}"
         return self.brought.get("name") or shape + pretrained(self.strategy_args) + seeing(self.recipe)
+
+
+def trained_members(brought: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the points that are members of a mean; none of another brought teacher."""
+    return tuple(one["content"][0] for one in brought.get("of", ()) if one["kind"] == "trained")
 
 
 @dataclass(frozen=True)

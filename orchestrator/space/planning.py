@@ -21,6 +21,7 @@ from kd.teachers.source import Source, source_of
 from kd.training.recipe import RECIPE_VERSION
 from kd.training.strategies import PRETRAIN, needs_teacher, weights
 from orchestrator.space.brought import Found
+from orchestrator.space.means import Members, names_of, with_members
 from orchestrator.space.plan import ID_DIGITS, Plan, Point
 from orchestrator.space.schema import SearchSpace, Students, Teachers, strategy_points
 
@@ -53,15 +54,19 @@ def make_plan(
     _check_weights(space, folds.values())
     makers = [_Maker(space, found, fold, group or found.fingerprint) for fold, found in folds.items()]
     of_fold = {m.fold: {p.id: p for block in space.grids for p in m.teachers(block)} for m in makers}
-    for m in makers:
-        of_fold[m.fold] |= {
-            p.id: p for found in (brought or {}).values() for p in m.brought(found, len(makers))
-        }
-    points = {id: point for teachers in of_fold.values() for id, point in teachers.items()}
+    here = [p for teachers in of_fold.values() for p in teachers.values()]
     groups = {t.id: m.group_of(t) for m in makers for t in of_fold[m.fold].values()}
+    for found in (brought or {}).values():
+        where = f"teacher {found.source.name}: mean"
+        members = {name: _chosen([name], here, groups, where) for name in names_of(found)}
+        for m in makers:
+            mine = {name: [p for p in some if p.fold == m.fold] for name, some in members.items()}
+            of_fold[m.fold] |= {p.id: p for p in m.brought(found, len(makers), mine)}
+    points = {id: point for teachers in of_fold.values() for id, point in teachers.items()}
+    groups |= {t.id: m.group_of(t) for m in makers for t in of_fold[m.fold].values()}
     refused = Counter[str]()
     for i, block in enumerate(space.students):
-        chosen = _chosen(block, [points[id] for id in groups], groups, f"students.{i}")
+        chosen = _chosen(block.teachers, [points[id] for id in groups], groups, f"students.{i}.teachers")
         made: list[Point] = []
         for maker in makers:
             why: Counter[str] = Counter()
@@ -110,7 +115,8 @@ class _Maker:
         self.fold = fold
         self.fingerprint = data.fingerprint
         self.group = group
-        seen = {"", *(space.seen(block) for block in (*space.grids, *space.students))}
+        blocks: list[Teachers | Students] = [*space.grids, *space.students]
+        seen = {"", *map(space.seen, blocks)}
         recipes = {role: space.recipe(role) for role in ("teacher", "student")}
         # by role and `Recipe.channels`, of which recipes say nothing where it is ""
         self.recipes = {
@@ -119,7 +125,7 @@ class _Maker:
         self.shapes = {s: data.seen_by(s).train.x.shape[1:] for s in seen}
         self.classes = data.classes
         self.unlabelled = data.unlabelled is not None
-        windows = len(data.train)
+        windows, self.judged = len(data.train), len(data.val) + len(data.test)
         every = len(data.taught_x)
         self.pretrained_on = min(recipes["teacher"]["windows_per_epoch"] or every, every)
         self.windows = {  # trained on, and validated on
@@ -145,9 +151,15 @@ class _Maker:
                         shape = arch, depth, width
                         yield self.point("teacher", *shape, "random", "scratch", args, None, seed, seen)
 
-    def brought(self, found: Found, folds: int) -> Iterator[Point]:
-        """The point of a brought teacher. folds: how many of them share its pass."""
-        source = found.of(self.fingerprint)
+    def brought(self, found: Found, folds: int, members: Members) -> Iterator[Point]:
+        """The point of a brought teacher. folds: how many of them share its pass. members: of a mean."""
+        source, of_all = found.of(self.fingerprint), found.source
+        params, macs = found.facts.params, found.facts.macs
+        if members:
+            source = with_members(source, members, lambda point: point.id)
+            of_all = with_members(of_all, members, self.group_of)
+            params, macs = source.params, source.macs
+        judging = self.judged * sum(WINDOW_S + MAC_S * p.macs for some in members.values() for p in some)
         arch, depth, width = found.shape or (source.name, 1, 1)
         yield Point(
             id=_brought_id(self.fingerprint, source),
@@ -162,16 +174,16 @@ class _Maker:
             seed=0,
             recipe={},
             data_fingerprint=self.fingerprint,
-            params=found.facts.params,
-            macs=found.facts.macs,
+            params=params,
+            macs=macs,
             activation_bytes=found.sizes.get("activation_bytes", 0),
-            weight_bytes=found.sizes.get("weight_bytes", 4 * found.facts.params),
+            weight_bytes=found.sizes.get("weight_bytes", 4 * params),
             weight_bytes_int8=found.sizes.get("weight_bytes_int8", 0),
-            cost_s=found.facts.pass_s / folds + BRINGING_S,
+            cost_s=found.facts.pass_s / folds + BRINGING_S + judging,
             fold=self.fold,
             data_group=self.group,
             teacher_group=None,
-            brought={**source.as_json(), GROUP: _brought_id(self.group, found.source)},
+            brought={**source.as_json(), GROUP: _brought_id(self.group, of_all)},
         )
 
     def students(
@@ -301,16 +313,16 @@ def _brought_id(data: str, source: Source) -> str:
 
 
 def _chosen(
-    block: Students, teachers: Sequence[Point], groups: Mapping[str, str], where: str
+    names: Sequence[str] | None, teachers: Sequence[Point], groups: Mapping[str, str], where: str
 ) -> Sequence[Point]:
-    """The teachers a block names, or all: by name, by the id that folds share, or by that of one fold."""
-    if block.teachers is None:
+    """The teachers that are named, or all: by name, by the id that folds share, or by that of one fold."""
+    if names is None:
         return teachers
     chosen: set[str] = set()
-    for name in block.teachers:
+    for name in names:
         found = {groups[t.id] for t in teachers if name in (t.id, t.name, groups[t.id])}
         if not found:
             there = ", ".join(dict.fromkeys(t.name for t in teachers)) or "none"
-            raise InputError(f"{where}.teachers: no teacher {name!r} in this space: it has {there}")
+            raise InputError(f"{where}: no teacher {name!r} in this space: it has {there}")
         chosen |= found
     return [t for t in teachers if groups[t.id] in chosen]

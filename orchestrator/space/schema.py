@@ -190,7 +190,7 @@ Training = _model(
 )
 
 
-UnlabelledModel = _model(Unlabelled)
+UnlabelledModel = _model(Unlabelled, copies=(Annotated[int, Field(ge=0, le=1000), Number], Unlabelled.copies))
 
 
 class Data(Strict):
@@ -413,9 +413,9 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
             if init not in INITS:
                 place = _place(path, lines, ("students", i, "init"))
                 raise InputError(f"{place}: students.{i}.init: unknown init {init!r}{_hint(init, INITS)}")
-    for kind, blocks in (("teachers", space.teachers), ("students", space.students)):
-        for i, block in enumerate(blocks):
-            seen = getattr(block, "channels", None) or []
+    for kind in ("teachers", "students"):
+        for i, some in enumerate(getattr(space, kind)):
+            seen = getattr(some, "channels", None) or []
             if "acc" in seen and not space.data_config().preprocess.axes:
                 raise InputError(
                     f"{_place(path, lines, (kind, i, 'channels'))}: {kind}.{i}.channels: windows have no "

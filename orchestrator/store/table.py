@@ -85,7 +85,8 @@ def rows_of(results: Iterable[dict[str, Any]], headline: Headline) -> list[Row]:
 def rows_by(results: Iterable[dict[str, Any]], group: str) -> list[Row]:
     """A row a point and test subject, or data set: {point, subject, mae_bpm}. InputError for another group.
 
-    Of a subject also windows, rmse_bpm and within_5_bpm (a share); None where a result has only its mae_bpm.
+    Of a subject also mae_bpm_tracked, windows, rmse_bpm and within_5_bpm (a share); None where a result has
+    only its mae_bpm.
     """
     if group not in GROUPS:
         raise InputError(f"by={group!r}: results are kept by {' and by '.join(GROUPS)}")
@@ -97,15 +98,17 @@ def rows_by(results: Iterable[dict[str, Any]], group: str) -> list[Row]:
         ]
     rows = []
     for result in results:
-        sums = result.get("subjects") or {}
+        sums, tracked = result.get("subjects") or {}, result.get("mae_by_subject_tracked") or {}
         for name, mae in mae_by_subject(result).items():
-            rows.append({"point": result["id"], group: name, "mae_bpm": mae, **_spread(sums.get(name))})
+            both = {"mae_bpm": mae, "mae_bpm_tracked": tracked.get(name)}
+            rows.append({"point": result["id"], group: name, **both, **_spread(sums.get(name))})
     return rows
 
 
 def columns_by(group: str) -> tuple[str, ...]:
     """The columns of `rows_by`."""
-    return ("point", group, "mae_bpm", *(_spread(None) if group == "subject" else ()))
+    more = ("mae_bpm_tracked", *_spread(None)) if group == "subject" else ()
+    return ("point", group, "mae_bpm", *more)
 
 
 def _spread(sums: dict[str, Any] | None) -> Row:

@@ -1,18 +1,24 @@
-"""What does an accelerometer give a small student, and how shall it be scaled?
+"""What does an accelerometer give students of different sizes, and how shall it be scaled?
 
-    python tests/benchmarks/accelerometer.py recordings.npz [--folds 0 1 2 3 4] [--runs runs.jsonl]
+    python tests/benchmarks/accelerometer.py sizes recordings.npz [--folds 0 1 2] [--largest 100000]
+    python tests/benchmarks/accelerometer.py scaling recordings.npz [--folds 0 1 2]
 
-recordings.npz: wrist recordings with NAME/acc. By folds of subjects, a ResNet 4x6 from scratch on the PPG
-alone; with the accelerometer's axes or magnitude scaled by one constant, the RMS over the training windows,
-as kdsweep does; with axes whose windows are z-scored, or whose amplitude is put into a logarithm; and with
-dropout, tested with and without. Each with and without stretched copies. Prints a Markdown table: mean test
-error over folds, BPM, by window. --runs: what is there is not trained again, and what is trained is added.
+recordings.npz: wrist recordings with NAME/acc. By folds of subjects, students from scratch on the PPG alone
+and with the accelerometer. sizes: four sizes, each with and without the tracker, and what they cost as
+float32 C on a Cortex-M4F (RAM and flash of weights as the generator says, instructions by the law in
+docs/firmware.md). scaling: one size, the accelerometer's axes or magnitude scaled by one constant, the RMS
+over the training windows, as kdsweep does; z-scored by window; its amplitude in a logarithm; and with
+dropout, tested with and without; all with and without stretched copies of recordings. Prints a Markdown
+table: mean test error over folds, BPM, by window. --runs: what is there is not trained again, and what is
+trained is added.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from kd.edge.c.instructions import Pipeline, per_window
+from kd.edge.c.source import write_c
+from kd.edge.export import preprocess_json
+from kd.models.architectures import build
+from kd.models.sizes import size
 from kd.signals.augment import Augment
 from kd.signals.prepare import Data, DataConfig, prepare
 from kd.signals.preprocess import Preprocess
@@ -28,17 +39,21 @@ from kd.training.compiled import library
 from kd.training.recipe import Recipe, Spec
 from kd.training.train import Run
 
-DEPTH, WIDTH = 4, 6
-EPOCHS = 10
+EPOCHS, COPIES = 10, 2
+CORE = "m4"
+SIZES = [("resnet1d", 4, 4), ("resnet1d", 4, 8), ("resnet1d", 6, 8), ("resnet1d", 8, 16)]
 # name -> what windows hold, and how their accelerometer is scaled
 WAYS: dict[str, tuple[dict[str, Any], str]] = {
     "PPG alone": ({"acc": "xyz"}, "ppg"),
     "axes": ({"acc": "xyz"}, ""),
     "magnitude": ({"acc": "magnitude"}, ""),
-    "axes, z-score per window": ({"acc": "xyz"}, "zscore"),
+    "axes, z-score by window": ({"acc": "xyz"}, "zscore"),
     "axes, log of amplitude": ({"acc": "xyz"}, "log"),
     "axes, dropout 0.3": ({"acc": "xyz", "acc_dropout": 0.3}, ""),
 }
+KEPT = ("mae_bpm", "mae_bpm_tracked", "mae_bpm_without_acc", "mae_by_dataset", "params", "train_seconds")
+Shape = tuple[str, int, int]
+Key = tuple[str, int, str, int, int, int]  # way, copies, shape, fold
 
 
 def otherwise(data: Data, how: str) -> Data:
@@ -57,69 +72,119 @@ def otherwise(data: Data, how: str) -> Data:
     return replace(data, **{side: replace(windows, x=of(windows.x)) for side, windows in sides.items()})
 
 
-def train(config: DataConfig, how: str, folder: Path, cache: Path) -> dict[str, Any]:
+def train(key: Key, recordings: Path, temporary: Path) -> dict[str, Any]:
     """The figures of one run."""
-    data = otherwise(prepare(config, cache), how)
+    way, copies, *shape, fold = key
+    windows, how = WAYS[way]
+    config = DataConfig(
+        source="auto",
+        path=str(recordings),
+        preprocess=Preprocess(**windows),
+        split=Split("kfold", fold=fold),
+        augment=Augment(copies=copies),
+    )
+    data = otherwise(prepare(config, temporary / "cache"), how)
     recipe = Recipe(max_epochs=EPOCHS, channels="ppg" if how == "ppg" else "")
-    run = Run(Spec("s", "student", "resnet1d", DEPTH, WIDTH, recipe=recipe), data, folder, engine=library())
+    folder = temporary / "-".join(map(str, key))
+    run = Run(Spec("s", "student", *shape, recipe=recipe), data, folder, engine=library())
     while run.step() is not None:
         pass
     found = run.finish()
-    return {k: found[k] for k in ("mae_bpm", "mae_bpm_without_acc", "mae_by_dataset", "params") if k in found}
+    return {name: found[name] for name in KEPT if name in found}
+
+
+def keys(what: str, folds: list[int], shapes: list[Shape]) -> Iterator[Key]:
+    """What is trained, fold by fold, so that a table can be had of the first folds."""
+    for fold in folds:
+        if what == "sizes":
+            for shape, way in itertools.product(shapes, ("PPG alone", "axes")):
+                yield way, COPIES, *shape, fold
+        else:
+            for copies, way in itertools.product((0, COPIES), WAYS):
+                yield way, copies, "resnet1d", 4, 6, fold
 
 
 def main() -> None:
     """Train what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=["sizes", "scaling"])
     parser.add_argument("recordings", type=Path)
-    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--copies", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--largest", type=int, default=20_000, help="parameters; of 60,000 training takes long"
+    )
     parser.add_argument("--runs", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     kept = args.runs.read_text(encoding="utf-8").splitlines() if args.runs and args.runs.exists() else []
     runs = {tuple(row["key"]): row for row in map(json.loads, kept)}
+    shapes = [shape for shape in SIZES if size(*shape).params <= args.largest]
     with tempfile.TemporaryDirectory() as temporary:
-        for fold in args.folds:
-            for copies in args.copies:
-                for name, (windows, how) in WAYS.items():
-                    if (key := (name, copies, fold)) in runs:
-                        continue
-                    config = DataConfig(
-                        source="auto",
-                        path=str(args.recordings),
-                        preprocess=Preprocess(**windows),
-                        split=Split("kfold", fold=fold),
-                        augment=Augment(copies=copies),
-                    )
-                    folder = Path(temporary) / f"{name} {copies} {fold}"
-                    row = {"key": key, **train(config, how, folder, Path(temporary) / "cache")}
-                    runs[key] = row
-                    print(row, flush=True)
-                    if args.runs:
-                        with args.runs.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(row) + "\n")
-    print("| windows | " + " | ".join(f"{n} copies" for n in args.copies) + " |")
-    print("|---|" + "---|" * len(args.copies))
-    for name in WAYS:
-        print(f"| {name} | " + " | ".join(_cell(runs, name, n, args.folds) for n in args.copies) + " |")
+        for key in keys(args.what, args.folds, shapes):
+            if key in runs:
+                continue
+            row = {"key": key, **train(key, args.recordings, Path(temporary))}
+            runs[key] = row
+            print(row, flush=True)
+            if args.runs:
+                with args.runs.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+    table = of_scaling(runs, args.folds) if args.what == "scaling" else of_sizes(runs, args.folds, shapes)
+    print("\n".join(table))
 
 
-def _cell(runs: dict[Any, dict[str, Any]], name: str, copies: int, folds: list[int]) -> str:
-    """The mean over folds, by data set in brackets, and without the accelerometer where that was tested."""
-    rows = [runs[name, copies, fold] for fold in folds]
+def of_sizes(runs: dict[Any, dict[str, Any]], folds: list[int], shapes: list[Shape]) -> Iterator[str]:
+    """A row a size: errors of the four ways, and costs without and with the accelerometer."""
+    heads = "PPG alone", "+ tracker", "+ accelerometer", "+ both", "RAM, kB", "flash, kB", "instructions"
+    yield "| student | " + " | ".join(heads) + " |"
+    yield "|" + "---|" * (1 + len(heads))
+    for shape in shapes:
+        cells, costs = [], []
+        for way in ("PPG alone", "axes"):
+            rows = [runs[way, COPIES, *shape, fold] for fold in folds]
+            cells += [_mean(rows, "mae_bpm"), _mean(rows, "mae_bpm_tracked")]
+            costs.append(_costs(shape, WAYS[way]))
+        params = " and ".join(
+            f"{runs[way, COPIES, *shape, folds[0]]['params']:,}" for way in ("PPG alone", "axes")
+        )
+        spent = [" / ".join(pair) for pair in zip(*costs, strict=True)]
+        yield f"| {shape[0]} {shape[1]}x{shape[2]}, {params} | " + " | ".join([*cells, *spent]) + " |"
 
-    def mean(key: str) -> float:
-        return statistics.fmean(row[key] for row in rows)
 
+def of_scaling(runs: dict[Any, dict[str, Any]], folds: list[int]) -> Iterator[str]:
+    """A row a way: errors without and with copies."""
+    yield f"| windows hold | no copies | {COPIES} copies |"
+    yield "|---|---|---|"
+    for way in WAYS:
+        cells = []
+        for copies in (0, COPIES):
+            rows = [runs[way, copies, "resnet1d", 4, 6, fold] for fold in folds]
+            without = _mean(rows, "mae_bpm_without_acc") if "mae_bpm_without_acc" in rows[0] else ""
+            cells.append(_mean(rows, "mae_bpm") + (f"; without it {without}" if without else ""))
+        yield f"| {way} | " + " | ".join(cells) + " |"
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> str:
+    """Of folds; of `mae_bpm` by data set, too."""
+    text = f"{statistics.fmean(row[name] for row in rows):.2f}"
+    if name != "mae_bpm":
+        return text
     sets = sorted({s for row in rows for s in row["mae_by_dataset"]})
-    by = {s: statistics.fmean(r["mae_by_dataset"][s] for r in rows if s in r["mae_by_dataset"]) for s in sets}
-    without = (
-        f"; without it {mean('mae_bpm_without_acc'):.2f}"
-        if all("mae_bpm_without_acc" in row for row in rows)
-        else ""
-    )
-    return f"{mean('mae_bpm'):.2f} ({', '.join(f'{s} {v:.2f}' for s, v in by.items())}{without})"
+    by = (statistics.fmean(r["mae_by_dataset"][s] for r in rows if s in r["mae_by_dataset"]) for s in sets)
+    return f"{text} ({', '.join(f'{s} {v:.2f}' for s, v in zip(sets, by, strict=True))})"
+
+
+def _costs(shape: Shape, way: tuple[dict[str, Any], str]) -> tuple[str, str, str]:
+    """RAM and flash in kB, and instructions of a window, of a student in float32 C."""
+    preprocess = Preprocess() if way[1] == "ppg" else Preprocess(**way[0])
+    channels = 1 + preprocess.axes
+    model = build(*shape, channels=channels).eval()
+    config = preprocess_json(DataConfig(preprocess=preprocess), channels, 1.0 if preprocess.axes else None)
+    with tempfile.TemporaryDirectory() as folder:
+        said = write_c(model, shape[0], config, 1, "A student", Path(folder))
+    instructions = per_window(*shape, Pipeline.of(config, 1), CORE)
+    ram = said["arena_bytes"] + said["state_bytes"]
+    return f"{ram / 1000:.1f}", f"{said['constant_bytes'] / 1000:.1f}", f"{instructions / 1e6:.2f} M"
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, print."""
     parser = parser_of(__doc__, teacher="8x32")
     parser.add_argument("--encoder", help="a class of docs/teachers/ports.py")
+    parser.add_argument("--precision", default="float32", help="of the encoder's pass")
     with options_of(parser, arguments) as options:
         if options.encoder:
             _print_encoder(options)
@@ -148,7 +149,10 @@ def _print_encoder(options: Options) -> None:
     """What a port of the size of a foundation model takes."""
     entry = {"name": "encoder", "port": f"{PORTS}:{options.encoder}", "input": {"band_hz": [0.5, 12]}}
     data, training = _data(options, options.folds), RECIPE | {"max_epochs": options.epochs}
-    teachers, strategies = [{**entry, "output": "embedding"}], STRATEGIES | {"feature": None}
+    teachers, strategies = (
+        [{**entry, "output": "embedding", "precision": options.precision}],
+        STRATEGIES | {"feature": None},
+    )
     space = trained(options, "encoder", data, teachers, strategies=strategies, training=training)
     teacher, *_ = teachers_of(space)
     windows = sum(len(getattr(space.windows, side)) for side in ("train", "val", "test"))
@@ -157,8 +161,14 @@ def _print_encoder(options: Options) -> None:
     print(f"\n{options.encoder}: {teacher['params']:,} parameters, {teacher['macs'] or 0:,} MACs a window.")
     print(
         f"CPU seconds: teachers of {len(options.folds)} folds {taught:.1f}, for one pass over {windows:,} "
-        f"windows and a probe each; {len(_students(space))} students {students:.1f}."
+        f"windows and a probe each; {len(_students(space))} students {students:.1f}.\n"
+        f"MAE in BPM, means: probes {_error(teachers_of(space)):.2f}, "
+        f"students {_error(_students(space)):.2f}."
     )
+
+
+def _error(results: Sequence[Result]) -> float:
+    return statistics.fmean(r["mae_bpm"] for r in results)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 STUDENTS = [("resnet1d", 2, 4), ("resnet1d", 4, 6), ("resnet1d", 4, 16), ("mlp", 2, 8), ("mlp", 2, 64)]
 STUDENTS += [("tcn", 4, 11), ("tcn", 4, 16), ("dscnn", 6, 9), ("dscnn", 6, 16)]
-STRATEGIES = ("scratch", "soft", "dkd", "feature")
+STRATEGIES = ("scratch", "soft", "dkd", "feature", "soft_std", "dist")
 BATCH, EPOCHS = 64, 5
 TORCH = "KDSWEEP_STEP_TORCH"  # set: torch trains, not the compiled engine
 

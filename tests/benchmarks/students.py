@@ -4,8 +4,9 @@
 
 From scratch and distilled by DKD from a `resnet1d` 6x16 of each fold; every student at the learning rate that
 `wrist.yaml` has. Prints a Markdown table: parameters, multiply-adds, bytes of activations, test error (mean
-over subjects, then over data sets, then folds and seeds), CPU seconds. --runs: what is there is not trained
-again, and what is trained is added.
+over subjects, then over data sets, then folds and seeds), CPU seconds; and how far each architecture is from
+`resnet1d-post` of its size, with the standard error over folds. --runs: what is there is not trained again,
+and what is trained is added.
 """
 
 import argparse
@@ -39,6 +40,8 @@ RECIPE = Recipe(max_epochs=10, batch_size=32, lr=5e-3, windows_per_epoch=7000)
 TEACHER = Spec(
     "teacher", "teacher", "resnet1d", 6, 16, recipe=replace(RECIPE, max_epochs=12, batch_size=64, lr=3e-3)
 )
+BESIDE = "resnet1d-post"
+Runs = dict[tuple[Any, ...], dict[str, Any]]
 STRATEGIES: dict[str, dict[str, Any]] = {"scratch": {}, "dkd": {"beta": 2.0}}
 
 
@@ -66,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     kept = args.runs.read_text(encoding="utf-8").splitlines() if args.runs and args.runs.exists() else []
-    runs = {tuple(row["key"]): row for row in map(json.loads, kept)}
+    runs: Runs = {tuple(row["key"]): row for row in map(json.loads, kept)}
     config = DataConfig(
         "auto", str(args.recordings), {"datasets": sorted(args.datasets)}, augment=Augment(copies=1)
     )
@@ -104,6 +107,23 @@ def main() -> None:
             f"| {shape[0]} {shape[1]}x{shape[2]} | {s.params:,} | {s.macs:,} | {s.activation_bytes:,} "
             f"| {' | '.join(errors)} | {seconds:.1f} |"
         )
+    if len(args.folds) > 1:
+        for arch in dict.fromkeys(shape[0] for shape in STUDENTS if shape[0] != BESIDE):
+            print(f"{arch} - {BESIDE}: {apart(runs, arch, args.folds, args.seeds)}")
+
+
+def apart(runs: Runs, arch: str, folds: list[int], seeds: int) -> str:
+    """Mean difference to BESIDE over sizes, strategies and seeds, and its standard error over folds, BPM."""
+    pairs = zip(*([s for s in STUDENTS if s[0] == name] for name in (arch, BESIDE)), strict=True)
+    cells = list(itertools.product(pairs, range(seeds), STRATEGIES))
+    found = [
+        statistics.fmean(
+            runs[fold, seed, *mine, strategy]["mae_bpm"] - runs[fold, seed, *other, strategy]["mae_bpm"]
+            for (mine, other), seed, strategy in cells
+        )
+        for fold in folds
+    ]
+    return f"{statistics.fmean(found):+.2f} +- {statistics.stdev(found) / len(found) ** 0.5:.2f} BPM"
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ The file is one of `kd.datasets.recordings_npz`; students are of the sets --wris
 - mean: three teachers that had the labels of the same quarter teach as one.
 - finger: the sets --finger as data.unlabelled, besides all labels: a sensor elsewhere.
 - pretrain: the teacher pre-trained by contrast or not, with a quarter and with all of the labels.
+- teachers: other teachers of the unlabelled recordings: one that had all labels, and one that saw changed
+  copies of the quarter's recordings, in twice the steps.
+- ways: other ways for students to learn from the same teacher on the same unlabelled recordings.
 
-All arms take equally many steps; with --copies, too few of them for all labels. Sweeps are trained one point
-after another in this process, as a worker does, into --out; what is done there is not done again. Tables in
-Markdown on stdout.
+All arms take equally many steps, unless they say otherwise; with --copies, of recordings without labels too,
+too few of them for all labels. Sweeps are trained one point after another in this process, as a worker does,
+into --out; what is done there is not done again. Tables in Markdown on stdout.
 """
 
 import argparse
@@ -45,8 +48,9 @@ from orchestrator.space.plan import Point
 from orchestrator.space.resolve import Opened, open_space
 
 CPU = "cpu.json"  # of a sweep: CPU seconds by point
-PARTS = ("labels", "mean", "finger", "pretrain")
+PARTS = ("labels", "mean", "finger", "pretrain", "teachers", "ways")
 FOLDS = 5  # of which --folds are trained
+COPIES = 3  # of recordings, for one way to teach: search_spaces/wrist.yaml
 KEPT = 0.25  # of the training subjects: those whose labels are not thrown away
 # of search_spaces/wrist.yaml
 RECIPE = {"batch_size": 32, "lr": 5.0e-3, "teachers": {"batch_size": 64, "lr": 3.0e-3}}
@@ -57,6 +61,15 @@ KEPT_ON, FINGER = "a quarter, the rest unlabelled, soft", "all labels, finger un
 MEAN = "a quarter, the rest unlabelled, mean of three teachers, soft"
 FULL_PRE = "all labels, pre-trained teacher, soft"
 KEPT_PRE = "a quarter, the rest unlabelled, pre-trained teacher, soft"
+ORACLE = "a quarter, the rest unlabelled, teacher that had all labels, soft"
+HALF = "a quarter, half of each batch unlabelled, soft"
+LONG = "a quarter, the rest unlabelled, soft, three times the steps"
+HARD, DKD = "a quarter, the rest unlabelled, hard", "a quarter, the rest unlabelled, dkd"
+ONLY = "a quarter, the rest unlabelled, soft without label terms"
+SURE = "a quarter, the half of the rest that the teacher is surest of, soft"
+COPIED = "a quarter, the rest unlabelled, teacher that saw changed copies in twice the steps, soft"
+ALL_COPIED = "a quarter, the rest unlabelled, copies of both, the same teacher, soft"
+WAYS = (ORACLE, COPIED, ALL_COPIED, HALF, LONG, HARD, DKD, ONLY, SURE)
 COMPARED = (
     (LOST_FEW, FULL_FEW),
     (LOST, FULL),
@@ -66,6 +79,7 @@ COMPARED = (
     (FINGER, FULL),
     (FULL_PRE, FULL),
     (KEPT_PRE, KEPT_ON),
+    *((way, KEPT_ON) for way in WAYS),
 )
 Result = dict[str, Any]
 
@@ -86,6 +100,7 @@ class Options:
     pretrain: int = 1
     copies: int = 0
     encoder: str | None = None
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -177,17 +192,20 @@ def _print(options: Options, arms: Mapping[str, Sequence[Result]]) -> None:
             print(
                 f"- {one}, less {other}: {difference:+.2f} +- {error:.2f} BPM ({len(errors[one])} subjects)"
             )
-    for arm in (KEPT_ON, MEAN, KEPT_PRE):
+    for arm in (KEPT_ON, MEAN, KEPT_PRE, *WAYS):
         if all(errors.get(one) for one in (FULL, LOST, arm)):
             lost = mean_of(errors[LOST]) - mean_of(errors[FULL])
             back = mean_of(errors[LOST]) - mean_of(errors[arm])
-            print(f"- {arm}: of {lost:.2f} BPM lost, {back:.2f} came back: {100 * back / lost:.0f} %")
+            _, error = paired(errors[LOST], errors[arm])
+            share = f"{back:.2f} +- {error:.2f} came back: {100 * back / lost:.0f} %"
+            print(f"- {arm}: of {lost:.2f} BPM lost, {share}")
 
 
 def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
     """What each arm's sweep of a fold gave."""
     both = {"scratch": None, "soft": None}
     share = {"soft": {"unlabelled_share": 1 - KEPT}}  # as many of a batch as there are of all
+    half = {"soft": {"unlabelled_share": 0.5}}
     grid = {"arch": "resnet1d", "depth": options.teacher[0], "width": options.teacher[1]}
     contrast = {**grid, "pretrain": {"method": "contrastive", "epochs": options.pretrain}}
     full, quarter, thrown = fold.full, fold.quarter, fold.thrown
@@ -222,9 +240,43 @@ def _arms(options: Options, fold: Fold) -> Iterable[tuple[str, list[Result]]]:
         mean = {"name": "mean", "mean": [one["name"] for one in three]}
         g = run("thrown-mean", thrown, *three, mean, strategies=share, labelled=KEPT, learn_from="mean")
         yield MEAN, _of(g, "soft") + [r for r in teachers_of(g) if r["brought"]["name"] == "mean"]
+    if "teachers" in options.parts:
+        h = run("thrown-oracle", thrown, *_bring(a), strategies=share, labelled=KEPT)
+        yield ORACLE, _of(h, "soft") + teachers_of(h)
+        copies = {**quarter, "augment": {"copies": COPIES}}
+        long = {"max_epochs": 2 * options.epochs, "windows_per_epoch": fold.windows[0]}
+        o = trained(
+            *(options, f"quarter-copies-{fold.number}", copies, [grid]),
+            strategies=None,
+            training={**RECIPE, "teachers": {**RECIPE["teachers"], **long}},
+        )
+        p = run("thrown-copied", thrown, *_bring(o), strategies=share, labelled=KEPT)
+        yield COPIED, _of(p, "soft") + teachers_of(p)
+        q = trained(
+            *(options, f"thrown-all-copied-{fold.number}"),
+            {**copies, "unlabelled": {**thrown["unlabelled"], "copies": COPIES}},
+            _bring(o),
+            strategies=share,
+            training={**RECIPE, "max_epochs": options.epochs, "windows_per_epoch": fold.windows[1]},
+        )
+        yield ALL_COPIED, _of(q, "soft") + teachers_of(q)
+    if "ways" in options.parts:
+        i = run("thrown-half", thrown, *_bring(b), strategies=half, labelled=0.5)
+        yield HALF, _of(i, "soft") + teachers_of(i)
+        j = run("thrown-long", thrown, *_bring(b), strategies=share, labelled=3 * KEPT)
+        yield LONG, _of(j, "soft") + teachers_of(j)
+        how = {"hard": share["soft"], "dkd": {**share["soft"], "beta": 2}}
+        k = run("thrown-others", thrown, *_bring(b), strategies=how, labelled=KEPT)
+        yield HARD, _of(k, "hard") + teachers_of(k)
+        yield DKD, _of(k, "dkd") + teachers_of(k)
+        only = {"soft": {**share["soft"], "ce": 0.0, "weight": 1.0}}
+        m = run("thrown-only", thrown, *_bring(b), strategies=only, labelled=KEPT)
+        yield ONLY, _of(m, "soft") + teachers_of(m)
+        gated = {**thrown, "unlabelled": {**thrown["unlabelled"], "gate": "entropy", "keep": 0.5}}
+        n = run("thrown-sure", gated, *_bring(b), strategies=share, labelled=KEPT)
+        yield SURE, _of(n, "soft") + teachers_of(n)
     if "finger" in options.parts:
         source = {"source": "auto", "path": str(options.data), "options": {"datasets": list(options.finger)}}
-        half = {"soft": {"unlabelled_share": 0.5}}
         d = run("finger", {**full, "unlabelled": source}, *_bring(a), strategies=half, labelled=0.5)
         yield FINGER, _of(d, "soft") + teachers_of(d)
     if "pretrain" in options.parts:
@@ -262,7 +314,7 @@ def _fold(options: Options, recordings: Sequence[Recording], number: int) -> Fol
         number,
         {"path": full, "split": split, "augment": augment},
         labelled,
-        {**labelled, "unlabelled": {"path": rest}},
+        {**labelled, "unlabelled": {"path": rest, "copies": options.copies}},
         (everything, few),
     )
 
@@ -362,7 +414,7 @@ def cpu_of(space: Opened) -> Counter[str]:
 
 
 def _train(trainer: PackTrainer, points: Sequence[Point], name: str, cpu: Path) -> None:
-    served = Counter(p.teacher for p in points if p.teacher)
+    served = Counter(id for p in points for id in p.needs)
     known: dict[str, float] = read_json(cpu) if cpu.exists() else {}
     for point in points:
         start = time.process_time()

@@ -114,7 +114,8 @@ def program8(student: Student8) -> dict[str, Any]:
 def _longest_row(student: Student8) -> int:
     """The most products of a sum that `cmsis_int8.c.j2` copies the inputs of."""
     if student.stem is None:
-        return max(layer.weights.shape[1] for layer in (*student.hidden, student.classes))
+        rows = [layer.weights for layer in student.hidden] + [student.classes.weights]
+        return max(weights.shape[1] for weights in rows)
     convolutions = [student.stem, *(c for b in student.blocks for c in (b.first, b.second))]
     return max(c.weights.shape[1] * c.weights.shape[2] for c in convolutions)
 

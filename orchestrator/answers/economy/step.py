@@ -108,12 +108,14 @@ def next_step(known: Known, seed: int = 0) -> Step:
         short = left is not None and len(slices) and bool(choose(belief, slices, at, 1, None))
         return Step([], BUDGET if short else NOTHING_MORE, told)
     train: list[tuple[str, int]] = []
+    members = {p.id: p.needs for p in known.points if p.role == "teacher"}
     named = set()
     for one in chosen:
         teacher = students.teacher[one.student]
-        if teacher in at.owed and teacher not in named:
-            named.add(teacher)
-            train.append((str(teacher), int(known.epochs[str(teacher)])))
+        for need in (*members.get(teacher, ()), teacher) if teacher else ():
+            if need in at.owed and need not in named:
+                named.add(need)
+                train.append((need, int(known.epochs[need])))
         train.append((students.ids[one.student], one.until))
     return Step(train, None, told)
 
@@ -181,4 +183,7 @@ def _owed(known: Known) -> dict[str, float]:
         if p.role == "teacher" and p.id not in known.results and p.id not in known.running:
             left = max(known.epochs[p.id] - len(known.curves.get(p.id, ())), 0.2)
             owed[p.id] = max(left * known.seconds_per_epoch[p.id], 1e-9)
+    for p in known.points:
+        if p.id in owed:  # of a mean: its members', too
+            owed[p.id] += sum(owed.get(id, 0.0) for id in p.needs)
     return owed

@@ -7,7 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from kd.edge.c_tracker import HEADER, NUMBERS, check, made_up, write_tracker
+from kd.edge.c_tracker import HEADER, NUMBERS, check, count, made_up, write_tracker
+from kd.edge.emulate import PACKAGES
 from kd.errors import InputError
 from kd.shipped.tracker import Tracker
 from kd.training.tracking import changes
@@ -62,6 +63,13 @@ def test_c_follows_python_through_many_windows(tmp_path, weight):
             assert mine.expected_error == pytest.approx(theirs.expected_error_bpm, abs=0.01)
             if abs(theirs.expected_error_bpm - TRACKER["unsure_above_bpm"]) > 0.01:
                 assert bool(mine.unsure) == theirs.unsure
+
+
+@pytest.mark.skipif(any(shutil.which(t) is None for t in PACKAGES), reason="no emulated processor")
+def test_counted_on_an_emulated_processor_it_says_the_same():
+    found = count(CONFIG, "m4")
+    assert found["off_bpm"] < 0.01
+    assert 50_000 < found["instructions"] < 200_000
 
 
 @needs_cc

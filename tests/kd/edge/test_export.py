@@ -11,7 +11,7 @@ from scipy.signal import sosfilt
 
 from kd.edge import export
 from kd.errors import InputError
-from kd.recordings import Recording
+from kd.recordings import ACC, Recording, Signal
 from kd.shipped import example, grid, stream
 from kd.signals.filters import bandpassed
 from kd.signals.prepare import DataConfig, load_recordings, prepare
@@ -295,6 +295,69 @@ def test_what_is_shipped_has_the_error_of_the_sweep_at_any_rate_and_stride(fs, p
     error = np.abs(predicted - data.test.bpm).mean()
     test = export.evaluate(folder, load_recordings(config), data)
     export.same_as_sweep(test, float(error), len(data.test))
+
+
+MOVING = Preprocess(acc="xyz", acc_band_hz=(0.3, 7.0))
+
+
+def moving(preprocess: Preprocess = MOVING) -> tuple[Recording, dict]:
+    """A recording with an accelerometer of another rate and a gap in it, and what is shipped beside it."""
+    t = np.arange(90 * 50) / 50
+    acc = np.array([[0.1], [0.2], [9.8]]) + [np.sin(2 * np.pi * f * t) for f in (0.9, 1.7, 5.0)]
+    acc[1, 2000:2020] = np.nan
+    one = recording(sensors={ACC: Signal(acc.astype(np.float32), 50.0)})
+    return one, export.preprocess_json(DataConfig(preprocess=preprocess), 1 + preprocess.axes, 2.5)
+
+
+@pytest.mark.parametrize("preprocess", [MOVING, Preprocess(acc="magnitude", acc_dropout=0.2)])
+def test_windows_with_an_accelerometer_are_those_of_the_sweep(preprocess, tmp_path):
+    one, config = moving(preprocess)
+    wanted, dropped = make_windows([one], preprocess)
+    assert dropped.by_reason["signal missing (NaN)"] == 4
+    export.write_recordings(tmp_path / "r.npz", [one], {})
+    (raw,) = example.recordings(str(tmp_path / "r.npz"), config)
+    for shipped in (raw, export.as_dict(one)):
+        windows, bpm, _ = example.labelled_windows(shipped, config)
+        np.testing.assert_array_equal(bpm, wanted.bpm)
+        np.testing.assert_allclose(windows[:, :1], wanted.x[:, :1], atol=1e-4)
+        np.testing.assert_allclose(windows[:, 1:], wanted.x[:, 1:] / 2.5, atol=1e-4)
+
+
+def test_a_stream_takes_both_sensors_at_their_rates_in_any_pieces():
+    one, config = moving()
+    acc = np.nan_to_num(one.sensors[ACC].values, nan=0.2)
+    ppg, model = one.ppg[:1], Echo(config)
+
+    def heard(ppg_step: int, acc_step: int, causal: bool) -> dict[float, float]:
+        live, said = stream.Stream(model, 64, causal=causal, acc_fs=50.0), {}
+        for k in range(max(ppg.shape[1] // ppg_step, acc.shape[1] // acc_step) + 1):
+            pieces = (row[:, k * step : (k + 1) * step] for row, step in ((ppg, ppg_step), (acc, acc_step)))
+            said |= dict(live.push(*pieces))
+        return said
+
+    for causal in (True, False):
+        said = heard(64, 50, causal)
+        assert len(said) == 41  # the last waits for what the resamplers look ahead
+        assert heard(1, 7, causal) == pytest.approx(said, abs=1e-6)
+        assert heard(997, 50, causal) == pytest.approx(said, abs=1e-6)
+    for start in (10.0, 40.0):  # as a recording that ends there
+        until = ppg[:, : round((start + 8.4) * 64)], acc[:, : round((start + 8.4) * 50)]
+        starts, rates = example.heart_rate(model, until[0], 64, until[1], 50)
+        assert said[start] == pytest.approx(rates[starts.tolist().index(start)], rel=0.1, abs=3)
+
+
+def test_without_an_accelerometer_there_are_zeros_or_an_error():
+    one, config = moving()
+    with pytest.raises(ValueError, match="give acc"):
+        example.heart_rate(Echo(config), one.ppg, 64)
+    with pytest.raises(ValueError, match="give acc_fs"):
+        stream.Stream(Echo(config), 64, 2)
+    _, config = moving(Preprocess(acc="xyz", acc_dropout=0.2))
+    alone = config_of()
+    _, rates = example.heart_rate(Echo(config), one.ppg, 64)
+    np.testing.assert_allclose(rates, example.heart_rate(Echo(alone), one.ppg, 64)[1], atol=1e-3)
+    said = dict(stream.Stream(Echo(config), 64, 2).push(one.ppg))
+    assert said == pytest.approx(live(alone, one.ppg, 64, 64), abs=1e-3)
 
 
 def test_another_error_than_the_sweeps_is_refused():

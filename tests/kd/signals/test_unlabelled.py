@@ -9,11 +9,12 @@ import pytest
 from kd.errors import InputError
 from kd.recordings import Recording
 from kd.signals import pool, synthetic
+from kd.signals.augment import Augment, augmented
 from kd.signals.fingerprints import fingerprints
 from kd.signals.prepare import DataConfig, each_recording, fingerprint, group_fingerprint, prepare
 from kd.signals.splits import Split
 from kd.signals.unlabelled import OTHER_SIDE, POOR, Unlabelled, best, held_out, quality
-from kd.signals.windows import make_windows
+from kd.signals.windows import cut, make_windows
 
 SPLIT = Split(test=("wrist/s000",), val=("wrist/s001",))
 
@@ -178,6 +179,36 @@ def test_the_gate_keeps_the_clearest_windows(config, tmp_path):
     assert of_kept.min() >= np.sort(of_all)[-len(of_kept)]
 
 
+def test_copies_of_them_follow_them_and_are_those_of_training_but_without_labels(config, everybody, tmp_path):
+    config = dataclasses.replace(config, augment=Augment(stretch=(0.5, 0.8), seed=3))
+    plain = prepare(config, tmp_path / "cache").unlabelled.windows
+    copied = without(config, config.unlabelled.path, copies=2)
+    data = prepare(copied, tmp_path / "cache")
+    found = data.unlabelled.windows
+    np.testing.assert_array_equal(found.x[: len(plain)], plain.x)
+    copies = found.x[len(plain) :]
+    made = augmented(everybody[5:], dataclasses.replace(config.augment, copies=2), config.preprocess)
+    alone = [x for _, x, _, _ in cut(made, config.preprocess, labelled=False)]
+    np.testing.assert_array_equal(copies, np.concatenate(alone))
+    assert np.isnan(found.bpm).all()
+    assert len(data.train) == len(prepare(config, tmp_path / "cache").train), "labelled ones have none"
+    assert fingerprint(copied, tmp_path / "cache") != fingerprint(config, tmp_path / "cache")
+    other = dataclasses.replace(copied, augment=Augment(stretch=(0.5, 0.8), seed=4))
+    assert fingerprint(other, tmp_path / "cache") != fingerprint(copied, tmp_path / "cache")
+    tested = dataclasses.replace(copied, split=Split(test=("wrist/s000",), val=("wrist/s005",)))
+    with pytest.raises(InputError, match="wrist/s005"):  # it has no label to be validated by
+        prepare(tested, tmp_path / "cache")
+    both = without(
+        config, write(tmp_path / "both.npz", everybody[:2] + everybody[5:], labelled=False), copies=1
+    )
+    left = prepare(both, tmp_path / "cache").unlabelled
+    assert set(left.windows.subject) == {"wrist/s005", "wrist/s006", "wrist/s007"}
+    assert left.left_out[OTHER_SIDE] > 2 * len(plain) / 3, "their copies, too"
+    gated = dataclasses.replace(both.unlabelled, gate="quality", keep=0.25)
+    kept = prepare(dataclasses.replace(both, unlabelled=gated), tmp_path / "cache").unlabelled
+    assert len(kept.windows) == round(0.25 * len(left.windows))
+
+
 def test_a_pulse_is_clearer_than_noise():
     t = np.arange(200) / 25
     pulse = np.sin(2 * np.pi * 1.3 * t) + 0.3 * np.sin(2 * np.pi * 2.6 * t)
@@ -195,6 +226,7 @@ def test_a_pulse_is_clearer_than_noise():
         ({"gate": "entropy", "keep": 0.0}, "above 0"),
         ({"gate": "entropy"}, "a share below 1"),
         ({"keep": 0.5}, "without one, leave keep out"),
+        ({"copies": -1}, "copies is -1: it must not be negative"),
     ],
 )
 def test_what_cannot_be_is_refused(fields, says):

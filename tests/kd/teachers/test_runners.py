@@ -17,7 +17,7 @@ from kd.signals.whole import rows_of, wholes
 from kd.teachers.cache import Pass
 from kd.teachers.facts import facts
 from kd.teachers.runners import check_width_is, open_runner, run
-from kd.teachers.source import Source, contents, port_says
+from kd.teachers.source import Source, contents, port_says, source_of
 from kd.teachers.windows import each_played, lead_s, windows
 
 ONNX = {"fs": 25.0, "window_s": 8.0, "band_hz": (0.5, 4.0)}
@@ -112,7 +112,7 @@ def test_a_pickle_is_opened_nowhere(tmp_path: Path):
     with pytest.raises(InputError, match=r"m.onnx: not a readable ONNX model"):
         open_runner(source_at(tmp_path / "m.onnx"))
     source = port_at(tmp_path, "return x[:, 0]", weights=str(bad))
-    with pytest.raises(InputError, match=r"weights.pt: .* a pickle can run any code and is not opened"):
+    with pytest.raises(InputError, match=r"weights.pt: .*\(a pickle of something else\): a pickle can run"):
         open_runner(source)
 
 
@@ -127,9 +127,22 @@ def test_weights_of_a_port_are_safetensors_or_tensors_alone(tmp_path: Path):
         assert (out == X[:, 0]).all()
 
 
+def test_a_port_computes_in_the_precision_that_is_asked_for(tmp_path: Path):
+    body = "return torch.nn.functional.linear(x[:, 0], torch.ones(3, 200) / 7)"
+    source = port_at(tmp_path, body)
+    low = dataclasses.replace(source, precision="bfloat16")
+    (exact, _), (rough, _) = (run(open_runner(one), one, X) for one in (source, low))
+    assert exact.dtype == rough.dtype == np.float32
+    assert (rough == torch.from_numpy(rough).bfloat16().float().numpy()).all()
+    assert 0 < np.abs(rough - exact).max() < 0.02 * np.abs(exact).max()
+
+
 def test_a_port_that_raises_is_told_with_its_own_line(tmp_path: Path):
     source = port_at(tmp_path, "raise ValueError('no such head')")
     with pytest.raises(InputError, match=r"port.py: outputs raised ValueError in line 12: no such head"):
+        run(open_runner(source), source, X)
+    source = port_at(tmp_path, "raise SystemExit(0)")  # would be the end of a worker
+    with pytest.raises(InputError, match=r"port.py: outputs raised SystemExit in line 12: 0"):
         run(open_runner(source), source, X)
 
 
@@ -171,6 +184,12 @@ def test_the_identity_is_content_and_declaration_not_place_and_name(tmp_path: Pa
     two = dataclasses.replace(source_at(tmp_path / "n.onnx"), name="other")
     assert one.identity() == two.identity()
     assert one.identity() != source_at(tmp_path / "m.onnx", normalise="none").identity()
+    low = dataclasses.replace(one, precision="bfloat16")
+    assert "precision" not in one.identity(), "points of before there was a choice keep their ids"
+    assert low.raw_key("pool") != one.raw_key("pool")
+    said = low.as_json()
+    assert source_of(said) == low
+    assert source_of({key: value for key, value in said.items() if key != "precision"}) == one
     assert one.identity() != source_at(onnx_file(tmp_path / "o.onnx", outputs=90)).identity()
 
 
@@ -208,6 +227,10 @@ def test_a_longer_window_ends_with_the_students_and_starts_inside_the_recording(
         end = grid.first_sample(start + 8.0, recording.fs, 20.0)
         np.testing.assert_allclose(x[k, 0], whole[0, end - 200 : end], atol=1e-5)
     assert len(prepare(config, tmp_path).dropped.by_reason) == 1
+    with pytest.raises(
+        InputError, match=r"no window is left: \d+ begin less than 92 s \(data.lead_s, or what a"
+    ):
+        prepare(dataclasses.replace(config, lead_s=92.0), tmp_path)
 
 
 def test_a_pass_that_was_killed_goes_on_and_two_processes_share_one(tmp_path: Path):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from kd.signals.augment import Augment
 from kd.signals.prepare import DataConfig, prepare
 from kd.signals.preprocess import Preprocess
+from kd.signals.splits import Split
 from kd.training.recipe import Recipe, Spec
 from kd.training.train import Run
 
@@ -89,3 +91,23 @@ def test_the_compiled_engine_trains_them_as_torch_does(arch, data, tmp_path) -> 
         torch_, fused = (run.finish() for run in runs)
         assert fused["mae_bpm"] == pytest.approx(torch_["mae_bpm"], abs=0.02)
         assert fused["params"] == torch_["params"]
+
+
+@needs_compiler
+def test_where_motion_hides_the_pulse_the_accelerometer_helps(cache, tmp_path) -> None:
+    """Strangers who move much; stretched copies part motion from heart rate: 13.5 and 15.0 BPM."""
+    from kd.training.compiled import library
+
+    config = DataConfig(
+        options={"subjects": 40, "minutes": 6.0, "motion": 3.0},
+        preprocess=Preprocess(acc="xyz", stride_s=4.0),
+        augment=Augment(copies=2),
+        split=Split(fractions=(0.6, 0.1, 0.3)),
+    )
+    people = prepare(config, cache)
+    error = {}
+    for seen in ("ppg", ""):
+        recipe = Recipe(max_epochs=15, batch_size=64, lr=4e-3, channels=seen)
+        spec = Spec("p", "student", "resnet1d", 4, 8, recipe=recipe)
+        error[seen] = trained(spec, people, tmp_path / f"sees {seen}", engine=library()).finish()["mae_bpm"]
+    assert error[""] < error["ppg"]

@@ -41,8 +41,8 @@ SHAPES = [
     ("mlp", 2, 8),
     ("mlp", 1, 5),
     ("resnet1d-post", 2, 4),
-    ("tcn", 3, 4),
-    ("dscnn", 3, 4),
+    ("tcn", 2, 3),
+    ("dscnn", 2, 3),
 ]
 
 

@@ -39,6 +39,11 @@ def test_brought_teachers_are_brought_again(monkeypatch: pytest.MonkeyPatch) -> 
     made = next_space.next_space(space, {"teacher_points": points}, suggestion)  # type: ignore[arg-type]
     assert [(block.width, block.seeds) for block in made.grids] == [([8], [0])]
     assert sorted(block.name for block in made.brought) == ["a", "b", "both"]
+    SPACE["teachers"][4]["mean"] = ["a", "mlp-1x16"]  # type: ignore[index]
+    space = SearchSpace.model_validate(SPACE)
+    made = next_space.next_space(space, {"teacher_points": points}, suggestion)  # type: ignore[arg-type]
+    assert [block.width for block in made.grids] == [[8], [8, 16]], "members must be what they were"
+    assert sorted(block.name for block in made.brought) == ["a", "both"]
 
 
 def test_a_pre_trained_teacher_is_pre_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:

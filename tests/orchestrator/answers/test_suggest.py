@@ -230,6 +230,7 @@ def test_its_loop_adds_to_the_sweep(trained: Trained, tmp_path: Path) -> None:
     made = open_space(said.file, [], str(folder))
     before = {p.id for p in trained.plan.points}
     assert len(made.new) == len(said.picks)
+    assert said.untrained == 0
     assert made.left_in_words() == (
         f"{len(said.picks)} new points, {len(before)} already done, 0 of an earlier space still to train"
     )
@@ -252,6 +253,14 @@ def test_it_goes_on_with_the_recipe_that_was_fitted(trained: Trained, tmp_path: 
     assert load_space(said.file).recipe("student") == load_space(trained.folder / "space.yaml").recipe(
         "student"
     )
+
+
+def test_it_says_what_else_its_command_would_train(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(trained.folder, folder)
+    shutil.rmtree(folder / "points" / next(p.id for p in trained.plan.points if p.role == "student"))
+    ran = CliRunner().invoke(command, [str(folder), "--gpu-hours", "0.02"], catch_exceptions=False)
+    assert "points of the sweep that are not trained: 1. This trains them, too" in ran.stderr
 
 
 def test_by_default_it_is_written_into_the_sweep(trained: Trained) -> None:

@@ -83,6 +83,7 @@ def test_the_plan_says_whose_code_runs(tmp_path: Path, monkeypatch: pytest.Monke
         ("{name: mlp, outputs: x}", "mlp is an architecture: choose another name"),
         ("{name: a, outputs: x, input: {fs: 3}}", "input is not for outputs"),
         ("{name: a, outputs: x, output: bpm, bins: {min_bpm: 3}}", "bins are those of logits"),
+        ("{name: a, outputs: x, precision: bfloat16}", "precision is that of a port's pass"),
         ("{name: a, outputs: x, finetune: {}}", "finetune is for a port with output: embedding"),
         ("{name: a, outputs: x, witdh_bpm: 3}", "unknown key; did you mean width_bpm?"),
         (
@@ -109,7 +110,10 @@ def test_files_and_members_that_are_not_there(tmp_path: Path, monkeypatch: pytes
     for teacher, said in (
         (onnx, r"teacher a: .*x.onnx: no such file"),
         ("{name: a, port: 'x.py:A'}", r"x.py: no such port"),
-        ("{name: a, mean: [b, resnet1d-8x32]}", r"mean: no brought teacher 'b': there are none"),
+        (
+            "{name: a, mean: [b, resnet1d-8x32]}",
+            r"mean: no teacher 'b': brought are none, and none is",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             space_of(str(space(tmp_path, teacher)), (), None)

@@ -96,7 +96,8 @@ def test_what_is_shipped_reproduces_both_students(sweep, results, tmp_path) -> N
         config = json.loads((out / "preprocess.json").read_text())
         assert config["input"]["shape"] == ["batch", channels, 200]
         assert ("acc" in config) == (channels == 4)
-        assert ("accelerometer" in (out / "kdsweep_model.h").read_text()) == (channels == 4)
+        for file in ("kdsweep_model.h", "README.md"):
+            assert ("accelerometer" in (out / file).read_text()) == (channels == 4)
         assert config["test"]["windows"] == len(open_space(str(sweep), [], None).windows.test)
         with np.load(out / "test_recordings.npz") as archive:
             assert any(name.endswith("/acc") for name in archive)

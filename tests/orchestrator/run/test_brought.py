@@ -1,6 +1,7 @@
 """Brought teachers from a space's file to trained students, without Ray."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def train(space: Opened, tmp_path: Path) -> list[dict]:
     trainer = trainer_of(space, tmp_path)
     points = Plan.load(space.store.path / "plan.json").points
     assert points == space.plan.points
-    served, events = Counter(p.teacher for p in points if p.teacher), []
+    served, events = Counter(id for p in points for id in p.needs), []
     for point in points:
         trainer.take(Pack.of([point], served))
         while trainer.ids:
@@ -154,6 +155,9 @@ def test_ready_outputs_and_a_mean_of_two(tmp_path: Path) -> None:
     other = DATA.replace("minutes: 1.5", "minutes: 2.0")
     with pytest.raises(InputError, match=r"teacher a: .* holds outputs of other windows \(hash"):
         opened(tmp_path, teachers, "other", other)
+    np.save(folders[0] / "logits.npy", np.full((n, 180), "a"))
+    with pytest.raises(InputError, match=r"teacher a: .*logits.npy holds no real numbers, but <U1"):
+        opened(tmp_path, teachers, "text", data)
 
 
 def test_json_of_a_result_says_where_the_teacher_is_from(tmp_path: Path) -> None:
@@ -231,7 +235,10 @@ def test_a_student_of_one_sweep_teaches_another(tmp_path: Path) -> None:
     assert not teacher["brought"]["same_split"]
 
 
-MORE = ", unlabelled: {source: synthetic, options: {subjects: 8, minutes: 1}, gate: quality, keep: 0.5}}"
+MORE = (
+    ", unlabelled: {source: synthetic, options: {subjects: 8, minutes: 1}, copies: 1, "
+    "gate: quality, keep: 0.5}}"
+)
 
 
 def with_more(data: str) -> str:
@@ -315,6 +322,79 @@ def test_teachers_that_were_trained_here_teach_as_one(tmp_path: Path) -> None:
         said = np.load(space.store.folder(result["id"]) / "logits.npy")
         np.testing.assert_allclose(said, mean, atol=1e-5)
     assert {r["teacher"] for r in results(space)} >= {r["id"] for r in both}
+
+
+def test_teachers_of_the_very_sweep_teach_as_one(tmp_path: Path) -> None:
+    from orchestrator.edge.refit import refit_point
+    from orchestrator.store.refits import Refits
+
+    (tmp_path / "port.py").write_text(PORT)
+    port = f"{{name: enc, port: '{tmp_path}/port.py:Port', output: embedding, probe: {{epochs: 1}}}}"
+    grid = "{arch: resnet1d, depth: 1, width: 4, seeds: [0, 1]}"
+    data = with_more(DATA.replace("folds: 3", "folds: 3, use: [0, 2]").replace("1.5", "1"))
+    teachers = f"[{{name: both, mean: [enc, resnet1d-1x4]}}, {port}, {grid}]"
+    space = opened(tmp_path, teachers, data=data)
+    means = {p.fold: p for p in space.plan.points if p.name == "both"}
+    for fold, mean in means.items():
+        mine = [p for p in space.plan.points if p.fold == fold and p.role == "teacher" and p.id != mean.id]
+        assert set(mean.needs) == {p.id for p in mine if not p.brought}
+        assert len(mean.needs) == 2
+        assert mean.params == sum(p.params for p in mine)
+    assert len({p.brought["group"] for p in means.values()}) == 1
+    assert [e for e in train(space, tmp_path) if e["kind"] == "failed"] == []
+    for fold, mean in means.items():
+        ours = [r for r in results(space) if r["fold"] == fold and r["role"] == "teacher"]
+        said = {r["id"]: np.load(space.store.folder(r["id"]) / "logits.npy") for r in ours}
+        of_all = np.mean([logits for id, logits in said.items() if id != mean.id], axis=0)
+        np.testing.assert_allclose(said[mean.id], of_all, atol=1e-5)
+        errors = {r["id"]: r["mae_bpm"] for r in ours}
+        assert errors[mean.id] < max(error for id, error in errors.items() if id != mean.id)
+        result = space.store.result(mean.id)
+        assert result["alone_seconds"] > result["train_seconds"]
+    learnt = [r for r in results(space) if r["role"] == "student" and r["teacher"] == means[0].id]
+    assert {r["teacher_group"] for r in learnt} == {means[0].brought["group"]}
+    refitted = refit_point(space.store.path, learnt[0]["id"])
+    refits = Refits(space.store.path)
+    of_everybody = {id: refits.result(id) for id in refits.ids()}
+    teacher = of_everybody[refitted["teacher"]]
+    assert {r["role"] for r in of_everybody.values()} == {"teacher", "student"}
+    assert [one["content"][0] in of_everybody for one in teacher["brought"]["of"]] == [False, True, True]
+
+
+def test_members_of_a_mean_that_are_not_there_or_alone(tmp_path: Path) -> None:
+    grid = "{arch: resnet1d, depth: 1, width: 4}"
+    for mean, said in (
+        (
+            "[resnet1d-1x4, mlp-1x1]",
+            "teacher both: mean: no teacher 'mlp-1x1' in this space: it has resnet1d-1x4",
+        ),
+        (
+            "[resnet1d-1x4]",
+            "teacher both: mean: resnet1d-1x4 is one teacher: name another, or give it several",
+        ),
+        ("[both, resnet1d-1x4]", "teacher both: mean: both is a mean itself: name its members"),
+    ):
+        with pytest.raises(InputError, match=re.escape(said)):
+            opened(tmp_path, f"[{grid}, {{name: both, mean: {mean}}}]")
+
+
+def test_a_member_that_failed_blocks_its_means_and_their_students_only(tmp_path: Path) -> None:
+    from orchestrator.report.sweep import Sweep, _plan
+    from orchestrator.run.status import blocked_of
+
+    grid = "{arch: resnet1d, depth: 1, width: 4, seeds: [0, 1]}"
+    data = "{options: {subjects: 6, minutes: 1}}"
+    plan = opened(tmp_path, f"[{grid}, {{name: both, mean: [resnet1d-1x4]}}]", data=data).plan
+    mean = next(p for p in plan.points if p.name == "both")
+    failed = mean.needs[0]
+    waiting = {p.id for p in plan.points if {mean.id, failed}.intersection(p.needs)}
+    assert mean.id in waiting
+    assert len(waiting) == 1 + 2 * 2  # students of the mean and of the member, soft and hard
+    assert blocked_of(plan, {failed}, set()) == waiting
+    plan.save(tmp_path / "plan.json")
+    points = _plan(tmp_path / "plan.json")
+    sweep = Sweep(tmp_path, {}, [], {failed: {}}, points, "")
+    assert {point.id for point in sweep.blocked} == waiting
 
 
 def test_ready_outputs_are_asked_for_windows_without_labels_too(tmp_path: Path) -> None:

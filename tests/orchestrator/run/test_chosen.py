@@ -15,6 +15,10 @@ class P:
     teacher: str | None = None
     cost_s: float = 10.0
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.teacher,) if self.teacher else ()
+
 
 PLAN = [P("T", "teacher"), P("a", teacher="T"), P("b"), P("c")]
 

@@ -107,7 +107,14 @@ class Died(RuntimeError):
 def point(id: str, role: str = "student", teacher: str | None = None, cost_s: float = 1.0) -> Any:
     recipe = {"max_epochs": 10}
     return SimpleNamespace(
-        id=id, role=role, teacher=teacher, cost_s=cost_s, recipe=recipe, strategy="scratch", fold=None
+        id=id,
+        role=role,
+        teacher=teacher,
+        needs=(teacher,) if teacher else (),
+        cost_s=cost_s,
+        recipe=recipe,
+        strategy="scratch",
+        fold=None,
     )
 
 

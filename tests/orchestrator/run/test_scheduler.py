@@ -15,6 +15,11 @@ class P:
     role: str = "student"
     teacher: str | None = None
     cost_s: float = 1.0
+    of: tuple[str, ...] = ()  # of a mean: its members
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.teacher,) if self.teacher else self.of
 
 
 def by_two(points: list[P], slots: int) -> list[list[P]]:
@@ -46,6 +51,45 @@ def test_the_teacher_that_most_seconds_wait_for_goes_first() -> None:
     students = [P(f"s{i}", teacher="small") for i in range(30)]
     g = scheduler([P("big", "teacher", cost_s=20), P("small", "teacher", cost_s=5), *students])
     assert g.release("t", 1) == ["small"]
+
+
+def test_a_mean_waits_for_all_its_members_which_go_before_others_as_its_students_wait_too() -> None:
+    one, two, other = (P(id, "teacher", cost_s=5) for id in ("one", "two", "other"))
+    mean = P("mean", "teacher", of=("one", "two"))
+    students = [P(f"s{i}", teacher="mean", cost_s=3) for i in range(4)]
+    g = scheduler([other, one, two, mean, *students, P("o", teacher="other", cost_s=3)])
+    assert {g.release(f"t{k}", 2)[0] for k in range(2)} == {"one", "two"}  # type: ignore[index]
+    g.point_done("t0", g.running["t0"][0])
+    g.trial_over("t0")
+    assert g.release("t2", 2) == ["other"]
+    g.point_done("t1", g.running["t1"][0])
+    g.trial_over("t1")
+    assert g.release("t3", 2) == ["mean"]
+    g.point_done("t3", "mean")
+    g.trial_over("t3")
+    assert g.release("t4", 2) == ["s0", "s1"]
+
+
+def test_a_mean_is_blocked_by_the_member_that_fails_whichever_is_done_first() -> None:
+    for failing in ("one", "two"):
+        mean = P("mean", "teacher", of=("one", "two"))
+        g = scheduler(
+            [P("one", "teacher"), P("two", "teacher"), mean, P("s", teacher="mean")], max_failures=0
+        )
+        for trial in ("t0", "t1"):
+            assert g.release(trial, 2)
+        for trial in sorted(g.running, key=lambda t: g.running[t] != [failing]):  # the failing one first
+            id = g.running[trial][0]
+            assert g.point_failed(trial, id) is False if id == failing else g.point_done(trial, id) is None
+            g.trial_over(trial)
+        assert g.over
+        assert g.blocked == {"mean", "s"}
+        g.forgive(failing)
+        assert not g.blocked
+        assert g.release("t3", 1) == [failing]
+        g.point_done("t3", failing)
+        g.trial_over("t3")
+        assert g.release("t4", 1) == ["mean"]
 
 
 def test_done_points_are_never_released() -> None:
@@ -89,6 +133,9 @@ def test_a_lost_worker_costs_its_current_point_one_try_and_its_pack_none() -> No
 @st.composite
 def plans(draw: st.DrawFn) -> list[P]:
     teachers = [P(f"T{i}", "teacher", cost_s=draw(st.floats(0.1, 9))) for i in range(draw(st.integers(0, 4)))]
+    for i in range(draw(st.integers(0, 2)) if teachers else 0):
+        of = draw(st.lists(st.sampled_from([t.id for t in teachers if not t.of]), min_size=1, unique=True))
+        teachers.append(P(f"M{i}", "teacher", of=tuple(of)))
     of = st.sampled_from([None, *(teacher.id for teacher in teachers)])
     students = [
         P(f"s{i}", teacher=draw(of), cost_s=draw(st.floats(0.1, 9))) for i in range(draw(st.integers(0, 12)))
@@ -108,8 +155,7 @@ def test_every_history_ends_with_every_point_accounted_for(
         while (ids := g.release(f"t{trials}", slots)) is not None:
             assert ids
             for id in ids:
-                teacher = by_id[id].teacher
-                assert teacher is None or teacher in g.done
+                assert set(by_id[id].needs) <= g.done
             trials += 1
         assert len(g.running) <= slots
         held = [id for ids in g.running.values() for id in ids]
@@ -140,4 +186,4 @@ def test_every_history_ends_with_every_point_accounted_for(
     assert g.cost.left_s == pytest.approx(0, abs=1e-6)
     for point in plan:
         if point.id in g.blocked:
-            assert point.teacher in g.failed
+            assert set(point.needs) & (g.failed | g.blocked)

@@ -61,8 +61,16 @@ def test_no_slot_idles_while_what_is_worth_most_waits_for_a_teacher(monkeypatch)
     assert by_id[other].teacher is None
 
 
-def test_a_teacher_comes_before_its_students_and_only_if_it_is_not_there():
-    points = plan()
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_teacher_comes_before_its_students_and_only_if_it_is_not_there(mean: bool):
+    points = plan(teachers=(8, 16) if mean else (16,))
+    if mean:  # one of two teachers is the mean of the other and itself, say
+
+        def made(p):
+            of = [{"kind": "trained", "content": [f"T8-{p.fold}"]}]
+            return dataclasses.replace(p, brought={"name": "m", "of": of}) if p.id.startswith("T16") else p
+
+        points = [made(p) for p in points]
     trained: dict[str, int] = {}
     by_id = {p.id: p for p in points}
     taught = 0
@@ -74,6 +82,7 @@ def test_a_teacher_comes_before_its_students_and_only_if_it_is_not_there():
             if p.role == "teacher":
                 assert id not in there, "it is trained already"
                 assert until == EPOCHS
+                assert there.issuperset(p.needs)
                 there.add(id)
             elif p.teacher:
                 taught += 1
