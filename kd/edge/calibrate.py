@@ -76,6 +76,8 @@ STUDENTS8 = (
     ("mlp", 1, 2, Preprocess(channels="all"), 2),
     ("mlp", 1, 2, Preprocess(window_s=4.0, channels="first"), 2),
     ("mlp", 1, 2, Preprocess(window_s=3.0, normalise="none", channels="all"), 3),
+    ("resnet1d", 1, 19, Preprocess(window_s=2.0), 1),
+    ("resnet1d-post", 1, 34, Preprocess(window_s=1.2, order=2), 1),
 )
 CLASSES = (180, 60)  # of students in turn
 Student = tuple[str, int, int, Preprocess, int]

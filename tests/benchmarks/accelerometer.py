@@ -90,7 +90,17 @@ def train(key: Key, recordings: Path, temporary: Path) -> dict[str, Any]:
     while run.step() is not None:
         pass
     found = run.finish()
-    return {name: found[name] for name in KEPT if name in found}
+    kept = {name: found[name] for name in KEPT if name in found}
+    return kept | {"mae_by_dataset_tracked": by_dataset(found["mae_by_subject_tracked"], data)}
+
+
+def by_dataset(errors: dict[str, float], data: Data) -> dict[str, float]:
+    """Errors by subject as errors by data set, all windows alike."""
+    subject, dataset = data.test.subject, data.test.dataset
+    return {
+        str(name): float(np.mean([errors[str(s)] for s in subject[dataset == name]]))
+        for name in np.unique(dataset)
+    }
 
 
 def keys(what: str, folds: list[int], shapes: list[Shape]) -> Iterator[Key]:
@@ -165,12 +175,12 @@ def of_scaling(runs: dict[Any, dict[str, Any]], folds: list[int]) -> Iterator[st
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> str:
-    """Of folds; of `mae_bpm` by data set, too."""
-    text = f"{statistics.fmean(row[name] for row in rows):.2f}"
-    if name != "mae_bpm":
+    """Of folds; by data set, too, where it is kept."""
+    text, each = f"{statistics.fmean(row[name] for row in rows):.2f}", name.replace("_bpm", "_by_dataset")
+    if each not in rows[0]:
         return text
-    sets = sorted({s for row in rows for s in row["mae_by_dataset"]})
-    by = (statistics.fmean(r["mae_by_dataset"][s] for r in rows if s in r["mae_by_dataset"]) for s in sets)
+    sets = sorted({s for row in rows for s in row[each]})
+    by = (statistics.fmean(r[each][s] for r in rows if s in r[each]) for s in sets)
     return f"{text} ({', '.join(f'{s} {v:.2f}' for s, v in zip(sets, by, strict=True))})"
 
 

@@ -62,19 +62,27 @@ def ours(student: Student, whole: Any, target: str, precision: str, cmsis_nn: Pa
     return emulate.measure(model, *student[1:], target, cmsis_nn)
 
 
-def theirs(student: Student, target: str, onnx2c: str) -> dict[str, Any]:
+def their_c(student: Student, onnx2c: str) -> bytes:
+    """What onnx2c makes of a student."""
+    _, channels, samples = student[2]["input"]["shape"]
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "model.onnx"
+        write_onnx(student[0], file, channels, samples)
+        _pool_globally(file)
+        command = [onnx2c, "-d", "batch:1", str(file)]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def theirs(student: Student, target: str, code: bytes) -> dict[str, Any]:
     """A row of onnx2c's C, compiled with the same flags: network alone, counted as our `kds_logits`."""
     model, arch, config, inputs = student
-    chosen, (_, channels, samples) = emulate.TARGETS[target], config["input"]["shape"]
+    chosen = emulate.TARGETS[target]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_c(model, arch, config, inputs, "A student", folder)
         (folder / "kdsweep_student.c").rename(folder / "own.c")
         (folder / "kdsweep_student.c").write_text(WRAPPER)
-        write_onnx(model, folder / "model.onnx", channels, samples)
-        _pool_globally(folder / "model.onnx")
-        command = [onnx2c, "-d", "batch:1", str(folder / "model.onnx")]
-        (folder / "onnx.c").write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+        (folder / "onnx.c").write_bytes(code)
         build = [emulate.GCC, *chosen.build.split(), *emulate.FLAGS, "-c", str(folder / "onnx.c")]
         subprocess.run([*build, "-o", str(folder / "alone")], check=True, capture_output=True)
         sizes = subprocess.run(
@@ -129,9 +137,10 @@ def rows(name: str, given: argparse.Namespace) -> Iterator[str]:
     ways = [("fp32", None), ("int8", None), *([("int8", given.cmsis_nn)] if given.cmsis_nn else [])]
     chip = device_table.find(f"m4@{MHZ}MHz", [])
     assert chip is not None
+    code = their_c(student, given.onnx2c) if given.onnx2c else b""  # not in a thread: torch's export can't
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         own = {(t, w): pool.submit(ours, student, whole, t, *w) for w in ways for t in given.targets}
-        other = {t: pool.submit(theirs, student, t, given.onnx2c) for t in given.targets if given.onnx2c}
+        other = {t: pool.submit(theirs, student, t, code) for t in given.targets if code}
         for (target, (precision, library)), future in own.items():
             r = future.result()
             ram = f"{r['arena_bytes']:,} + {r['static_bytes'] - r['arena_bytes']:,} + {r['stack_bytes']:,}"

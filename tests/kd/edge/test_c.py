@@ -233,22 +233,29 @@ def test_a_filter_in_single_precision_cuts_the_windows_of_one_in_double(
     assert np.abs(bpm - said).max() < 1e-2
 
 
-@pytest.mark.parametrize("fs", [64, 125])
-def test_samples_at_the_devices_rate_are_resampled(fs, tmp_path):
+@pytest.mark.parametrize(
+    ("student", "fs", "lines"),
+    [
+        (("mlp", 1, 4, Preprocess(), 1), 125, 1),
+        (("mlp", 2, 5, Preprocess(window_s=4.0, channels="first", acc="magnitude"), 1), 64, 2),
+        (("mlp", 1, 4, Preprocess(window_s=4.0, acc="xyz"), 2), 100, 5),
+    ],
+)
+def test_samples_at_the_devices_rate_are_resampled(student, fs, lines, tmp_path):
     """`make test` with vectors at that rate; all RAM is said, and nothing warns on an M0+."""
-    student = ("mlp", 1, 4, Preprocess(), 1)
-    config = config_of(student) | {"device_fs": fs}
-    said = write_c(model_of(student), "mlp", config, 1, "A student", tmp_path)
-    windows = np.random.default_rng(1).standard_normal((3, 1, 200))
+    config, inputs = config_of(student) | {"device_fs": fs}, student[4]
+    said = write_c(model_of(student), "mlp", config, inputs, "A student", tmp_path)
+    windows = np.random.default_rng(1).standard_normal((3, *config["input"]["shape"][1:]))
     assert check(tmp_path, model_of(student), windows, config["class_centres_bpm"]) is not None
     ram = '#include "kdsweep_student.h"\nchar ram[KDS_RAM_BYTES == {} ? 1 : -1];'
     (tmp_path / "ram.c").write_text(ram.format(said["arena_bytes"] + said["state_bytes"]))
     subprocess.run(["cc", "-c", "ram.c"], cwd=tmp_path, check=True)
     without = tmp_path / "without"
     without.mkdir()
-    plain = write_c(model_of(student), "mlp", config_of(student), 1, "A student", without)
+    plain = write_c(model_of(student), "mlp", config_of(student), inputs, "A student", without)
     reach = 20 * max(1, fs / 25) + 1  # ten periods of the lower rate to each side
-    assert said["state_bytes"] - plain["state_bytes"] == pytest.approx(4 * (reach + 6), abs=16)
+    more = 4 * (lines * (int(reach) + 2) + 4)
+    assert said["state_bytes"] - plain["state_bytes"] == pytest.approx(more, abs=8)
     if shutil.which("arm-none-eabi-gcc"):
         command = ["arm-none-eabi-gcc", *TARGETS["m0plus"].split(), *FLAGS, "kdsweep_student.c"]
         subprocess.run(command, cwd=tmp_path, check=True)
