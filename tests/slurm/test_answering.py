@@ -25,7 +25,7 @@ def logged(sweep: Sweep, event: str) -> list[dict[str, Any]]:
 
 def test_an_answer_outlives_the_kill_of_its_driver(login: Login) -> None:
     login.env["PACE_S"] = "0.15"
-    asked = ("--answer", "max-params=60000", "--until-regret", "2")
+    asked = ("--answer", "max-params=60000", "--until-regret", "4")
     slow, fast = SLOW | {"width": [4, 6, 8, 12]}, FAST | {"width": [4, 8, 16]}
     space = login.space(slow, fast, strategies={name: None for name in ("scratch", "soft", "hard")})
     sweep = login.submit(space, login.site(), "asked", *asked)
