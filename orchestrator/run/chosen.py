@@ -61,8 +61,12 @@ class Chosen(Scheduler):
         return [
             id
             for id, epoch in self.until.items()
-            if id not in not_now and self.trained.get(id, 0) < epoch and self._need(id) is None
+            if id not in not_now and self._wants(id, epoch) and self._need(id) is None
         ]
+
+    def _wants(self, id: str, epoch: int) -> bool:
+        """Whether anything is left until an epoch. A kill after the last one leaves the result to be made."""
+        return self.trained.get(id, 0) < epoch or epoch == self.epochs[id]
 
     def release(self, trial: str, slots: int) -> list[str] | None:
         """The next pack, which has the most valuable point first; None: no free slot, or nothing ready."""

@@ -389,3 +389,13 @@ def test_a_question_that_no_point_can_answer_is_refused_before_any_compute(opene
     with pytest.raises(InputError, match="no student of the plan is within max_params 3"):
         Driver(opened, question.decide, question.question["max_params"])
     assert not opened.store.ids()
+
+
+def test_a_point_killed_between_its_last_epoch_and_its_result_is_finished(opened: Opened) -> None:
+    first = scratch_of(opened)
+    Driver(opened, rungs(first, first[1]), until_regret=0.1).run()
+    (opened.store.folder(first[1]) / "result.json").unlink()
+    assert len(opened.store.history(first[1])) == 4
+    result = Driver(opened, rungs(first, first[1]), until_regret=0.1).run()
+    assert result.answered
+    assert opened.store.done() == {first[1]}
