@@ -12,9 +12,9 @@ demo: $(VENV)/.ready
 	@echo; echo 'The best student below 20,000 parameters:'
 	@$(BIN)/kdsweep query quickstart --max-params 20000
 
-# Two processes, each with a core: the real Slurm's tests wait most of the time. `pytest` alone is one process.
+# Three processes for two cores: those with the real Slurm's tests and with Ray's wait most of the time. `pytest` alone is one.
 test: $(VENV)/.ready-test
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 3
 
 # The tests of what is used of Ray beyond its public interface, with the oldest Ray that pyproject.toml allows.
 oldest-ray: $(VENV)/.ready-test

@@ -1,4 +1,4 @@
-"""What several rooms' tests share: small data, sweeps, and how `make test` divides them in two."""
+"""What several rooms' tests share: small data, sweeps, and how `make test` divides them."""
 
 import functools
 from pathlib import Path
@@ -16,7 +16,7 @@ def share(file):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Slurm's tests, which wait most of the time, in one process; in the other Ray's and all others."""
+    """Slurm's tests, which wait most of the time, in one process; Ray's in another, then all others."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Shares(LoadScopeScheduling):

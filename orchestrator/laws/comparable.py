@@ -133,7 +133,8 @@ def _same(value: str, text: str) -> bool:
 
 
 def _named(handle: str, students: int, differs: dict[str, Any]) -> str:
-    return f"{students} with {', '.join(f'{k}={v}' for k, v in differs.items())} (--recipe {handle})"
+    said = ", ".join(f"{k} by default" if v is None else f"{k}={v}" for k, v in differs.items())
+    return f"{students} with {said} (--recipe {handle})"
 
 
 def _values(result: dict[str, Any]) -> dict[str, str]:

@@ -151,7 +151,10 @@ def test_a_plan_keeps_folds_and_metric_and_reads_one_that_has_none(tmp_path: Pat
         ("data: {split: {scheme: kfold, use: [0, 0]}}", "name each fold that shall be trained once"),
         ("data: {split: {scheme: kfold, use: some}}", "data.split.use"),
         ("data: {split: {scheme: kfold, use: all, fold: 1}}", "unknown key"),
-        ("metric: mean", "metric: Input should be 'by-subject', 'by-window', 'p90-subject', 'tracked-by-subject'"),
+        (
+            "metric: mean",
+            "metric: Input should be 'by-subject', 'by-window', 'p90-subject', 'tracked-",
+        ),
         ("metric: by-window\nmetric_weights: {A: 1}", "leave them out, or use by-subject"),
         ("metric_weights: {A: 0}", "give a data set a weight above 0"),
     ],
