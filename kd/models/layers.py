@@ -103,7 +103,12 @@ class Linears(nn.Module):
 
 def by_member(layer: "nn.Linear | Linears", x: Tensor) -> Tensor:
     """(N, M * in) -> (M, N, out), without the copy that putting them side by side again would take."""
-    return layer.by_member(x) if isinstance(layer, Linears) else layer(x).unsqueeze(0)
+    return layer(x).unsqueeze(0) if isinstance(layer, nn.Linear) else layer.by_member(x)
+
+
+def summary(features: Tensor) -> Tensor:
+    """What is distilled of features: (N, F) as they are, of maps (N, F, 1, L) their mean over places."""
+    return features.mean((2, 3)) if features.ndim == 4 else features
 
 
 class Block(nn.Module):
@@ -197,7 +202,8 @@ class Classifier(nn.Module):
     """What every architecture builds: the parts of `body` in turn, and a class layer `fc` on their features.
 
     forward: (N, C, S) -> logits (N, K), features (N, F), so that no hook is ever needed. Each part is a child
-    of the name it has in `body`, and so are its weights in the state dict.
+    of the name it has in `body`, and so are its weights in the state dict. `features` may give maps, for a
+    class layer that takes them (`kd.models.spectrum.Bins`).
     """
 
     def __init__(self, body: Mapping[str, nn.Module], fc: "nn.Linear | Linears") -> None:
@@ -208,7 +214,7 @@ class Classifier(nn.Module):
         self.fc = fc
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, M * C, S) -> (N, M * F)."""
+        """(N, M * C, S) -> what `fc` takes: (N, M * F), or maps (N, M * F, 1, L)."""
         parts = self._modules  # looked up directly: get_submodule costs a small model some percent of a step
         for name in self._body:
             x = parts[name](x)  # type: ignore[misc]
@@ -216,4 +222,4 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(x)
-        return self.fc(features), features
+        return self.fc(features), summary(features)

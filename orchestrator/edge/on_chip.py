@@ -35,9 +35,9 @@ def attach_chip(document: dict[str, Any], profile: dict[str, Any], chip: Chip) -
     for arch, data in document["architectures"].items():
         columns, data["counted"] = data["configurations"], {}
         for precision, law in LAWS.items():
-            if precision == "int8" and arch not in instructions8.KNOWN:
+            if not law.known(arch):
                 for name in ("instructions", "latency_ms", "latency_median_ms", "uj"):
-                    columns[f"{name}_int8"] = [None] * len(columns["depth"])
+                    columns[f"{name}_{precision}"] = [None] * len(columns["depth"])
                 data["counted"][precision] = []
                 continue
             counted = _counted(profile, arch, chip.core, precision)
