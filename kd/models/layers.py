@@ -101,7 +101,35 @@ class Linears(nn.Module):
         return torch.baddbmm(self.bias.view(self.members, 1, self.out_features), x, weight)
 
 
-def by_member(layer: "nn.Linear | Linears", x: Tensor) -> Tensor:
+class Bins(nn.Module):
+    """A class layer for bins of frequency: `step` classes each, by one set of weights, and each class's bias.
+
+    (N, M * in, 1, L) -> (N, M * K); the first class is the one `below` classes above the first bin's first.
+    """
+
+    def __init__(self, inputs: int, step: int, below: int, classes: int, members: int) -> None:
+        super().__init__()
+        self.members, self.in_features, self.step = members, inputs, step
+        self.kept = slice(below, below + classes)
+        spread = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(members * step, inputs).uniform_(-spread, spread))
+        self.bias = nn.Parameter(torch.zeros(members * classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = x.squeeze(2).unflatten(1, (self.members, -1))  # (N, M, in, L)
+        of_bins = self.weight.view(self.members, self.step, -1) @ maps  # (N, M, step, L)
+        logits = of_bins.transpose(2, 3).flatten(2)[..., self.kept]
+        return (logits + self.bias.view(self.members, -1)).flatten(1)
+
+    def by_member(self, x: Tensor) -> Tensor:
+        """(N, M * in, 1, L) -> (M, N, K)."""
+        return self.forward(x).unflatten(1, (self.members, -1)).transpose(0, 1)
+
+
+ClassLayer = nn.Linear | Linears | Bins
+
+
+def by_member(layer: ClassLayer, x: Tensor) -> Tensor:
     """(N, M * in) -> (M, N, out), without the copy that putting them side by side again would take."""
     return layer(x).unsqueeze(0) if isinstance(layer, nn.Linear) else layer.by_member(x)
 
@@ -203,10 +231,10 @@ class Classifier(nn.Module):
 
     forward: (N, C, S) -> logits (N, K), features (N, F), so that no hook is ever needed. Each part is a child
     of the name it has in `body`, and so are its weights in the state dict. `features` may give maps, for a
-    class layer that takes them (`kd.models.spectrum.Bins`).
+    class layer that takes them (`Bins`).
     """
 
-    def __init__(self, body: Mapping[str, nn.Module], fc: "nn.Linear | Linears") -> None:
+    def __init__(self, body: Mapping[str, nn.Module], fc: ClassLayer) -> None:
         super().__init__()
         self._body = tuple(body)
         for name, part in body.items():

@@ -57,8 +57,8 @@ def build(depth: int, width: int, *, channels: int, samples: int, classes: int, 
     """(N, C, S) -> logits (N, K), features (N, width): the mean over frequency of the last map."""
     from torch import channels_last, nn
 
-    from kd.models.layers import Classifier
-    from kd.models.spectrum import Bins, Residual, Spectrum, conv_norm
+    from kd.models.layers import Bins, Classifier
+    from kd.models.spectrum import Residual, Spectrum, conv_norm
 
     b = branches(channels)
     dilations = (DILATIONS[i % len(DILATIONS)] for i in range(depth))

@@ -21,6 +21,8 @@ class Spectrum(nn.Module):
     bpm: of the bins. Of two branches the first is the first channel's, the second the sum of all others'.
     """
 
+    turns: Tensor
+
     def __init__(self, samples: int, fs: float, bpm: Sequence[int], branches: int, members: int) -> None:
         super().__init__()
         self.branches, self.members = branches, members
@@ -60,28 +62,3 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         added: Tensor = self.conv(x)
         return x + added
-
-
-class Bins(nn.Module):
-    """The class layer: `step` classes a bin, the same weights for all bins, and a bias for each class.
-
-    (N, M * in, 1, F) -> (N, M * K); the first class is the one `below` classes above the first bin's first.
-    """
-
-    def __init__(self, inputs: int, step: int, below: int, classes: int, members: int) -> None:
-        super().__init__()
-        self.members, self.in_features, self.step = members, inputs, step
-        self.kept = slice(below, below + classes)
-        spread = inputs**-0.5
-        self.weight = nn.Parameter(torch.empty(members * step, inputs).uniform_(-spread, spread))
-        self.bias = nn.Parameter(torch.zeros(members * classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps = x.squeeze(2).unflatten(1, (self.members, -1))  # (N, M, in, F)
-        of_bins = self.weight.view(self.members, self.step, -1) @ maps  # (N, M, step, F)
-        logits = of_bins.transpose(2, 3).flatten(2)[..., self.kept]
-        return (logits + self.bias.view(self.members, -1)).flatten(1)
-
-    def by_member(self, x: Tensor) -> Tensor:
-        """(N, M * in, 1, F) -> (M, N, K)."""
-        return self.forward(x).unflatten(1, (self.members, -1)).transpose(0, 1)

@@ -8,9 +8,8 @@ from torch import nn
 
 from kd.models import costs as edge
 from kd.models.architectures import ARCHITECTURES, build
-from kd.models.layers import conv
+from kd.models.layers import Bins, conv
 from kd.models.sizes import size
-from kd.models.spectrum import Bins
 
 SHAPES = [
     ("resnet1d", 1, 4, 1, 200),
