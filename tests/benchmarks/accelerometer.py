@@ -1,13 +1,14 @@
 """What does an accelerometer give students of different sizes, and how shall it be scaled?
 
     python tests/benchmarks/accelerometer.py sizes recordings.npz [--folds 0 1 2] [--largest 100000]
+        [--archs resnet1d spectra]
     python tests/benchmarks/accelerometer.py scaling recordings.npz [--folds 0 1 2]
 
 recordings.npz: wrist recordings with NAME/acc. By folds of subjects, students from scratch on the PPG alone
-and with the accelerometer. sizes: four sizes, each with and without the tracker, and what they cost as
-float32 C on a Cortex-M4F (RAM and flash of weights as the generator says, instructions by the law in
-docs/firmware.md). scaling: one size, the accelerometer's axes or magnitude scaled by one constant, the RMS
-over the training windows, as kdsweep does; z-scored by window; its amplitude in a logarithm; and with
+and with the accelerometer. sizes: those of SIZES, each with and without the tracker, and what they cost as
+float32 C, if they have it, on a Cortex-M4F (RAM and flash of weights as the generator says, instructions by
+the law in docs/firmware.md). scaling: one size, the accelerometer's axes or magnitude scaled by one constant,
+the RMS over the training windows, as kdsweep does; z-scored by window; its amplitude in a logarithm; and with
 dropout, tested with and without; all with and without stretched copies of recordings. Prints a Markdown
 table: mean test error over folds, BPM, by window. --runs: what is there is not trained again, and what is
 trained is added.
