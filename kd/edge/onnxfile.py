@@ -71,7 +71,8 @@ def write_int8(source: Path, path: Path, windows: Windows) -> None:
     """Quantise a float32 ONNX file to int8: static, QDQ, signed activations and weights, per channel.
 
     windows: (N, C, S) of training subjects, to calibrate on. Batch norms that no convolution takes in stay
-    float32, and so does the class layer: int8 logits tie, and the error of one is an error in BPM. Unsigned
+    float32, and so does the class layer: int8 logits tie, and the error of one is an error in BPM. So does
+    what a logarithm is taken of: powers span more than 8 bits can tell apart. Unsigned
     activations would saturate on AVX2 without VNNI, signed ones don't.
     """
     onnx, _ = require_extra()
@@ -91,7 +92,7 @@ def write_int8(source: Path, path: Path, windows: Windows) -> None:
             op_types_to_quantize=QUANTISED,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[_class_layer(graph)],
+            nodes_to_exclude=[*_class_layer(graph), *_under_log(graph)],
         )
         _save(onnx, onnx.load(quantised), path)
 
@@ -187,13 +188,24 @@ class _Calibration:
         return None if batch is None else {WINDOW: np.ascontiguousarray(batch)}
 
 
-def _class_layer(graph: Any) -> str:
-    """Name of the node that makes the logits."""
+def _class_layer(graph: Any) -> list[str]:
+    """Names of the nodes that make the logits, the last first."""
     maker = {output: node for node in graph.node for output in node.output}
-    node = maker[LOGITS]
-    while node.op_type not in ("Gemm", "MatMul"):  # a bias of its own, perhaps
-        node = next(maker[i] for i in node.input if i in maker)
-    return str(node.name)
+    found = [maker[LOGITS]]
+    while found[-1].op_type not in ("Gemm", "MatMul"):  # a bias of its own, perhaps
+        found.append(next(maker[i] for i in found[-1].input if i in maker))
+    return [str(node.name) for node in found]
+
+
+def _under_log(graph: Any) -> list[str]:
+    """Names of the nodes that lead to a logarithm, and of what stands beside it."""
+    maker = {output: node for node in graph.node for output in node.output}
+    todo, found = [node for node in graph.node if node.op_type == "Log"], []
+    while todo:
+        node = todo.pop()
+        found.append(str(node.name))
+        todo += [maker[i] for i in node.input if i in maker]
+    return found
 
 
 def _save(onnx: ModuleType, proto: Any, path: Path) -> None:

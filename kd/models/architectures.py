@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING
 
 from kd.errors import InputError
-from kd.models import dscnn, mlp, resnet1d, resnet1d_post, tcn
+from kd.models import dscnn, mlp, resnet1d, resnet1d_post, spectra, tcn
 from kd.models.contract import Architecture
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet1d-post": resnet1d_post.ARCHITECTURE,
     "tcn": tcn.ARCHITECTURE,
     "dscnn": dscnn.ARCHITECTURE,
+    "spectra": spectra.ARCHITECTURE,
 }
 
 

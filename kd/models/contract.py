@@ -18,6 +18,7 @@ class Counts(NamedTuple):
 
     activations: peak of the live tensors, in values. int8_weights: weights of the layers that become int8,
     which are all but batch norms and the class layer. int8_channels: output channels of those layers.
+    constants: values of float32 that a file holds and nothing trains.
     """
 
     params: int
@@ -26,6 +27,7 @@ class Counts(NamedTuple):
     layers: int
     int8_weights: int
     int8_channels: int
+    constants: int = 0
 
 
 class Count(Protocol):

@@ -17,9 +17,10 @@ from kd.models.sizes import BYTES
 # Operators whose result lies in the memory of their input. A change of layout is one of them: a runtime has
 # one layout from end to end. A strided slice is one too: a strided convolution reads what it needs. So
 # are the zeros before a causal convolution, which reads none.
-VIEWS = {"unsqueeze", "squeeze", "view", "flatten", "slice", "contiguous", "clone", "reshape", "alias", "pad"}
+VIEWS = {"unsqueeze", "squeeze", "view", "flatten", "unflatten", "slice", "contiguous", "clone", "reshape"}
+VIEWS |= {"alias", "pad", "transpose"}
 # Operators that may write their result over an input that nothing needs any more, value by value.
-IN_PLACE = {"batch_norm", "relu", "add"}
+IN_PLACE = {"batch_norm", "relu", "add", "square", "pow", "log"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def cost(model: nn.Module, channels: int, samples: int) -> Cost:
     """Every exact cost of a model whose windows are (1, channels, samples)."""
     x = torch.zeros(1, channels, samples)
     params = sum(p.numel() for p in model.parameters())
-    return Cost(params, macs(model, x), BYTES * params, int8_bytes(model), activation_bytes(model, x))
+    held = BYTES * (params + constants(model))
+    return Cost(params, macs(model, x), held, int8_bytes(model), activation_bytes(model, x))
 
 
 def macs(model: nn.Module, x: Tensor) -> int:
@@ -48,12 +50,19 @@ def macs(model: nn.Module, x: Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def constants(model: nn.Module) -> int:
+    """Values that a file holds and nothing trains: buffers that are no weights of the state dict."""
+    kept = model.state_dict()
+    return sum(buffer.numel() for name, buffer in model.named_buffers() if name not in kept)
+
+
 def int8_bytes(model: nn.Module) -> int:
     """Bytes of the weights with convolutions and hidden linear layers in int8.
 
-    Those have one float32 scale per output channel; batch norms and the class layer `fc` stay float32.
+    Those have one float32 scale per output channel; batch norms, the class layer `fc` and constants stay
+    float32.
     """
-    total = 0
+    total = BYTES * constants(model)
     for name, module in model.named_modules():
         quantised = isinstance(module, nn.Conv2d | nn.Linear) and name != "fc"
         for parameter in module.parameters(recurse=False):
@@ -85,6 +94,8 @@ def _peak(program: Any) -> int:
             continue  # weights and batch statistics are counted elsewhere
         kind = node.target.name().split("::")[1].split(".")[0] if node.op == "call_function" else ""
         held = [buffer_of[used] for used in node.all_input_nodes if used in buffer_of]
+        if kind in VIEWS and not held:
+            continue  # of weights
         values = prod(node.meta["val"].shape)
         free = [b for b in held if until[b] == i and size[b] == values]
         if kind in VIEWS:

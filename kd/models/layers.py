@@ -101,9 +101,42 @@ class Linears(nn.Module):
         return torch.baddbmm(self.bias.view(self.members, 1, self.out_features), x, weight)
 
 
-def by_member(layer: "nn.Linear | Linears", x: Tensor) -> Tensor:
+class Bins(nn.Module):
+    """A class layer for bins of frequency: `step` classes each, by one set of weights, and each class's bias.
+
+    (N, M * in, 1, L) -> (N, M * K); the first class is the one `below` classes above the first bin's first.
+    """
+
+    def __init__(self, inputs: int, step: int, below: int, classes: int, members: int) -> None:
+        super().__init__()
+        self.members, self.in_features, self.step = members, inputs, step
+        self.kept = slice(below, below + classes)
+        spread = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(members * step, inputs).uniform_(-spread, spread))
+        self.bias = nn.Parameter(torch.zeros(members * classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = x.squeeze(2).unflatten(1, (self.members, -1))  # (N, M, in, L)
+        of_bins = self.weight.view(self.members, self.step, -1) @ maps  # (N, M, step, L)
+        logits = of_bins.transpose(2, 3).flatten(2)[..., self.kept]
+        return (logits + self.bias.view(self.members, -1)).flatten(1)
+
+    def by_member(self, x: Tensor) -> Tensor:
+        """(N, M * in, 1, L) -> (M, N, K)."""
+        return self.forward(x).unflatten(1, (self.members, -1)).transpose(0, 1)
+
+
+ClassLayer = nn.Linear | Linears | Bins
+
+
+def by_member(layer: ClassLayer, x: Tensor) -> Tensor:
     """(N, M * in) -> (M, N, out), without the copy that putting them side by side again would take."""
-    return layer.by_member(x) if isinstance(layer, Linears) else layer(x).unsqueeze(0)
+    return layer(x).unsqueeze(0) if isinstance(layer, nn.Linear) else layer.by_member(x)
+
+
+def summary(features: Tensor) -> Tensor:
+    """What is distilled of features: (N, F) as they are, of maps (N, F, 1, L) their mean over places."""
+    return features.mean((2, 3)) if features.ndim == 4 else features
 
 
 class Block(nn.Module):
@@ -197,10 +230,11 @@ class Classifier(nn.Module):
     """What every architecture builds: the parts of `body` in turn, and a class layer `fc` on their features.
 
     forward: (N, C, S) -> logits (N, K), features (N, F), so that no hook is ever needed. Each part is a child
-    of the name it has in `body`, and so are its weights in the state dict.
+    of the name it has in `body`, and so are its weights in the state dict. `features` may give maps, for a
+    class layer that takes them (`Bins`).
     """
 
-    def __init__(self, body: Mapping[str, nn.Module], fc: "nn.Linear | Linears") -> None:
+    def __init__(self, body: Mapping[str, nn.Module], fc: ClassLayer) -> None:
         super().__init__()
         self._body = tuple(body)
         for name, part in body.items():
@@ -208,7 +242,7 @@ class Classifier(nn.Module):
         self.fc = fc
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, M * C, S) -> (N, M * F)."""
+        """(N, M * C, S) -> what `fc` takes: (N, M * F), or maps (N, M * F, 1, L)."""
         parts = self._modules  # looked up directly: get_submodule costs a small model some percent of a step
         for name in self._body:
             x = parts[name](x)  # type: ignore[misc]
@@ -216,4 +250,4 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(x)
-        return self.fc(features), features
+        return self.fc(features), summary(features)

@@ -18,8 +18,9 @@ class Size:
     """What one model costs for one window.
 
     params: trainable, batch norms counted. macs: multiply-adds of convolutions and linear layers.
-    weight_bytes: float32. weight_bytes_int8: convolutions and hidden linear layers in int8 with one float32
-    scale per output channel; batch norms and the class layer stay float32. activation_bytes: peak of the live
+    weight_bytes: float32, with what a file holds besides, such as a table of sines. weight_bytes_int8:
+    convolutions and hidden linear layers in int8 with one float32 scale per output channel; batch norms, the
+    class layer and tables stay float32. activation_bytes: peak of the live
     tensors, input included, float32; batch norm, ReLU and the residual sum work in place where nothing else
     needs their input (`costs.py` walks the graph by the same rule). layers: convolutions and linear layers.
     """
@@ -46,5 +47,6 @@ def size(
     if depth < 1 or width < 1:
         raise InputError(f"{arch} {depth}x{width}: depth and width must be 1 or more")
     n = entry.count(depth, width, channels, samples, classes)
-    int8 = n.int8_weights + BYTES * (n.params - n.int8_weights + n.int8_channels)
-    return Size(n.params, n.macs, BYTES * n.params, int8, BYTES * n.activations, n.layers)
+    rest = n.params + n.constants
+    int8 = n.int8_weights + BYTES * (rest - n.int8_weights + n.int8_channels)
+    return Size(n.params, n.macs, BYTES * rest, int8, BYTES * n.activations, n.layers)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kd.models.layers import summary
 from kd.training.adamw import AdamW
 from kd.training.recipe import Spec
 from kd.training.schedule import warm_cosine
@@ -89,7 +90,7 @@ class Pretraining:
         for index, now in zip(order.view(self.steps, -1), coefficients.unsqueeze(2), strict=True):
             windows = self.x[index.to(self.x.device)]
             both = torch.cat([view(windows, generator), view(windows, generator)])
-            loss = nt_xent(self.head(self.model.features(both)))  # type: ignore[operator]
+            loss = nt_xent(self.head(summary(self.model.features(both))))  # type: ignore[operator]
             loss.backward()
             self.optimiser.step(now)
             total += loss.detach()

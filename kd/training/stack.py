@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.models.architectures import build
-from kd.models.layers import CONVOLUTIONS, Convs, by_member, linear
+from kd.models.layers import CONVOLUTIONS, Convs, by_member, linear, summary
 from kd.training import metrics
 from kd.training.adamw import AdamW
 from kd.training.layout import Layout
@@ -230,9 +230,9 @@ class Stack:
         return loss.detach()
 
     def _features_of(self, features: Tensor, width: int) -> Tensor:
-        """(N, M * F) -> (N, theirs * F), of the members that learn features of this width."""
+        """(N, M * F), or maps -> (N, theirs * F), of the members that learn features of this width."""
         few = self.objective.featured[width]
-        return few.of(features.unflatten(1, (self.members, -1)), 1).flatten(1)
+        return few.of(summary(features).unflatten(1, (self.members, -1)), 1).flatten(1)
 
     def _replay(self) -> None:
         """An epoch as one CUDA graph per step, which finds its batch and coefficients by a cursor."""

@@ -216,7 +216,10 @@ def _costs(result: dict[str, Any]) -> list[str]:
 
 def _on_chip(cost: dict[str, Any], chip: dict[str, Any]) -> list[str]:
     """Instructions and energy on a microcontroller, what they are, and where its numbers are from."""
-    lines = [f"{cost['instructions']:,} instructions a window on {chip['core']}, {cost['instructions_are']}"]
+    if (count := cost["instructions"]) is None:
+        lines = [f"instructions on {chip['core']} are unknown: no law computes them for this architecture"]
+    else:
+        lines = [f"{count:,} instructions a window on {chip['core']}, {cost['instructions_are']}"]
     if "uj" in cost:
         lines.append(f"{cost['uj']:,.1f} µJ a heart rate on {chip['name']}, {cost['uj_is']}")
     if chip["clock_mhz"] is not None:

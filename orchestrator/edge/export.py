@@ -69,6 +69,7 @@ def export_point(
     beside the ONNX files, made with this Python (`mcu.environment`).
     """
     from kd.edge import export, onnxfile
+    from kd.edge.c.network import require_c
     from kd.edge.c.resampler import resampler
     from kd.edge.c_header import c_header
     from kd.signals.prepare import load_recordings
@@ -96,8 +97,9 @@ def export_point(
     if known:
         config["tracker"] = known["tracker"]
     in_c_config = config if device_fs is None else config | {"device_fs": device_fs}
-    if with_c:
-        resampler(in_c_config)  # refuses a rate before anything is trained
+    if with_c:  # refuses an architecture or a rate before anything is trained
+        require_c(result["arch"])
+        resampler(in_c_config)
     tuned, record = fine_tuned(opened, result, qat_epochs, say) if qat_epochs else (None, {})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kd.edge import emulate
+from kd.edge.c import instructions
 from kd.edge.export import preprocess_json
 from kd.errors import InputError
 from kd.signals.prepare import load_recordings
@@ -43,13 +44,16 @@ def profile_targets(
 
     Only of points that `profile_points` measured before. What the same compiler and emulator counted of the
     same model's C is kept, unless `again`. Raises InputError where they are missing. A student
-    that the emulated board has no room for is said and left out.
+    that the emulated board has no room for, or that has no C, is said and left out.
     """
     require(precision, cmsis_nn)
     profile, tools = read_profile(opened.store.path), emulate.versions()
     ids, targets = list(ids), list(dict.fromkeys(targets))
     for i, id in enumerate(ids):
         result = store_of(opened.store.path, id).result(id)
+        if not instructions.known(result["arch"]):
+            say(f"{i + 1} of {len(ids)}: {id} not counted: {result['arch']} has no C")
+            continue
         where = RECORDS[precision] if cmsis_nn is None else CMSIS_NN_RECORDS
         records = profile["points"][id].setdefault(where, {})
         student, more = student_of(opened, id, result, precision)

@@ -27,17 +27,17 @@ def attach_chip(document: dict[str, Any], profile: dict[str, Any], chip: Chip) -
     """The document with what its configurations cost on `chip`, and document["chip"], which says of what.
 
     Columns, for each precision P: instructions_P of a window, latency_ms_P of one, uj_P from one heart rate
-    to the next (None where the chip's file lacks a number); memory_bytes_int8 is the arena of the int8 C.
-    document["profile"]["int8"] is what that C cost in BPM where it was measured. Raises InputError for laws
-    that don't know their input.
+    to the next (None where the chip's file lacks a number, or no law knows the architecture);
+    memory_bytes_int8 is the arena of the int8 C, if it has one. document["profile"]["int8"] is what that C
+    cost in BPM where it was measured. Raises InputError for laws that don't know their input.
     """
     pipeline = _pipeline(document, profile)
     for arch, data in document["architectures"].items():
         columns, data["counted"] = data["configurations"], {}
         for precision, law in LAWS.items():
-            if precision == "int8" and arch not in instructions8.KNOWN:
+            if not law.known(arch):
                 for name in ("instructions", "latency_ms", "latency_median_ms", "uj"):
-                    columns[f"{name}_int8"] = [None] * len(columns["depth"])
+                    columns[f"{name}_{precision}"] = [None] * len(columns["depth"])
                 data["counted"][precision] = []
                 continue
             counted = _counted(profile, arch, chip.core, precision)
@@ -88,7 +88,8 @@ def chip_cost(document: dict[str, Any], student: dict[str, Any], row: int, preci
         "instructions_are": f"{COUNTED if counted else COMPUTED}, {C_OF[precision]}",
     }
     if precision == "int8":
-        cost["memory_is"] = "the arena of the int8 C, computed"
+        if instructions8.has_arena(student["arch"]):
+            cost["memory_is"] = "the arena of the int8 C, computed"
         if (bpm := data["int8_costs"].get(shape)) is not None:
             cost["int8_costs_bpm"] = round(bpm, 4)
     if (ms := columns[f"latency_ms_{precision}"][row]) is not None:

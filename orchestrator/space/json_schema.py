@@ -17,7 +17,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
 ARCHS = (
     "Architectures; for microcontrollers, all norms behind convolutions: resnet1d-post, tcn (causal, "
-    "dilated) and dscnn (depthwise-separable)."
+    "dilated) and dscnn (depthwise-separable). spectra: of log powers, best with an accelerometer; no C."
 )
 # "model.key" -> what an editor shows beside it
 DESCRIPTIONS: Mapping[str, str] = {
@@ -35,8 +35,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "Data.path": "The folder of the recordings.",
     "Data.options": "Options of the source: of synthetic, for example, subjects and minutes.",
     "Teachers.arch": ARCHS,
-    "Teachers.depth": "Residual blocks of a ResNet, hidden layers of mlp.",
-    "Teachers.width": "Channels of a ResNet, hidden units of mlp.",
+    "Teachers.depth": "Residual blocks of a ResNet, hidden layers of mlp, residual convolutions of spectra.",
+    "Teachers.width": "Channels of a ResNet or of spectra, hidden units of mlp.",
     "Teachers.seeds": "Seeds of these teachers.",
     "Teachers.pretrain": "Train them without labels first, on all training windows and data.unlabelled.",
     "Teachers.channels": "The sensors they see: ppg, acc, or both; default: all that windows have.",
@@ -67,8 +67,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "AugmentModel.turn": "Swap axes and turn signs of a copy's accelerometer.",
     "Data.lead_s": "Seconds before each window that must be recorded, too; raised to what teachers need.",
     "Students.arch": ARCHS,
-    "Students.depth": "Residual blocks of a ResNet, hidden layers of mlp.",
-    "Students.width": "Channels of a ResNet, hidden units of mlp.",
+    "Students.depth": "Residual blocks of a ResNet, hidden layers of mlp, residual convolutions of spectra.",
+    "Students.width": "Channels of a ResNet or of spectra, hidden units of mlp.",
     "Students.init": "First weights: random, or pruned from each teacher that can be pruned to this size.",
     "Students.strategies": "Strategies of this grid only.",
     "Students.seeds": "Seeds of this grid only.",

@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 
 from kd.errors import InputError
 from kd.files import read_text
+from kd.models import spectra
 from kd.models.architectures import ARCHITECTURES
 from kd.models.inits import INITS
 from kd.signals.augment import Augment
@@ -422,6 +423,8 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
                     "accelerometer: set data.preprocess.channels to {acc: magnitude} or {acc: xyz}"
                 )
     try:
+        for kind in ("teachers", "students"):
+            _check_task(space, kind)
         for role in ("teacher", "student"):
             _check_recipe(space, role)
         check_options(space.data_config())
@@ -528,6 +531,18 @@ def _check_recipe(space: SearchSpace, role: str) -> None:
             "training: warmup_fraction is a share from 0 to 1; "
             "label_sigma_bpm and weight_decay are not negative"
         )
+
+
+def _check_task(space: SearchSpace, kind: str) -> None:
+    """Raises InputError for an architecture whose frequencies aren't those of the windows and classes."""
+    fs, first = space.data_config().preprocess.fs, space.task.min_bpm
+    for i, block in enumerate(getattr(space, kind)):
+        if "spectra" in getattr(block, "arch", ()) and (fs, first) != (spectra.FS, spectra.MIN_BPM):
+            raise InputError(
+                f"{kind}.{i}.arch: spectra are of {spectra.FS:g} Hz and classes from {spectra.MIN_BPM} BPM, "
+                f"not {fs:g} Hz from {first} BPM: leave out data.preprocess.fs and task.min_bpm, or choose "
+                "another architecture"
+            )
 
 
 def _check_folds(space: SearchSpace) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd.edge.c.instructions import Pipeline, per_window
+from kd.edge.c.instructions import Pipeline, known, per_window
 from kd.edge.c.source import write_c
 from kd.edge.export import preprocess_json
 from kd.models.architectures import build
@@ -42,6 +42,7 @@ from kd.training.train import Run
 EPOCHS, COPIES = 10, 2
 CORE = "m4"
 SIZES = [("resnet1d", 4, 4), ("resnet1d", 4, 8), ("resnet1d", 6, 8), ("resnet1d", 8, 16)]
+SIZES += [("spectra", 2, 5), ("spectra", 2, 10)]
 # name -> what windows hold, and how their accelerometer is scaled
 WAYS: dict[str, tuple[dict[str, Any], str]] = {
     "PPG alone": ({"acc": "xyz"}, "ppg"),
@@ -123,12 +124,13 @@ def main() -> None:
     parser.add_argument(
         "--largest", type=int, default=20_000, help="parameters; of 60,000 training takes long"
     )
+    parser.add_argument("--archs", nargs="+", default=sorted({arch for arch, *_ in SIZES}))
     parser.add_argument("--runs", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     kept = args.runs.read_text(encoding="utf-8").splitlines() if args.runs and args.runs.exists() else []
     runs = {tuple(row["key"]): row for row in map(json.loads, kept)}
-    shapes = [shape for shape in SIZES if size(*shape).params <= args.largest]
+    shapes = [s for s in SIZES if s[0] in args.archs and size(*s).params <= args.largest]
     with tempfile.TemporaryDirectory() as temporary:
         for key in keys(args.what, args.folds, shapes):
             if key in runs:
@@ -185,7 +187,9 @@ def _mean(rows: list[dict[str, Any]], name: str) -> str:
 
 
 def _costs(shape: Shape, way: tuple[dict[str, Any], str]) -> tuple[str, str, str]:
-    """RAM and flash in kB, and instructions of a window, of a student in float32 C."""
+    """RAM and flash in kB, and instructions of a window, of a student in float32 C; dashes if it has none."""
+    if not known(shape[0]):
+        return "–", "–", "–"
     preprocess = Preprocess() if way[1] == "ppg" else Preprocess(**way[0])
     channels = 1 + preprocess.axes
     model = build(*shape, channels=channels).eval()

@@ -14,8 +14,7 @@ import torch
 from kd.edge.export import write_recordings
 from kd.models.architectures import build
 from kd.signals import synthetic
-from kd.signals.prepare import DataConfig, prepare
-from kd.signals.preprocess import Preprocess
+from kd.signals.prepare import DataConfig
 from kd.training.objective import Labels, Objective
 from kd.training.strategies import STRATEGIES
 
@@ -25,7 +24,6 @@ import bring
 import economy
 import first_gpu_contact
 import naive_tune
-import spectra
 import stack_gpu
 import sweep_vs_naive
 import unlabelled
@@ -232,18 +230,3 @@ def test_the_ways_of_an_economy_are_compared_at_equal_cost():
     assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == list(ways)
     assert economy.settled(np.array([[1.0, 0.05, 0.0], [0.0, 0.0, 0.0]]), (0.1, 0.2, 0.3)) == 0.2
     assert economy.settled(np.array([[0.0, 0.0, 1.0]]), (0.1, 0.2, 0.3)) is None
-
-
-def test_a_model_of_spectra_takes_positions_for_bpm(tmp_path):
-    seconds = torch.arange(200) / 25.0
-    x = torch.sin(2 * torch.pi * seconds * torch.tensor([90.0, 90.0, 130.0, 60.0])[:, None] / 60).unsqueeze(0)
-    x = spectra.Spectra(25.0, 200)(x)
-    assert [spectra.BINS[bins.argmax()] for bins in x[0]] == [90, 90, 130, 60]
-    model = spectra.TwoBranches(channels=4, width=3, min_bpm=30, classes=180).eval()
-    there, moved = model(x)[0], model(x.roll(5, -1))[0]
-    torch.testing.assert_close(moved[:, 90:110], there[:, 80:100])
-    wrists = {"subjects": 6, "minutes": 2.0}
-    data = prepare(DataConfig(options=wrists, preprocess=Preprocess(acc="xyz")), tmp_path)
-    found = spectra.train(2, data, 25.0, tmp_path, epochs=1)
-    assert found["mae_bpm"] < 100
-    assert found["macs"] == len(spectra.BINS) * (found["params"] - 180 - 2 - 2 * 4 - 2 * 2 * 7)

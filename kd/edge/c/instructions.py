@@ -104,6 +104,12 @@ def label(call: Call) -> str:
     return f"{'norm and ReLU' if function == 'norm_relu' else 'mean over time'}, {n[1]} by {n[0]}"
 
 
+def known(arch: str) -> bool:
+    """Whether `calls` knows an architecture: those that have C."""
+    plan = ARCHITECTURES[arch].plan if arch in ARCHITECTURES else None
+    return plan is not None or arch in ("mlp", "resnet1d", "resnet1d-post")
+
+
 def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Call]:
     """The calls that `network` writes for a model of this shape; width: an integer, or an array of them."""
     if arch == "mlp":
@@ -113,12 +119,11 @@ def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Cal
             inputs = width
         yield "dense", (inputs, pipeline.classes, "PLAIN")
         return
-    plan = ARCHITECTURES[arch].plan if arch in ARCHITECTURES else None
-    if plan is not None:
+    if not known(arch):
+        raise InputError(f"architecture {arch!r} has no law of instructions")
+    if plan := ARCHITECTURES[arch].plan:
         yield from _chain_calls(plan(depth, width, pipeline.channels), pipeline)
         return
-    if arch not in ("resnet1d", "resnet1d-post"):
-        raise InputError(f"architecture {arch!r} has no law of instructions")
     kernel, length, filters = resnet1d.KERNEL, pipeline.samples, resnet1d.filters(depth, width)
     before = arch == "resnet1d"  # whether norms stand before the convolutions, or in them
     yield "convolve", (length, pipeline.channels, width, kernel, 1, "PLAIN" if before else "RELU")

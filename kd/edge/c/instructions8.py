@@ -28,12 +28,17 @@ TOGETHER = 8  # outputs whose sums wait for each other elsewhere
 KNOWN = ("mlp", "resnet1d", "resnet1d-post")
 
 
+def known(arch: str) -> bool:
+    """Whether `calls` knows an architecture."""
+    return arch in KNOWN
+
+
 def calls(arch: str, depth: int, width: Any, pipeline: Pipeline) -> Iterator[Call]:
     """The calls that `network8` writes for a model of this shape; width: an integer, or an array of them.
 
     Of a convolution: length, border, inputs, outputs, taps, stride, and which maps it makes.
     """
-    if arch not in KNOWN:
+    if not known(arch):
         raise InputError(f"architecture {arch!r} has no law of instructions in int8")
     if arch == "mlp":
         inputs = pipeline.channels * pipeline.samples

@@ -69,11 +69,18 @@ class Place:
 
 def network(model: nn.Module, arch: str, channels: int, samples: int) -> Network:
     """The C program of a model; InputError for an architecture that has none."""
-    plan = ARCHITECTURES[arch].plan if arch in ARCHITECTURES else None
-    if arch not in WALKS and plan is None:
-        known = " or ".join(ARCHITECTURES)
-        raise InputError(f"architecture {arch!r} has no C export: choose a student of {known}")
+    require_c(arch)
     return WALKS.get(arch, _chain)(model.eval(), channels, samples)
+
+
+def require_c(arch: str) -> None:
+    """InputError for an architecture that has no C."""
+    if arch not in WALKS and not (arch in ARCHITECTURES and ARCHITECTURES[arch].plan):
+        known = " or ".join([*WALKS, *(name for name, known in ARCHITECTURES.items() if known.plan)])
+        raise InputError(
+            f"architecture {arch!r} has no C export: ship its model.onnx (export without --c), or choose a "
+            f"student of {known}"
+        )
 
 
 def folded(norm: Any) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ import torch
 
 import kd.edge.c
 from kd.edge.c.check import check
-from kd.edge.c.network import network
+from kd.edge.c.network import network, require_c
 from kd.edge.c.source import TEMPLATES, Reference, write_c
 from kd.edge.export import preprocess_json
 from kd.errors import InputError
@@ -298,6 +298,8 @@ def test_without_a_compiler_nothing_is_said_to_be_checked(tmp_path, monkeypatch)
 
 
 def test_what_has_no_c_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"'spectra' has no C export: ship its model\.onnx"):
+        require_c("spectra")
     with pytest.raises(InputError, match="architecture 'lstm' has no C export"):
         network(model_of(STUDENTS[0]), "lstm", 1, 200)
     student = ("mlp", 1, 1, Preprocess(stride_s=0.03), 1)

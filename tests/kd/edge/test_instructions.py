@@ -77,6 +77,8 @@ def test_the_shipped_costs_say_where_they_are_from():
 def test_no_law_where_there_is_no_c():
     with pytest.raises(InputError, match="'lstm' has no law"):
         list(law.calls("lstm", 1, 1, law.Pipeline()))
+    assert not law.known("spectra")
+    assert all(law.known(shape[0]) for shape in SHAPES)
     with pytest.raises(InputError, match="convolve8 has no law"):
         law.numbers(("convolve8", ()))
 

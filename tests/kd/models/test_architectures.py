@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kd.errors import InputError
+from kd.models import spectra
 from kd.models.architectures import build
 
 
@@ -20,6 +21,7 @@ from kd.models.architectures import build
         ("resnet1d-post", 5, 4),
         ("tcn", 5, 4),
         ("dscnn", 5, 4),
+        ("spectra", 3, 4),
         ("mlp", 1, 8),
         ("mlp", 3, 16),
     ],
@@ -27,10 +29,11 @@ from kd.models.architectures import build
 @pytest.mark.parametrize(("channels", "samples"), [(1, 200), (3, 128), (2, 37)])
 def test_logits_and_features_of_any_input(arch, depth, width, channels, samples):
     model = build(arch, depth, width, channels=channels, samples=samples)
-    logits, features = model(torch.randn(5, channels, samples))
+    x = torch.randn(5, channels, samples)
+    logits, features = model(x)
     assert logits.shape == (5, 180)
     assert features.shape == (5, model.fc.in_features)
-    torch.testing.assert_close(model.fc(features), logits)
+    torch.testing.assert_close(model.fc(model.features(x)), logits)
     logits.square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -107,6 +110,31 @@ def test_a_tcn_looks_back_only_and_as_far_as_the_window_goes():
     assert (of_middle[..., 81:] == 0).all()
 
 
+def test_spectra_have_a_rhythm_at_its_rate_whichever_way_the_sensor_is_turned():
+    torch.manual_seed(0)
+    model, rates = build("spectra", 2, 4, channels=4).eval(), torch.tensor([42.0, 90.0, 150.0, 200.0])
+    x = torch.randn(4, 4, 200)
+    x[:, 0] = torch.sin(2 * torch.pi * rates[:, None] / 60 * torch.arange(200) / spectra.FS)
+    maps = model.spectrum(x)  # (4, 2, 1, 109)
+    assert torch.tensor(spectra.bins(180))[maps[:, 0, 0].argmax(1)].tolist() == rates.tolist()
+    # (sum of taper / 2)^2 / sum of its squares, Hann's means being 1/2 and 3/8
+    torch.testing.assert_close(maps[:, 0].amax((1, 2)).exp(), torch.full((4,), 200 / 6), rtol=0.02, atol=0)
+    turn, _ = torch.linalg.qr(torch.randn(3, 3))
+    turned = torch.cat([x[:, :1], torch.einsum("ij,njs->nis", turn, x[:, 1:])], 1)
+    torch.testing.assert_close(model.spectrum(turned), maps, rtol=1e-3, atol=1e-3)
+
+
+def test_spectra_take_positions_for_bpm():
+    model, maps = build("spectra", 3, 4, channels=4).eval(), torch.randn(2, 2, 1, 109)
+    parts = nn.Sequential(model.scale, model.branches, model.merge, model.blocks, model.fc)
+    torch.testing.assert_close(parts(maps.roll(5, 3))[:, 90:110], parts(maps)[:, 80:100])
+    with torch.no_grad():
+        model.fc.weight.fill_(1.0)
+        peak = torch.zeros(1, 4, 1, 109)
+        peak[..., spectra.bins(180).index(90)] = 1.0
+        assert (30 + model.fc(peak)[0].nonzero().ravel()).tolist() == [90, 91]
+
+
 def test_sizes_span_the_promised_range():
     def params(*shape):
         return sum(p.numel() for p in build(*shape).parameters())
@@ -132,6 +160,8 @@ def test_unknown_architecture_names_the_known_ones():
 def test_names_sizes_and_inits_need_no_torch():
     code = "from kd.models import architectures, inits, sizes\n"
     code += "for arch in architectures.ARCHITECTURES:\n"
-    code += "    assert sizes.size(arch, 2, 4).params and not inits.why_not(arch, 2, 8, arch, 2, 4)\n"
+    code += "    assert sizes.size(arch, 2, 4).params\n"
+    code += "    can = architectures.ARCHITECTURES[arch].prunable\n"
+    code += "    assert can != bool(inits.why_not(arch, 2, 8, arch, 2, 4))\n"
     code += "import sys\nassert not {'torch', 'safetensors'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

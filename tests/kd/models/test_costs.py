@@ -8,7 +8,7 @@ from torch import nn
 
 from kd.models import costs as edge
 from kd.models.architectures import ARCHITECTURES, build
-from kd.models.layers import conv
+from kd.models.layers import Bins, conv
 from kd.models.sizes import size
 
 SHAPES = [
@@ -24,6 +24,9 @@ SHAPES = [
     ("tcn", 9, 3, 2, 199),
     ("dscnn", 2, 6, 3, 200),
     ("dscnn", 9, 3, 1, 101),
+    ("spectra", 2, 10, 4, 200),
+    ("spectra", 1, 1, 1, 200),
+    ("spectra", 3, 2, 2, 31),
     ("mlp", 1, 8, 1, 200),
     ("mlp", 3, 300, 2, 100),
     ("mlp", 4, 5, 1, 25),
@@ -37,7 +40,7 @@ def test_closed_forms_equal_what_is_counted_on_the_model(arch, depth, width, cha
     closed = size(arch, depth, width, channels=channels, samples=samples)
     for name in ("params", "macs", "weight_bytes", "weight_bytes_int8", "activation_bytes"):
         assert getattr(counted, name) == getattr(closed, name), name
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | Bins)]
     assert closed.layers == len(layers)
 
 

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd.errors import InputError
 from kd.models.architectures import ARCHITECTURES, build
+from kd.models.costs import constants
 from kd.models.resnet1d import filters, stride
 from kd.models.sizes import size
 
@@ -26,7 +27,7 @@ def test_params_and_macs_are_those_of_the_built_model(arch, depth, width, channe
     model = build(arch, depth, width, **shape).eval()
     got = size(arch, depth, width, **shape)
     assert got.params == sum(p.numel() for p in model.parameters())
-    assert got.weight_bytes == 4 * got.params
+    assert got.weight_bytes == 4 * (got.params + constants(model))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.zeros(1, channels, samples))
     assert 2 * got.macs == counter.get_total_flops()

@@ -44,6 +44,7 @@ SHAPES = [
     ("tcn", 2, 3),
     ("dscnn", 2, 3),
 ]
+SPECTRA = ("spectra", 1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def flat(state) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("shape", "count"), [(s, len(MEMBERS)) for s in SHAPES] + [(SHAPES[0], 2), (SHAPES[2], 3)]
+    ("shape", "count"), [(s, len(MEMBERS)) for s in SHAPES] + [(SHAPES[0], 2), (SHAPES[2], 3), (SPECTRA, 3)]
 )
 def test_a_member_is_the_point_trained_alone(small_data, teachers, tmp_path, shape, count):
     """20 steps: to 1e-9 in float64; in float32 as near to the float64 weights as the point alone is."""
@@ -397,7 +398,7 @@ def test_capturing_a_step_leaves_no_trace(small_data, teachers, tmp_path, monkey
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=spec.strategy)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, SPECTRA])
 @pytest.mark.parametrize("way", CONVOLUTIONS)
 def test_all_that_a_step_reads_is_on_its_device(shape, way):
     """torch refuses to mix devices; "meta" is one that every machine has."""

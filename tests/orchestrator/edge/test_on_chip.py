@@ -175,6 +175,22 @@ def test_untrained_students_have_instructions_by_the_law_and_counted_ones_theirs
     assert set(columns["uj_fp32"]) == {None}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_no_law_knows_is_passed_by_where_a_chip_bounds_and_else_said_to_be_unknown(document, precision):
+    document = json.loads(json.dumps(document).replace('"resnet1d"', '"spectra"'))
+    on(document, find("m4@64MHz", []))
+    free, bound = (
+        with_costs(document, budget, answer(document, budget))
+        for budget in (
+            Budget(device="m4", precision=precision, max_flash_kb=80),
+            Budget(device="m4", precision=precision, max_memory_kb=1000, max_instructions=1e12),
+        )
+    )
+    assert (free["best"]["arch"], bound["best"]["arch"]) == ("spectra", "mlp")
+    assert "instructions on m4 are unknown: no law computes them" in in_words(free)
+    assert bound["best"]["cost"]["instructions"] > 0
+
+
 @pytest.mark.parametrize(
     ("limit", "column", "device"),
     [

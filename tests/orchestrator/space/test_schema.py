@@ -91,7 +91,7 @@ REFUSED = {
     "strategies: {soft: {ce: 0, weight: 0}}": "every weight is 0",
     "students:\n  - {arch: resnet1d, depth: 2, width: 4}\n  - {arch: lstm, depth: 2, width: 4}": (
         r"space.yaml:3: students.1.arch.0: no such architecture; "
-        r"known: resnet1d, mlp, resnet1d-post, tcn, dscnn \(got 'lstm'\)"
+        r"known: resnet1d, mlp, resnet1d-post, tcn, dscnn, spectra \(got 'lstm'\)"
     ),
     "teachers: {arch: [mlp, resnet], depth: 2, width: 4}": r"no such architecture; did you mean resnet1d\?",
     "students: {arch: 3, depth: 2, width: 4}": "students.0.arch.0: Input should be a valid string",
@@ -101,6 +101,10 @@ REFUSED = {
     "seeds: 0\nseeds: 1": "space.yaml:2: seeds is given twice",
     "name: ../up": "name",
     "data: {preprocess: {low_hz: 5}}": "low_hz",
+    "students: {arch: [mlp, spectra], depth: 2, width: 4}\ndata: {preprocess: {fs: 32}}": (
+        r"students.0.arch: spectra are of 25 Hz and classes from 30 BPM, not 32 Hz from 30 BPM: leave out"
+    ),
+    "teachers: {arch: spectra, depth: 2, width: 4}\ntask: {min_bpm: 40}": "teachers.0.arch: .*25 Hz from 40",
     "data: {preprocess: {channels: {ppg: mean, gyro: xyz}}}": (
         "data.preprocess.channels.gyro: unknown key; known: ppg, acc"
     ),
@@ -226,7 +230,7 @@ def test_a_space_may_name_what_is_registered(write, monkeypatch) -> None:
     space = load_space(write("students: {arch: [lstm, mlp], depth: 2, width: 4}"))
     assert space.students[0].arch == ["lstm", "mlp"]
     schema = Students.model_json_schema(mode="validation")
-    assert schema["properties"]["arch"]["items"]["enum"][-3:] == ["tcn", "dscnn", "lstm"]
+    assert schema["properties"]["arch"]["items"]["enum"][-3:] == ["dscnn", "spectra", "lstm"]
 
 
 WSD = {"name": "s", "students": [{"arch": "mlp", "depth": 1, "width": 4}]}
