@@ -131,8 +131,8 @@ def in_words(now: dict[str, Any]) -> str:
     if now["best"]:
         lines.append(f"           errors: {now['metric_words']}")
     tracked = {kind: best.get("tracked_bpm") for kind, best in now["best"].items()}
-    if by := [f"{kind} {bpm:.2f}" for kind, bpm in tracked.items() if bpm is not None]:
-        text = f"           tracked, BPM: {', '.join(by)}"
+    if each := [f"{kind} {bpm:.2f}" for kind, bpm in tracked.items() if bpm is not None]:
+        text = f"           tracked, BPM: {', '.join(each)}"
         lines += textwrap.wrap(text, columns, subsequent_indent=" " * 11)
     for id, why in now["failures"].items():
         line = f"  failed   {id}  {escaped(next(iter(why.splitlines()), ''))}"
