@@ -63,7 +63,9 @@ def check(folder: Path) -> bool | None:
         program = str(Path(temporary) / "tracker_test")
         flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O2"]
         for command in (["cc", *flags, "-o", program, PROGRAM, "-lm"], [program]):
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False
+            )
             if done.returncode:
                 said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
                 raise InputError(f"the tracker in C fails here, at {' '.join(command)}:\n{said}")

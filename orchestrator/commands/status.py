@@ -127,10 +127,13 @@ def in_words(now: dict[str, Any]) -> str:
         lines.append(
             f"  best     {kind:8} {best['error_bpm']:6.2f} BPM  {best['model']}  {best['params']:,} params  "
             + (f"over {best['folds']} of {len(now['folds'])} folds" if best["folds"] else best["point"])
-            + (f"  tracked {best['tracked_bpm']:.2f} BPM" if best.get("tracked_bpm") is not None else "")
         )
     if now["best"]:
         lines.append(f"           errors: {now['metric_words']}")
+    tracked = {kind: best.get("tracked_bpm") for kind, best in now["best"].items()}
+    if each := [f"{kind} {bpm:.2f}" for kind, bpm in tracked.items() if bpm is not None]:
+        text = f"           tracked, BPM: {', '.join(each)}"
+        lines += textwrap.wrap(text, columns, subsequent_indent=" " * 11)
     for id, why in now["failures"].items():
         line = f"  failed   {id}  {escaped(next(iter(why.splitlines()), ''))}"
         lines.append(line if len(line) <= columns else f"{line[: columns - 3]}...")

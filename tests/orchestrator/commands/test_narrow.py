@@ -99,6 +99,7 @@ def test_status_lists_every_point(partly: Path, monkeypatch) -> None:
         "state",
         "mae_bpm",
         "error_bpm",
+        "tracked_bpm",
     }
     assert all(set(p) == keys for p in points)
     assert len(points) == found["total"] == 6
@@ -142,6 +143,7 @@ def test_a_large_running_sweep_is_told_in_80_columns(partly: Path, monkeypatch) 
     text = in_words(now)
     assert all(len(line) <= 80 for line in text.splitlines() if str(partly) not in line), text
     assert "6000/12345 done, 12 failed, 345 blocked, 5988 left" in text
+    assert f"tracked, BPM: scratch {now['best']['scratch']['tracked_bpm']:.2f}" in text
     assert all(f"{kind} 123.456" in text for kind in kinds)
 
 
