@@ -534,14 +534,21 @@ def _check_recipe(space: SearchSpace, role: str) -> None:
 
 
 def _check_task(space: SearchSpace, kind: str) -> None:
-    """Raises InputError for an architecture whose frequencies aren't those of the windows and classes."""
-    fs, first = space.data_config().preprocess.fs, space.task.min_bpm
+    """Raises InputError for an architecture whose frequencies or sensors aren't those of windows and classes."""
+    p, first = space.data_config().preprocess, space.task.min_bpm
     for i, block in enumerate(getattr(space, kind)):
-        if "spectra" in getattr(block, "arch", ()) and (fs, first) != (spectra.FS, spectra.MIN_BPM):
+        if "spectra" not in getattr(block, "arch", ()):
+            continue
+        if (p.fs, first) != (spectra.FS, spectra.MIN_BPM):
             raise InputError(
                 f"{kind}.{i}.arch: spectra are of {spectra.FS:g} Hz and classes from {spectra.MIN_BPM} BPM, "
-                f"not {fs:g} Hz from {first} BPM: leave out data.preprocess.fs and task.min_bpm, or choose "
+                f"not {p.fs:g} Hz from {first} BPM: leave out data.preprocess.fs and task.min_bpm, or choose "
                 "another architecture"
+            )
+        if p.axes and p.channels == "all":
+            raise InputError(
+                f"{kind}.{i}.arch: spectra take one channel of PPG beside the accelerometer: set "
+                "data.preprocess.channels.ppg to mean or first"
             )
 
 

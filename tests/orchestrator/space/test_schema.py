@@ -105,6 +105,9 @@ REFUSED = {
         r"students.0.arch: spectra are of 25 Hz and classes from 30 BPM, not 32 Hz from 30 BPM: leave out"
     ),
     "teachers: {arch: spectra, depth: 2, width: 4}\ntask: {min_bpm: 40}": "teachers.0.arch: .*25 Hz from 40",
+    "students: {arch: spectra, depth: 2, width: 4}\ndata: {preprocess: {channels: {ppg: all, acc: xyz}}}": (
+        "students.0.arch: spectra take one channel of PPG beside the accelerometer: set"
+    ),
     "data: {preprocess: {channels: {ppg: mean, gyro: xyz}}}": (
         "data.preprocess.channels.gyro: unknown key; known: ppg, acc"
     ),
