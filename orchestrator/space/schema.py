@@ -534,7 +534,7 @@ def _check_recipe(space: SearchSpace, role: str) -> None:
 
 
 def _check_task(space: SearchSpace, kind: str) -> None:
-    """Raises InputError for an architecture whose frequencies or sensors aren't those of windows and classes."""
+    """Raises InputError for an architecture that windows or classes don't fit."""
     p, first = space.data_config().preprocess, space.task.min_bpm
     for i, block in enumerate(getattr(space, kind)):
         if "spectra" not in getattr(block, "arch", ()):
