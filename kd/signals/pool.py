@@ -27,7 +27,7 @@ from kd.signals.augment import Augment, augmented
 from kd.signals.fingerprints import fingerprints
 from kd.signals.labels import faults
 from kd.signals.preprocess import Preprocess
-from kd.signals.windows import BESIDE, cut, kept, subject_label
+from kd.signals.windows import BESIDE, cut, subject_label
 
 STALE_S = 24 * 3600.0  # an unfinished folder this old belongs to nobody any more
 REMEDY = "delete this folder"
@@ -179,26 +179,26 @@ def build(
             [stack.enter_context(ArrayWriter(temporary / f"{n}{k}.npy")) for n in names] for k in ("x", "bpm")
         )
 
-        def written(some: Iterable[Recording], at: int, tested: bool) -> Iterator[tuple[Recording, int, Any]]:
-            for recording, part, labels, reasons in cut(
+        def written(some: Iterable[Recording], at: int, tested: bool) -> Iterator[tuple[Recording, Any, Any]]:
+            for recording, part, labels, starts_s, reasons in cut(
                 some, preprocess, bpm_range, tested=tested, lead_s=lead_s, labelled=labelled
             ):
                 x[at].append(part)
                 bpm[at].append(labels)
-                yield recording, len(labels), reasons
+                yield recording, starts_s, reasons
 
-        for recording, windows, reasons in written(recordings, 0, tested=False):
+        for recording, starts_s, reasons in written(recordings, 0, tested=False):
             if progress and len(parts) % 10 == 0:
                 progress(f"cutting windows: recording {len(parts) + 1}")
             if reasons:
                 dropped[f"{recording.dataset}/{recording.name}"] = reasons
             mislabelled |= labelled and (BESIDE in reasons or bool(recording.readings_left_out))
             copies = augmented([recording], augment, preprocess, bpm_range)
-            more = sum(count for _, count, _ in written(copies, 1, tested=True))
+            more = sum(len(of_copy) for _, of_copy, _ in written(copies, 1, tested=True))
             outside = labelled and bool(faults(recording, bpm_range).outside)
             signals.append(fingerprints(recording))
-            starts.append(kept(recording, preprocess, bpm_range, lead_s=lead_s, labelled=labelled)[0])
-            parts.append(Part(subject_label(recording), recording.dataset, windows, more, outside))
+            starts.append(starts_s)
+            parts.append(Part(subject_label(recording), recording.dataset, len(starts_s), more, outside))
         if not parts:
             raise InputError("no recordings to cut into windows")
         stack.close()

@@ -28,6 +28,8 @@ FLAT = "flat signal"
 BESIDE = "label between two, one of them outside the classes"
 LEAD = "a teacher's longer window reaches outside the recording"
 
+Cut = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64], dict[str, int]]
+
 
 @dataclass(frozen=True)
 class WindowSet:
@@ -127,11 +129,12 @@ def make_windows(
     starts: list[npt.NDArray[np.float64]] = []
     dropped: dict[str, dict[str, int]] = {}
     owners: list[tuple[str, str]] = []
-    for recording, x, bpm, reasons in cut(recordings, preprocess, bpm_range, tested=tested, lead_s=lead_s):
+    each = cut(recordings, preprocess, bpm_range, tested=tested, lead_s=lead_s)
+    for recording, x, bpm, starts_s, reasons in each:
         if progress and len(parts) % 10 == 0:
             progress(f"cutting windows: recording {len(parts) + 1}")
         parts.append((x, bpm))
-        starts.append(kept(recording, preprocess, bpm_range, tested=tested, lead_s=lead_s)[0])
+        starts.append(starts_s)
         owners.append((subject_label(recording), recording.dataset))
         if reasons:
             dropped[f"{recording.dataset}/{recording.name}"] = reasons
@@ -157,8 +160,8 @@ def cut(
     tested: bool = False,
     lead_s: float = 0.0,
     labelled: bool = True,
-) -> Iterator[tuple[Recording, npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]]:
-    """Each recording, its windows (N, channels, samples), their labels (N,), and what was dropped.
+) -> Iterator[tuple[Recording, *Cut]]:
+    """Each recording, its windows (N, channels, samples), their labels and starts, s, (N,), what was dropped.
 
     lead_s: seconds before each window that must be recorded, too: a teacher's window is so much longer.
     labelled: if not, windows are cut over the whole signal, whatever labels there are, and theirs are NaN.
@@ -169,14 +172,14 @@ def cut(
     for recording in recordings:
         if preprocess.axes and not preprocess.acc_dropout and ACC not in recording.sensors:
             _refuse_without_acc(itertools.chain([recording], recordings), preprocess)
-        x, bpm, reasons = _windows(recording, preprocess, bpm_range, tested, lead_s, labelled)
+        x, bpm, starts, reasons = _windows(recording, preprocess, bpm_range, tested, lead_s, labelled)
         if preprocess.channels == "all" and channels not in (None, found := recording.ppg.shape[0]):
             raise InputError(
                 f"preprocess.channels is all, but recordings have {sorted({channels or 0, found})} channels: "
                 "use mean or first"
             )
         channels = recording.ppg.shape[0]
-        yield recording, x, bpm, reasons
+        yield recording, x, bpm, starts, reasons
 
 
 def whole_signal(recording: Recording, preprocess: Preprocess) -> grid.Labels:
@@ -198,20 +201,20 @@ def _windows(
     tested: bool,
     lead_s: float,
     labelled: bool,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[str, int]]:
-    """Windows x (N, C, S), labels (N,) and what was dropped, of one recording."""
+) -> Cut:
+    """Windows x (N, C, S), labels and starts (N,) and what was dropped, of one recording."""
     starts, bpm, reasons = kept(
         recording, preprocess, bpm_range, tested=tested, lead_s=lead_s, labelled=labelled
     )
     if not _holds_one(recording, preprocess, labelled):
         channels = recording.ppg.shape[0] if preprocess.channels == "all" else 1
-        return np.zeros((0, channels + preprocess.axes, preprocess.samples), np.float32), bpm, reasons
+        return np.zeros((0, channels + preprocess.axes, preprocess.samples), np.float32), bpm, starts, reasons
     ppg = recording.ppg[:1] if preprocess.channels == "first" else recording.ppg
     signal = filters.prepared(ppg, ~np.isfinite(ppg), recording.fs, preprocess)
     x = _cut(signal, grid.first_sample(starts, recording.fs, preprocess.fs), preprocess)
     if preprocess.axes:
         x = np.concatenate([x, _acceleration(recording, starts, preprocess)], axis=1)
-    return x, bpm, reasons
+    return x, bpm, starts, reasons
 
 
 def _acceleration(

@@ -159,7 +159,7 @@ def _unlabelled(
     of: list[tuple[str, list[str], float, int]] = []
     dropped: Counter[str] = Counter()
     recordings = unlabelled_recordings(config, progress)
-    for r, x, _, reasons in cut(
+    for r, x, _, _, reasons in cut(
         recordings, config.preprocess, config.bpm_range, lead_s=config.lead_s, labelled=False
     ):
         of.append((subject_label(r), fingerprints(r), r.seconds, len(x)))

@@ -188,7 +188,7 @@ def test_copies_of_them_follow_them_and_are_those_of_training_but_without_labels
     np.testing.assert_array_equal(found.x[: len(plain)], plain.x)
     copies = found.x[len(plain) :]
     made = augmented(everybody[5:], dataclasses.replace(config.augment, copies=2), config.preprocess)
-    alone = [x for _, x, _, _ in cut(made, config.preprocess, labelled=False)]
+    alone = [x for _, x, _, _, _ in cut(made, config.preprocess, labelled=False)]
     np.testing.assert_array_equal(copies, np.concatenate(alone))
     assert np.isnan(found.bpm).all()
     assert len(data.train) == len(prepare(config, tmp_path / "cache").train), "labelled ones have none"
