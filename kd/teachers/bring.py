@@ -219,7 +219,7 @@ class Bringing:
                 f"teacher {self.source.name}: {folder} has outputs for {len(kept[0])} windows, the data have "
                 f"{len(self._taught)}: train {leaf.content[0]} again"
             )
-        data = self.data.seen_by(leaf.symbol or "")
+        data = self.data.seen_by(leaf.sensor)
         x, others = [data.val.x, data.test.x], np.concatenate([self._rows["val"], self._rows["test"]])
         model = weights.load(folder / MODEL, *data.train.x.shape[1:]).to(self.device)
         at, other = (np.full(sum(map(len, self._wholes)), -1) for _ in range(2))

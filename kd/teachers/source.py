@@ -27,20 +27,21 @@ class Source:
     """One brought teacher.
 
     kind: "onnx", "port", "model" (of a point of a sweep), "outputs" or "mean"; of a mean's member also
-    "trained", a point of the same sweep and fold: its id is the content, the sensor it sees the symbol.
-    path: its file, the port's
-    file, or a folder. fs, window_s, band_hz, order, normalise, channels: the windows it takes; band_hz None:
-    not filtered. output: one of OUTPUTS. min_bpm, step_bpm: centre of the first of its bins, and from one to
-    the next. features: name of an ONNX output; or that a ready folder has features.npy. hidden: units of
-    the embedding's head, 0: linear. content: SHA-256 of its files. params, macs: as declared or known, 0:
-    unknown. same_input, same_split: of a model, that its windows and classes are the students', and that it
-    was trained on the very split: it has seen no test subject. of: members of a mean.
+    "trained", a point of the same sweep and fold: its id is the content. sensor: the one that such a point
+    sees, "" = all. path: its file, the port's file, or a folder. symbol: the port's class. fs, window_s,
+    band_hz, order, normalise, channels: the windows it takes; band_hz None: not filtered. output: one of
+    OUTPUTS. min_bpm, step_bpm: centre of the first of its bins, and from one to the next. features: name of
+    an ONNX output; or that a ready folder has features.npy. hidden: units of the embedding's head, 0: linear.
+    content: SHA-256 of its files. params, macs: as declared or known, 0: unknown. same_input, same_split: of
+    a model, that its windows and classes are the students', and that it was trained on the very split: it has
+    seen no test subject. of: members of a mean.
     """
 
     name: str
     kind: str
     path: str = ""
     symbol: str | None = None
+    sensor: str = ""
     weights: str | None = None
     content: tuple[str, ...] = ()
     fs: float = 0.0
@@ -82,8 +83,9 @@ class Source:
         said = {key: value for key, value in asdict(self).items() if key not in (*PLACES, "of")}
         if self.output != "embedding":
             said = {key: value for key, value in said.items() if key not in ("hidden", "epochs", "lr")}
-        if self.precision == PRECISIONS[0]:  # as before there was a choice
-            del said["precision"]
+        for key, default in (("precision", PRECISIONS[0]), ("sensor", "")):  # as before there was a choice
+            if said[key] == default:
+                del said[key]
         return {"version": BROUGHT_VERSION, **said, "of": [one.identity() for one in self.of]}
 
     def raw_key(self, pool: str) -> str:

@@ -25,7 +25,7 @@ def with_members(source: Source, members: Members, id_of: Callable[[Point], str]
             of[content] = dataclasses.replace(
                 one,
                 name=point.name,
-                symbol=point.recipe.get("channels"),
+                sensor=point.recipe.get("channels", ""),
                 content=content,
                 params=point.params,
                 macs=point.macs,
